@@ -1,0 +1,137 @@
+"""Device, precision, memory: chosen, asked and recognised in one place. Also the seed of a face.
+
+Imports errors only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+
+from gfprestore.errors import DeviceError
+
+PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device to compute on.
+
+    Args:
+        name: `auto` (CUDA, else MPS, else CPU) or a torch name such as `cpu`, `cuda`, `cuda:1`, `mps`.
+
+    Raises:
+        DeviceError: The name is no device, or this machine does not have it.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceError(f"--device {name} is no device. Use auto, cpu, cuda, cuda:N or mps.") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if not torch.cuda.is_available() or (device.index or 0) >= count:
+            raise DeviceError(
+                f"--device {name} is not here: torch {torch.__version__} sees {count} CUDA device(s). "
+                "Use --device auto or cpu; `gfprestore doctor` shows what was found."
+            )
+    elif device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise DeviceError("--device mps is not here: it needs macOS on Apple silicon. Use --device auto or cpu.")
+    elif device.type != "cpu":
+        raise DeviceError(f"--device {name} is not supported. Use auto, cpu, cuda, cuda:N or mps.")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The floating-point type of the networks.
+
+    `auto` is fp16 on CUDA (results are checked and run again in fp32 where half precision overflowed), fp32 elsewhere.
+
+    Raises:
+        DeviceError: The name is unknown, or the device cannot compute in it.
+    """
+    if name == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if name not in PRECISIONS:
+        raise DeviceError(f"--precision {name} is unknown. Use auto, fp32, fp16 or bf16.")
+    if device.type == "cpu" and name == "fp16":
+        raise DeviceError("--precision fp16 needs a GPU. Use fp32, or bf16 where the processor has it (AMX, AVX512).")
+    return PRECISIONS[name]
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes free for new allocations on `device`; for the CPU, within the container's limit where there is one."""
+    if device.type == "cuda":
+        free, _total = torch.cuda.mem_get_info(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free + cached)
+    return min(_available_memory(), _container_headroom())
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of memory that `device` has."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return _available_memory()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for the ways in which torch, CUDA, MPS and numpy say that memory ran out."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text or "CUDNN_STATUS_ALLOC_FAILED" in text
+    )
+
+
+def release_memory(device: torch.device) -> None:
+    """Gives cached blocks back to the device, so that a smaller attempt finds room."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def face_seed(seed: int, photo: str, face: int) -> int:
+    """The 63-bit seed of one face: depends on the run's seed, the photo and the face's index, on nothing else."""
+    digest = hashlib.sha256(f"{seed}\0{photo}\0{face}".encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _available_memory() -> int:
+    """Bytes the operating system could hand out now; 4 GiB where it does not tell."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 4 << 30
+
+
+def _container_headroom() -> int:
+    """Bytes left below the control group's memory limit (versions 2 and 1); unlimited where there is none."""
+    for limit_file, usage_file in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            limit = Path(limit_file).read_text(encoding="ascii").strip()
+            usage = Path(usage_file).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if limit != "max":
+            return max(int(limit) - int(usage), 0)
+    return 1 << 62

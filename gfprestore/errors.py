@@ -1,0 +1,57 @@
+"""Exit codes and every error a user can meet.
+
+A message says what happened, to which file, and what to do next. The class carries the exit code, so that the command
+line maps errors to codes in one place. Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every command; scripts rely on them."""
+
+    OK = 0
+    SOME_FAILED = 1
+    USAGE = 2
+    WEIGHTS = 3
+    FOLDER = 4
+    DEVICE = 5
+    INTERRUPTED = 130
+
+
+class GfprestoreError(Exception):
+    """Base of all errors that are told to the user without a traceback."""
+
+    exit_code: ExitCode = ExitCode.SOME_FAILED
+
+
+class UsageError(GfprestoreError):
+    """The options contradict each other or a value is out of range."""
+
+    exit_code = ExitCode.USAGE
+
+
+class FolderError(GfprestoreError):
+    """The input or output folder cannot be used."""
+
+    exit_code = ExitCode.FOLDER
+
+
+class DeviceError(GfprestoreError):
+    """The device is absent, broken or too small."""
+
+    exit_code = ExitCode.DEVICE
+
+
+class WeightsError(GfprestoreError):
+    """Weights are missing, damaged or of another network."""
+
+    exit_code = ExitCode.WEIGHTS
+
+
+class PhotoError(GfprestoreError):
+    """One photo could not be read, restored or written; the others go on."""
+
+    exit_code = ExitCode.SOME_FAILED
