@@ -55,3 +55,27 @@ class PhotoError(GfprestoreError):
     """One photo could not be read, restored or written; the others go on."""
 
     exit_code = ExitCode.SOME_FAILED
+
+
+class WeightsMissingError(WeightsError):
+    """A weights file is neither here nor to be had."""
+
+
+class OfflineError(WeightsMissingError):
+    """A weights file is not here, and downloads are switched off."""
+
+
+class DownloadError(WeightsMissingError):
+    """A weights file is not here, and its download failed."""
+
+
+class WeightsDamagedError(WeightsError):
+    """A weights file is empty, cut short, changed, or no weights file at all."""
+
+
+class WeightsUnsafeError(WeightsError):
+    """A weights file holds pickled code, which is never run."""
+
+
+class WeightsMismatchError(WeightsError):
+    """A weights file is intact but was made for another network."""
