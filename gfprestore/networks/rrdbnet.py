@@ -1,0 +1,127 @@
+"""RRDBNet, the network of Real-ESRGAN (Wang et al., ICCVW 2021) with the residual-in-residual dense blocks of ESRGAN.
+
+A trunk of dense blocks works at a quarter of the output's size, then two nearest-neighbour doublings with
+convolutions make the picture. For scale 2 and 1 the input is first folded (pixel unshuffle), so the trunk stays at a
+quarter. Tensors are (B, 3, H, W) float RGB in [0, 1]. The parameter names are those of the released files. Pure torch:
+opens no file, chooses no device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SLOPE = 0.2
+"""Negative slope of every leaky ReLU of the network."""
+
+RESIDUAL_SCALE = 0.2
+"""Factor on a block's output before it is added to the block's input."""
+
+FOLDING = {1: 4, 2: 2, 4: 1}
+"""Scale of the network to the side of the pixel squares that are folded into channels before the trunk."""
+
+
+@dataclass(frozen=True)
+class RRDBNetConfig:
+    """Sizes of an RRDBNet.
+
+    Attributes:
+        scale: Output pixels per input pixel along a side: 4, 2 or 1.
+        features: Channels of the trunk.
+        growth: Channels that each convolution of a dense block adds.
+        blocks: Residual-in-residual dense blocks (x4plus: 23, the anime model: 6).
+        channels: Channels of the picture.
+    """
+
+    scale: int = 4
+    features: int = 64
+    growth: int = 32
+    blocks: int = 23
+    channels: int = 3
+
+
+class DenseBlock(nn.Module):
+    """Five convolutions, each of which sees the block's input and all earlier outputs (ESRGAN, section 3.1)."""
+
+    def __init__(self, features: int, growth: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(features, growth, 3, padding=1)
+        self.conv2 = nn.Conv2d(features + growth, growth, 3, padding=1)
+        self.conv3 = nn.Conv2d(features + 2 * growth, growth, 3, padding=1)
+        self.conv4 = nn.Conv2d(features + 3 * growth, growth, 3, padding=1)
+        self.conv5 = nn.Conv2d(features + 4 * growth, features, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, C, H, W) to features of the same shape."""
+        seen = features
+        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+            seen = torch.cat([seen, F.leaky_relu_(conv(seen), SLOPE)], dim=1)  # (B, C + k * growth, H, W)
+        return torch.add(features, self.conv5(seen), alpha=RESIDUAL_SCALE)
+
+
+class ResidualInResidualDenseBlock(nn.Module):
+    """Three dense blocks with a residual around them (ESRGAN, section 3.1)."""
+
+    def __init__(self, features: int, growth: int) -> None:
+        super().__init__()
+        self.rdb1 = DenseBlock(features, growth)
+        self.rdb2 = DenseBlock(features, growth)
+        self.rdb3 = DenseBlock(features, growth)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, C, H, W) to features of the same shape."""
+        return torch.add(features, self.rdb3(self.rdb2(self.rdb1(features))), alpha=RESIDUAL_SCALE)
+
+
+class RRDBNet(nn.Module):
+    """Enlarges by `scale`; height and width of the input are multiples of 4 / `scale`."""
+
+    def __init__(self, config: RRDBNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.scale = config.scale
+        self.folding = FOLDING[config.scale]
+        features = config.features
+        self.conv_first = nn.Conv2d(config.channels * self.folding**2, features, 3, padding=1)
+        self.body = nn.Sequential(
+            *(ResidualInResidualDenseBlock(features, config.growth) for _ in range(config.blocks))
+        )
+        self.conv_body = nn.Conv2d(features, features, 3, padding=1)
+        self.conv_up1 = nn.Conv2d(features, features, 3, padding=1)
+        self.conv_up2 = nn.Conv2d(features, features, 3, padding=1)
+        self.conv_hr = nn.Conv2d(features, features, 3, padding=1)
+        self.conv_last = nn.Conv2d(features, config.channels, 3, padding=1)
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """A picture (B, 3, H, W) in [0, 1] to (B, 3, H * scale, W * scale), not clipped."""
+        folded = F.pixel_unshuffle(lq, self.folding).contiguous(memory_format=torch.channels_last)
+        shallow = self.conv_first(folded)
+        features = shallow + self.conv_body(self.body(shallow))
+        for conv in (self.conv_up1, self.conv_up2):
+            doubled = F.interpolate(features, scale_factor=2.0, mode="nearest")
+            features = F.leaky_relu_(conv(doubled), SLOPE)
+        features = F.leaky_relu_(self.conv_hr(features), SLOPE)
+        picture: Tensor = self.conv_last(features)
+        return picture
+
+
+def config_from_state(state: Mapping[str, Tensor]) -> RRDBNetConfig | None:
+    """The sizes of the RRDBNet that `state` belongs to, or None where it belongs to another network.
+
+    Args:
+        state: A state dict without prefix: `conv_first.weight`, `body.0.rdb1.conv1.weight` and so on.
+    """
+    first, dense = state.get("conv_first.weight"), state.get("body.0.rdb1.conv1.weight")
+    last = state.get("conv_last.weight")
+    if first is None or dense is None or last is None or not first.ndim == dense.ndim == last.ndim == 4:
+        return None
+    channels = last.shape[0]
+    scale = {channels * folding**2: scale for scale, folding in FOLDING.items()}.get(first.shape[1])
+    if scale is None:
+        return None
+    blocks = sum(name.startswith("body.") and name.endswith(".rdb1.conv1.weight") for name in state)
+    return RRDBNetConfig(scale=scale, features=first.shape[0], growth=dense.shape[0], blocks=blocks, channels=channels)

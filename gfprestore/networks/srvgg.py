@@ -1,0 +1,69 @@
+"""SRVGGNetCompact, the small network of Real-ESRGAN's general models (Wang et al., ICCVW 2021, and its releases).
+
+A plain stack of 3x3 convolutions at the input's size; the last one holds the pixels of the enlarged picture, which
+pixel shuffle lays out, on top of the input repeated to that size. Tensors are (B, 3, H, W) float RGB in [0, 1]. The
+parameter names are those of the released files. Pure torch: opens no file, chooses no device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class SRVGGConfig:
+    """Sizes of a SRVGGNetCompact.
+
+    Attributes:
+        scale: Output pixels per input pixel along a side.
+        features: Channels of every inner map.
+        convolutions: Inner convolutions, without the first and the last (general-x4v3: 32).
+        channels: Channels of the picture.
+    """
+
+    scale: int = 4
+    features: int = 64
+    convolutions: int = 32
+    channels: int = 3
+
+
+class SRVGGNetCompact(nn.Module):
+    """Enlarges by `scale` with convolutions at the input's size only."""
+
+    def __init__(self, config: SRVGGConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.scale = config.scale
+        body: list[nn.Module] = [nn.Conv2d(config.channels, config.features, 3, padding=1), nn.PReLU(config.features)]
+        for _ in range(config.convolutions):
+            body += [nn.Conv2d(config.features, config.features, 3, padding=1), nn.PReLU(config.features)]
+        body.append(nn.Conv2d(config.features, config.channels * config.scale**2, 3, padding=1))
+        self.body = nn.Sequential(*body)
+
+    def forward(self, lq: Tensor) -> Tensor:
+        """A picture (B, 3, H, W) in [0, 1] to (B, 3, H * scale, W * scale), not clipped."""
+        detail = F.pixel_shuffle(self.body(lq), self.scale)
+        return detail + F.interpolate(lq, scale_factor=float(self.scale), mode="nearest")
+
+
+def config_from_state(state: Mapping[str, Tensor]) -> SRVGGConfig | None:
+    """The sizes of the SRVGGNetCompact that `state` belongs to, or None where it belongs to another network.
+
+    Args:
+        state: A state dict without prefix: `body.0.weight` and so on.
+    """
+    indices = {int(name.split(".")[1]) for name in state if name.startswith("body.") and name.split(".")[1].isdigit()}
+    first, slope = state.get("body.0.weight"), state.get("body.1.weight")
+    last = state.get(f"body.{max(indices, default=0)}.weight")
+    if first is None or slope is None or last is None or first.ndim != 4 or slope.ndim != 1 or last.ndim != 4:
+        return None
+    features, channels = first.shape[:2]
+    scale = math.isqrt(last.shape[0] // channels)
+    if len(indices) % 2 == 0 or scale < 1 or scale**2 * channels != last.shape[0]:
+        return None
+    return SRVGGConfig(scale=scale, features=features, convolutions=(len(indices) - 3) // 2, channels=channels)
