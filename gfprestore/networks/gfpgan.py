@@ -1,0 +1,458 @@
+"""GFP-GAN (Wang et al., CVPR 2021): a U-Net removes the degradation, a StyleGAN2 face prior gives the detail.
+
+The U-Net (section 3.2) gives a style code for every layer of the prior (3.3) and features at every scale, which
+modulate the prior's features (3.4). Both official layouts of the weights are built, with the official names of the
+tensors: `paper` (GFPGANv1) and `clean` (GFPGANv1Clean: releases 1.2 to 1.4).
+
+Tensors are (B, C, H, W) float, pictures RGB in [-1, 1]; fastest in channels-last. Pure torch: opens no file, chooses no
+device.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gfprestore.networks.stylegan2 import (
+    ACTIVATION_GAIN,
+    LEAK,
+    BiasedActivation,
+    EqualisedConv2d,
+    EqualisedLinear,
+    FirFilter,
+    Layout,
+    ScaledLeakyReLU,
+    StyleGAN2Generator,
+    UpsampledConvolution,
+    upsample_bilinear,
+)
+
+Modulation = Literal["split", "all", "none"]
+
+
+@dataclass(frozen=True)
+class GFPGANConfig:
+    """Everything that the shapes of the tensors depend on.
+
+    Attributes:
+        layout: `paper` or `clean`.
+        channels: Of the prior at 4, 8, 16, ... up to the picture's size, each even. The U-Net has half of each.
+        style_dim: Length of a style code.
+        mlp_layers: Layers of the prior's style network (not used to restore).
+        different_w: A style code for each layer of the prior; otherwise one for all.
+        modulation: What the U-Net's features modulate: half of the prior's channels (`split`, the paper's CS-SFT), all
+            of them, or none (the paper's ablations).
+
+    Raises:
+        ValueError: The channels are odd, or do not lead to a size of 8 or more.
+    """
+
+    layout: Layout
+    channels: tuple[int, ...]
+    style_dim: int = 512
+    mlp_layers: int = 8
+    different_w: bool = True
+    modulation: Modulation = "split"
+
+    def __post_init__(self) -> None:
+        if len(self.channels) < 2:
+            raise ValueError(f"channels are given for 4, 8 and so on, at least two; not {self.channels}")
+        if any(count < 2 or count % 2 for count in self.channels):
+            raise ValueError(f"channels are even, the U-Net has half of them; not {self.channels}")
+
+    @classmethod
+    def from_widths(
+        cls,
+        layout: Layout,
+        *,
+        size: int = 512,
+        narrow: float = 1.0,
+        channel_multiplier: float = 2,
+        style_dim: int = 512,
+        mlp_layers: int = 8,
+        different_w: bool = True,
+        modulation: Modulation = "split",
+    ) -> GFPGANConfig:
+        """The sizes as the official options say them.
+
+        Args:
+            layout: `paper` or `clean`.
+            size: Of the pictures: 8, 16, ... 1024.
+            narrow: Factor on all channels.
+            channel_multiplier: Factor on the channels at 64 and more: 1 in the paper, 2 in releases 1.2 to 1.4.
+            style_dim: See the attribute.
+            mlp_layers: See the attribute.
+            different_w: See the attribute.
+            modulation: See the attribute.
+
+        Raises:
+            ValueError: The size is no power of two from 8 to 1024, or a number of channels comes out odd.
+        """
+        if size not in (8, 16, 32, 64, 128, 256, 512, 1024):
+            raise ValueError(f"size is a power of two from 8 to 1024, not {size}")
+        resolutions = [4 << scale for scale in range(size.bit_length() - 2)]
+        channels = tuple(
+            int(512 * narrow) if resolution <= 32 else int(16384 // resolution * channel_multiplier * narrow)
+            for resolution in resolutions
+        )
+        return cls(layout, channels, style_dim, mlp_layers, different_w, modulation)
+
+    @property
+    def size(self) -> int:
+        """Height and width of the pictures, in and out."""
+        return 2 << len(self.channels)
+
+    @property
+    def unet_channels(self) -> tuple[int, ...]:
+        """Of the U-Net at 4, 8, 16, ..."""
+        return tuple(count // 2 for count in self.channels)
+
+
+def config_from_state(state: Mapping[str, Tensor]) -> GFPGANConfig | None:
+    """Recognises a GFP-GAN by the names of its tensors and reads every size from their shapes.
+
+    Args:
+        state: Tensors by name, without prefix.
+
+    Returns:
+        The configuration to build the network with, into which a sound state then loads strictly; None where this is no
+        GFP-GAN.
+    """
+    layout = _layout_of(state)
+    if layout is None:
+        return None
+    try:
+        return _read_config(state, layout)
+    except (KeyError, IndexError, ValueError):
+        return None
+
+
+class GFPGAN(nn.Module):
+    """Restores aligned faces.
+
+    Args:
+        config: The sizes.
+    """
+
+    def __init__(self, config: GFPGANConfig) -> None:
+        super().__init__()
+        self.config = config
+        unet = config.unet_channels
+        scales = list(zip(unet[:-1], unet[1:], strict=True))  # (smaller, larger) picture's channels
+        paper = config.layout == "paper"
+        down, up = (EqualisedDownBlock, EqualisedUpBlock) if paper else (PlainDownBlock, PlainUpBlock)
+        self.conv_body_first = _activated_convolution(3, unet[-1], 1, config.layout)
+        self.conv_body_down = nn.ModuleList([down(larger, smaller) for smaller, larger in reversed(scales)])
+        self.final_conv = _activated_convolution(unet[0], unet[0], 3, config.layout)
+        self.conv_body_up = nn.ModuleList([up(smaller, larger) for smaller, larger in scales])
+        self.toRGB = nn.ModuleList([_convolution(channels, 3, 1, config.layout) for channels in unet[1:]])
+        latents = 2 * len(unet) if config.different_w else 1
+        self.final_linear = _linear(unet[0] * 16, latents * config.style_dim, config.layout)
+        self.stylegan_decoder = StyleGAN2Generator(
+            config.channels, config.style_dim, config.mlp_layers, config.layout
+        )
+        if config.modulation != "none":
+            share = 1 if config.modulation == "split" else 2
+            self.condition_scale = nn.ModuleList(
+                [_condition(channels, share * channels, 1.0, config.layout) for channels in unet[1:]]
+            )
+            self.condition_shift = nn.ModuleList(
+                [_condition(channels, share * channels, 0.0, config.layout) for channels in unet[1:]]
+            )
+        self.spatial_modulation = ChannelSplitSFT()
+
+    @overload
+    def forward(self, lq: Tensor, noise_seeds: Sequence[int] | None = None) -> Tensor: ...
+
+    @overload
+    def forward(
+        self, lq: Tensor, noise_seeds: Sequence[int] | None = None, *, return_pyramid: Literal[True]
+    ) -> tuple[Tensor, list[Tensor]]: ...
+
+    def forward(
+        self, lq: Tensor, noise_seeds: Sequence[int] | None = None, *, return_pyramid: bool = False
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """Restores faces; no face's result depends on the others of the batch.
+
+        Args:
+            lq: (B, 3, S, S) RGB in [-1, 1].
+            noise_seeds: One a face, for noise of its own; by default all get the noise stored with the weights.
+            return_pyramid: Also return the U-Net's pictures, for the intermediate restoration loss.
+
+        Returns:
+            (B, 3, S, S) float32, about [-1, 1], not clamped; with `return_pyramid` also the pictures at 8, 16, ... S.
+
+        Raises:
+            ValueError: The seeds are not one a face.
+        """
+        if noise_seeds is not None and len(noise_seeds) != len(lq):
+            raise ValueError(f"{len(lq)} faces need as many noise seeds, not {len(noise_seeds)}")
+        latents, features = self.remove_degradation(lq)
+        noise = None if noise_seeds is None else self.stylegan_decoder.seeded_noise(noise_seeds)
+        restored: Tensor = self.stylegan_decoder(latents, noise, self.modulations(features))
+        if not return_pyramid:
+            return restored
+        return restored, [to_rgb(feature).float() for to_rgb, feature in zip(self.toRGB, features, strict=True)]
+
+    def remove_degradation(self, lq: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The U-Net (section 3.2).
+
+        Args:
+            lq: (B, 3, S, S) RGB in [-1, 1].
+
+        Returns:
+            F_latent as style codes (B, latent count, D), and F_spatial: features at 8, 16, ... S.
+        """
+        x = self.conv_body_first(lq.to(self.stylegan_decoder.constant_input.weight.dtype))
+        skips = []
+        for block in self.conv_body_down:
+            x = block(x)
+            skips.append(x)
+        x = self.final_conv(x)
+        styles: Tensor = self.final_linear(x.flatten(1))  # in the order (C, H, W), whatever the memory format
+        features = []
+        for block in self.conv_body_up:
+            x = block(x + skips.pop())
+            features.append(x)
+        latents = styles.view(len(lq), -1, self.config.style_dim)
+        return latents.expand(-1, self.stylegan_decoder.latent_count, -1), features
+
+    def modulations(self, features: Sequence[Tensor]) -> list[Callable[[Tensor], Tensor]]:
+        """What the U-Net's features at 8, 16, ... S do to the prior's (section 3.4); computed when it is asked for."""
+        if self.config.modulation == "none":
+            return []
+        return [functools.partial(self._modulate, scale, feature) for scale, feature in enumerate(features)]
+
+    def _modulate(self, scale: int, feature: Tensor, prior: Tensor) -> Tensor:
+        alpha = self.condition_scale[scale](feature)
+        beta = self.condition_shift[scale](feature)
+        modulated: Tensor = self.spatial_modulation(prior, alpha, beta)
+        return modulated
+
+
+class ChannelSplitSFT(nn.Module):
+    """Half of the prior's channels pass untouched, half are scaled and shifted by the U-Net's features (section 3.4).
+
+    With a scale and shift for all channels it is the plain spatial feature transform.
+    """
+
+    def forward(self, prior: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """Modulates the last channels, as many as there are scales; without gradients in place.
+
+        Args:
+            prior: (B, C, H, W).
+            scale: (B, C or C/2, H, W).
+            shift: The same shape.
+
+        Returns:
+            (B, C, H, W).
+        """
+        kept, modulated = torch.split(prior, [prior.shape[1] - scale.shape[1], scale.shape[1]], dim=1)
+        if torch.is_grad_enabled():
+            return torch.cat([kept, modulated * scale + shift], dim=1)
+        modulated.mul_(scale).add_(shift)
+        return prior
+
+
+class PlainDownBlock(nn.Module):
+    """Residual block to half the size: clean layout."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = _plain_convolution(in_channels, in_channels, 3, ACTIVATION_GAIN)
+        self.conv2 = _plain_convolution(in_channels, out_channels, 3, 1.0)
+        self.skip = _plain_convolution(in_channels, out_channels, 1, 1 / ACTIVATION_GAIN, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H/2, W/2)."""
+        inner = F.leaky_relu_(self.conv1(x), LEAK)
+        inner = F.leaky_relu_(self.conv2(F.avg_pool2d(inner, 2)), LEAK)  # halving bilinearly averages 2 x 2 pixels
+        skip: Tensor = self.skip(F.avg_pool2d(x, 2))
+        return inner + skip
+
+
+class PlainUpBlock(nn.Module):
+    """Residual block to twice the size: clean layout."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = _plain_convolution(in_channels, in_channels, 3, ACTIVATION_GAIN)
+        self.conv2 = _plain_convolution(in_channels, out_channels, 3, 1.0)
+        self.skip = _plain_convolution(in_channels, out_channels, 1, 1 / ACTIVATION_GAIN, bias=False)
+        self.upsampled = UpsampledConvolution("bilinear")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, 2H, 2W)."""
+        inner = self.upsampled(F.leaky_relu_(self.conv1(x), LEAK), self.conv2.weight)
+        inner = F.leaky_relu_(_add_bias(inner, self.conv2.bias), LEAK)
+        return inner + upsample_bilinear(self.skip(x))  # a 1 x 1 convolution costs a quarter before upsampling
+
+
+class EqualisedDownBlock(nn.Module):
+    """Residual block to half the size: paper's layout, FIR resampling."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = _activated_convolution(in_channels, in_channels, 3, "paper")
+        self.conv2 = nn.Sequential(
+            FirFilter(padding=2),
+            EqualisedConv2d(in_channels, out_channels, 3, stride=2, padding=0),
+            BiasedActivation(out_channels),
+        )
+        self.skip = nn.Sequential(FirFilter(padding=1, stride=2), EqualisedConv2d(in_channels, out_channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H/2, W/2)."""
+        inner: Tensor = self.conv2(self.conv1(x))
+        skip: Tensor = self.skip(x)
+        return (inner + skip).div_(math.sqrt(2))
+
+
+class EqualisedUpConvolution(nn.Module):
+    """Equalised convolution of bilinearly upsampled features; with an activation the kernel is 3 x 3, else 1 x 1."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, activate: bool) -> None:
+        super().__init__()
+        size = 3 if activate else 1
+        self.gain = 1 / math.sqrt(in_channels * size**2)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, size, size))
+        self.activation = BiasedActivation(out_channels) if activate else None
+        self.upsampled = UpsampledConvolution("bilinear")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, 2H, 2W)."""
+        weight = self.weight * self.gain
+        if self.activation is None:
+            return upsample_bilinear(F.conv2d(x, weight))
+        activated: Tensor = self.activation(self.upsampled(x, weight))
+        return activated
+
+
+class EqualisedUpBlock(nn.Module):
+    """Residual block to twice the size: paper's layout, bilinear resampling."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = _activated_convolution(in_channels, in_channels, 3, "paper")
+        self.conv2 = EqualisedUpConvolution(in_channels, out_channels, activate=True)
+        self.skip = EqualisedUpConvolution(in_channels, out_channels, activate=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, 2H, 2W)."""
+        inner: Tensor = self.conv2(self.conv1(x))
+        skip: Tensor = self.skip(x)
+        return (inner + skip).div_(math.sqrt(2))
+
+
+class ActivatedConv2d(nn.Conv2d):
+    """Convolution and leaky ReLU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H, W)."""
+        return F.leaky_relu_(super().forward(x), LEAK)
+
+
+def _plain_convolution(
+    in_channels: int, out_channels: int, kernel_size: int, gain: float, *, bias: bool = True
+) -> nn.Conv2d:
+    """A convolution of the clean layout.
+
+    `gain` is what the paper's layout multiplies its output with, so that both layouts start as the same function.
+    """
+    layer = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
+    return _initialised(layer, gain)
+
+
+def _initialised(layer: nn.Conv2d, gain: float, bias_value: float = 0.0) -> nn.Conv2d:
+    fan_in = layer.in_channels * layer.kernel_size[0] ** 2
+    nn.init.normal_(layer.weight, std=gain / math.sqrt(fan_in))
+    if layer.bias is not None:
+        nn.init.constant_(layer.bias, bias_value)
+    return layer
+
+
+def _activated_convolution(in_channels: int, out_channels: int, kernel_size: int, layout: Layout) -> nn.Module:
+    if layout == "paper":
+        return nn.Sequential(EqualisedConv2d(in_channels, out_channels, kernel_size), BiasedActivation(out_channels))
+    layer = ActivatedConv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    return _initialised(layer, ACTIVATION_GAIN)
+
+
+def _convolution(
+    in_channels: int, out_channels: int, kernel_size: int, layout: Layout, *, bias_value: float = 0.0
+) -> nn.Module:
+    if layout == "paper":
+        return EqualisedConv2d(in_channels, out_channels, kernel_size, bias_value=bias_value)
+    layer = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+    return _initialised(layer, 1.0, bias_value)
+
+
+def _linear(in_features: int, out_features: int, layout: Layout) -> nn.Module:
+    if layout == "paper":
+        return EqualisedLinear(in_features, out_features)
+    layer = nn.Linear(in_features, out_features)
+    nn.init.normal_(layer.weight, std=1 / math.sqrt(in_features))
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _condition(channels: int, out_channels: int, bias_value: float, layout: Layout) -> nn.Sequential:
+    """From the U-Net's features to a scale or shift of the prior's; starts around `bias_value`."""
+    activation: nn.Module = ScaledLeakyReLU() if layout == "paper" else nn.LeakyReLU(LEAK, inplace=True)
+    first = _convolution(channels, channels, 3, layout, bias_value=0.0)
+    if isinstance(first, nn.Conv2d):
+        _initialised(first, ACTIVATION_GAIN)
+    return nn.Sequential(first, activation, _convolution(channels, out_channels, 3, layout, bias_value=bias_value))
+
+
+def _add_bias(x: Tensor, bias: Tensor | None) -> Tensor:
+    """Adds a bias a channel, in place."""
+    return x if bias is None else x.add_(bias.view(1, -1, 1, 1).to(x.dtype))
+
+
+def _layout_of(state: Mapping[str, Tensor]) -> Layout | None:
+    """The layout whose names these are."""
+    if "stylegan_decoder.constant_input.weight" not in state or "toRGB.0.weight" not in state:
+        return None
+    if "conv_body_first.weight" in state and "stylegan_decoder.style_conv1.bias" in state:
+        return "clean"
+    # A third official layout, never released, has bilinear resampling under almost the paper's names.
+    if "conv_body_first.0.weight" in state and "conv_body_down.0.conv2.1.weight" in state:
+        return "paper"
+    return None
+
+
+def _read_config(state: Mapping[str, Tensor], layout: Layout) -> GFPGANConfig:
+    """Reads the sizes.
+
+    Raises:
+        KeyError: A tensor that a size is read from is missing.
+        IndexError: It has too few dimensions.
+        ValueError: The sizes contradict each other.
+    """
+    prior = "stylegan_decoder."
+    channels = [state[f"{prior}constant_input.weight"].shape[1]]
+    while (name := f"{prior}style_convs.{2 * len(channels) - 2}.modulated_conv.weight") in state:
+        channels.append(state[name].shape[1])
+    style_dim = state[f"{prior}style_conv1.modulated_conv.modulation.weight"].shape[1]
+    latents = state["final_linear.weight"].shape[0]
+    if latents not in (style_dim, 2 * len(channels) * style_dim):
+        raise ValueError(f"{latents} is no number of latents")
+    modulation: Modulation = "none"
+    if "condition_scale.0.2.weight" in state:
+        modulation = "all" if state["condition_scale.0.2.weight"].shape[0] == channels[1] else "split"
+    return GFPGANConfig(
+        layout=layout,
+        channels=tuple(channels),
+        style_dim=style_dim,
+        mlp_layers=sum(name.startswith(f"{prior}style_mlp.") and name.endswith(".weight") for name in state),
+        different_w=latents != style_dim,
+        modulation=modulation,
+    )

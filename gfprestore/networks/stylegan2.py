@@ -1,0 +1,467 @@
+"""StyleGAN2's generator (Karras et al., CVPR 2020), the face prior of GFP-GAN, in the two layouts of its weights.
+
+`paper`: equalised weights, FIR resampling with [1, 3, 3, 1], bias and activation as one layer.
+`clean`: plain weights with the gains folded in, bilinear resampling.
+
+Tensors are (B, C, H, W) float, fastest in channels-last; style codes are (B, D). Modulation and demodulation are
+computed in float32 whatever the weights' type. Pure torch: opens no file, chooses no device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Layout = Literal["paper", "clean"]
+
+LEAK = 0.2
+ACTIVATION_GAIN = math.sqrt(2)
+DEMODULATION_EPSILON = 1e-8
+
+
+class EqualisedLinear(nn.Module):
+    """A linear layer whose weights are scaled at run time, so that all layers learn at one rate (StyleGAN2, sec. 2)."""
+
+    def __init__(self, in_features: int, out_features: int, *, bias_value: float = 0.0, rate: float = 1.0) -> None:
+        super().__init__()
+        self.rate = rate
+        self.gain = rate / math.sqrt(in_features)
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / rate)
+        self.bias = nn.Parameter(torch.full((out_features,), float(bias_value)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_features) -> (B, out_features)."""
+        return F.linear(x * self.gain, self.weight, self.bias * self.rate)
+
+
+class EqualisedConv2d(nn.Module):
+    """A convolution whose weights are scaled at run time by 1 / sqrt(fan in)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int | None = None,
+        bias_value: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.padding = kernel_size // 2 if padding is None else padding
+        self.gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = None if bias_value is None else nn.Parameter(torch.full((out_channels,), float(bias_value)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H', W')."""
+        return F.conv2d(x, self.weight * self.gain, self.bias, stride=self.stride, padding=self.padding)
+
+
+class ScaledLeakyReLU(nn.Module):
+    """Leaky ReLU times sqrt(2), which keeps the variance."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return F.leaky_relu_(x * ACTIVATION_GAIN, LEAK)
+
+
+class BiasedActivation(nn.Module):
+    """Bias, then leaky ReLU times sqrt(2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        return F.leaky_relu_((x + self.bias.view(1, -1, 1, 1)).mul_(ACTIVATION_GAIN), LEAK)
+
+
+class FirFilter(nn.Module):
+    """Smooths every channel with the separable kernel [1, 3, 3, 1], zeros outside, keeping each `stride`-th pixel."""
+
+    kernel: Tensor
+
+    def __init__(self, *, gain: float = 1.0, padding: int = 0, stride: int = 1) -> None:
+        super().__init__()
+        self.padding = padding
+        self.stride = stride
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+        self.register_buffer("kernel", (gain * torch.outer(taps, taps)).view(1, 1, 4, 4), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H', W') with H' = (H + 2 padding - 4) // stride + 1."""
+        channels = x.shape[1]
+        kernel = self.kernel.to(x.dtype).expand(channels, 1, 4, 4)
+        with torch.autocast(x.device.type, enabled=False):  # pictures stay float32
+            return F.conv2d(x, kernel, stride=self.stride, padding=self.padding, groups=channels)
+
+
+class Upsample(nn.Module):
+    """Twice the size: FIR (zeros outside) in the paper's layout, bilinear (edges repeated) in the clean one."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.filter = FirFilter(gain=4.0, padding=1) if layout == "paper" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2H, 2W)."""
+        if self.filter is None:
+            return upsample_bilinear(x)
+        batch, channels, height, width = x.shape
+        spread = x.new_zeros(batch, channels, 2 * height + 1, 2 * width + 1)
+        spread[:, :, 1::2, 1::2] = x
+        smooth: Tensor = self.filter(spread)
+        return smooth
+
+
+class UpsampledConvolution(nn.Module):
+    """A 3 x 3 convolution of features at twice their size, computed at their own size.
+
+    Upsampling is "put zeros between, then smooth". Smoothing and convolving may change places, and a convolution of
+    features with zeros between is a transposed convolution: a quarter of the multiplications. Bilinear upsampling
+    repeats the edge pixels where the convolution sees zeros outside, so there the contribution of the repeated pixels
+    is taken away again; small features, where that costs more than it saves, are upsampled first.
+    """
+
+    SMALLEST = 32
+
+    def __init__(self, mode: Literal["fir", "bilinear"]) -> None:
+        super().__init__()
+        self.mode = mode
+        self.filter = FirFilter(gain=4.0, padding=1 if mode == "fir" else 0)
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        """(B, in, H, W) and (out, in, 3, 3) -> (B, out, 2H, 2W)."""
+        result: Tensor
+        if self.mode == "fir":
+            result = self.filter(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
+            return result
+        if min(x.shape[2:]) < self.SMALLEST:
+            return F.conv2d(upsample_bilinear(x), weight, padding=1)
+        mirrored = weight.flip(2, 3).transpose(0, 1)  # a transposed convolution turns its kernel round
+        spread = F.conv_transpose2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), mirrored, stride=2, padding=1)
+        result = self.filter(spread)  # (B, out, 2H + 3, 2W + 3) -> (B, out, 2H, 2W)
+        return _without_repeated_edges(result, x, weight)
+
+
+def upsample_bilinear(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, C, 2H, 2W), pixel centres aligned, edges repeated."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def _without_repeated_edges(convolved: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Takes from the outermost pixels, in place, what the kernel saw just outside the upsampled features."""
+    height, width = convolved.shape[2:]
+    for edge in (0, -1):
+        tap = edge % 3
+        row = F.interpolate(x[:, :, edge, None], size=(1, width), mode="bilinear", align_corners=False)
+        row = F.pad(row, (1, 1, 0, 0), mode="replicate")  # the corners count as rows
+        convolved[:, :, edge, None].sub_(F.conv2d(row, weight[:, :, tap, None]))
+        column = F.interpolate(x[..., edge, None], size=(height, 1), mode="bilinear", align_corners=False)
+        convolved[..., edge, None].sub_(F.conv2d(column, weight[..., tap, None], padding=(1, 0)))
+    return convolved
+
+
+class ModulatedConv2d(nn.Module):
+    """Convolution whose input channels are scaled by a style, and whose output is brought back to unit variance.
+
+    The scales belong to a sample, the weights to all: scaling the input, convolving with the shared weights and scaling
+    the output is the same as a convolution with each sample's own weights (StyleGAN2, section 2.2, equations 1 to 3).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        style_dim: int,
+        layout: Layout,
+        *,
+        upsample: bool = False,
+    ) -> None:
+        super().__init__()
+        weight = torch.randn(out_channels, in_channels, kernel_size, kernel_size)
+        gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.weight = nn.Parameter(weight if layout == "paper" else weight * gain)
+        self.gain = gain if layout == "paper" else 1.0
+        self.padding = kernel_size // 2
+        self.modulation = _modulation(style_dim, in_channels, layout)
+        mode: Literal["fir", "bilinear"] = "fir" if layout == "paper" else "bilinear"
+        self.upsampled = UpsampledConvolution(mode) if upsample else None
+
+    def input_scale(self, style: Tensor) -> Tensor:
+        """The scale of each input channel, (B, D) -> (B, in) float32, equalising gain included."""
+        with torch.autocast(style.device.type, enabled=False):
+            layer = self.modulation
+            gain, rate = (layer.gain, layer.rate) if isinstance(layer, EqualisedLinear) else (1.0, 1.0)
+            return F.linear(style.float() * gain, layer.weight.float(), layer.bias.float() * rate) * self.gain
+
+    def forward(self, x: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
+        """Convolves; leaves the last scaling to the caller, who has more to do on the same pixels.
+
+        Args:
+            x: (B, in, H, W).
+            style: (B, D).
+
+        Returns:
+            The features (B, out, H', W') and the demodulation factors (B, out) float32 to multiply them with.
+        """
+        scale = self.input_scale(style)
+        with torch.autocast(x.device.type, enabled=False):
+            power = self.weight.float().square().sum((2, 3))  # (out, in)
+            demodulation = torch.rsqrt(F.linear(scale.square(), power) + DEMODULATION_EPSILON)
+        # Half precision: inputs are scaled by at most one, and the rest is made good in float32.
+        largest = scale.detach().abs().amax(1, keepdim=True).clamp_min(DEMODULATION_EPSILON) / self.gain
+        x = x * (scale / largest).to(x.dtype)[:, :, None, None]
+        if self.upsampled is None:
+            return F.conv2d(x, self.weight, padding=self.padding), demodulation * largest
+        return self.upsampled(x, self.weight), demodulation * largest
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Saves the weights as official files have them, with a leading 1 that channels-last conversion cannot bear."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = destination[f"{prefix}weight"][None]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Loads them so."""
+        weight = state_dict.get(f"{prefix}weight")
+        if weight is not None and weight.ndim == 5 and len(weight) == 1:
+            state_dict[f"{prefix}weight"] = weight[0]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class StyleConv(nn.Module):
+    """Modulated convolution, noise, bias, leaky ReLU."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, style_dim: int, layout: Layout, *, upsample: bool = False
+    ) -> None:
+        super().__init__()
+        self.modulated_conv = ModulatedConv2d(in_channels, out_channels, 3, style_dim, layout, upsample=upsample)
+        self.weight = nn.Parameter(torch.zeros(1))  # strength of the noise
+        self.activate: nn.Module
+        if layout == "paper":
+            self.activate = BiasedActivation(out_channels)
+        else:
+            self.bias = nn.Parameter(torch.zeros(1, out_channels, 1, 1))
+            self.activate = nn.LeakyReLU(LEAK, inplace=True)
+
+    def forward(self, x: Tensor, style: Tensor, noise: Tensor) -> Tensor:
+        """(B, in, H, W), (B, D) and noise (1 or B, 1, H', W') -> (B, out, H', W')."""
+        x, demodulation = self.modulated_conv(x, style)
+        # sqrt(2) of the activation multiplies noise and bias in the paper's layout, the convolution alone in the clean.
+        gain = 1.0
+        if isinstance(self.activate, BiasedActivation):
+            gain, bias = ACTIVATION_GAIN, self.activate.bias.view(1, -1, 1, 1)
+        else:
+            bias = self.bias
+        x = x.mul_((demodulation * ACTIVATION_GAIN).to(x.dtype)[:, :, None, None])
+        x = x.add_((self.weight * gain * noise).to(x.dtype)).add_((bias * gain).to(x.dtype))
+        return F.leaky_relu_(x, LEAK)
+
+
+class ToRGB(nn.Module):
+    """Features to RGB by a modulated 1 x 1 convolution without demodulation, added to the smaller scale's picture."""
+
+    def __init__(self, in_channels: int, style_dim: int, layout: Layout, *, upsample: bool = True) -> None:
+        super().__init__()
+        self.modulated_conv = ModulatedConv2d(in_channels, 3, 1, style_dim, layout)
+        self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
+        self.upsample = Upsample(layout) if upsample else None
+
+    def forward(self, x: Tensor, style: Tensor, smaller: Tensor | None = None) -> Tensor:
+        """(B, C, H, W), (B, D) and RGB (B, 3, H/2, W/2) -> RGB (B, 3, H, W) float32."""
+        batch, channels, height, width = x.shape
+        scale = self.modulated_conv.input_scale(style)  # (B, C)
+        kernel = self.modulated_conv.weight[:, :, 0, 0].float() * scale[:, None]  # (3, C) * (B, 1, C) -> (B, 3, C)
+        # Three outputs cost less with each sample's own kernel than a scaled copy of all features would.
+        pixels = x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+        rgb = torch.bmm(pixels, kernel.transpose(1, 2).to(x.dtype)).view(batch, height, width, 3).permute(0, 3, 1, 2)
+        rgb = rgb.float() + self.bias.float()
+        if smaller is None or self.upsample is None:
+            return rgb
+        rgb += self.upsample(smaller)
+        return rgb
+
+
+class StyleNormalisation(nn.Module):
+    """Brings style codes to unit mean square."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, D) -> (B, D)."""
+        return z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
+
+
+class EqualisedStyleLayer(EqualisedLinear):
+    """One layer of the style network: equalised, at a hundredth of the learning rate, with its activation."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, dim, rate=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) -> (B, D)."""
+        return F.leaky_relu_(super().forward(x) * ACTIVATION_GAIN, LEAK)
+
+
+class ConstantInput(nn.Module):
+    """The learnt 4 x 4 features that every picture grows from."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, channels, 4, 4))
+
+    def forward(self, batch: int) -> Tensor:
+        """Gives (batch, C, 4, 4), channels-last."""
+        return self.weight.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+class StyleGAN2Generator(nn.Module):
+    """StyleGAN2's generator: a style network from z to w, and a synthesis network from w and noise to a picture.
+
+    Args:
+        channels: Features at 4, 8, 16, ... up to the picture's size.
+        style_dim: Length of z and w.
+        mlp_layers: Layers of the style network.
+        layout: Of the weights.
+    """
+
+    def __init__(self, channels: Sequence[int], style_dim: int, mlp_layers: int, layout: Layout) -> None:
+        super().__init__()
+        self.style_dim = style_dim
+        self.latent_count = 2 * len(channels)
+        self.style_mlp = nn.Sequential(StyleNormalisation(), *_style_layers(style_dim, mlp_layers, layout))
+        self.constant_input = ConstantInput(channels[0])
+        self.style_conv1 = StyleConv(channels[0], channels[0], style_dim, layout)
+        self.to_rgb1 = ToRGB(channels[0], style_dim, layout, upsample=False)
+        self.style_convs = nn.ModuleList()
+        self.to_rgbs = nn.ModuleList()
+        for smaller, larger in zip(channels[:-1], channels[1:], strict=True):
+            self.style_convs.append(StyleConv(smaller, larger, style_dim, layout, upsample=True))
+            self.style_convs.append(StyleConv(larger, larger, style_dim, layout))
+            self.to_rgbs.append(ToRGB(larger, style_dim, layout))
+        self.noise_sizes = [4] + [4 << scale for scale in range(1, len(channels)) for _ in range(2)]
+        self.noises = nn.Module()
+        for index, size in enumerate(self.noise_sizes):
+            self.noises.register_buffer(f"noise{index}", torch.randn(1, 1, size, size))
+
+    def latents(
+        self,
+        z: Tensor,
+        *,
+        mixed_z: Tensor | None = None,
+        crossover: int | None = None,
+        truncation: float = 1.0,
+        mean_w: Tensor | None = None,
+    ) -> Tensor:
+        """Style codes of every layer from Gaussian codes.
+
+        Args:
+            z: (B, D).
+            mixed_z: (B, D), a second code that takes over from layer `crossover` on (style mixing).
+            crossover: 1 to latent_count - 1; needed with `mixed_z`.
+            truncation: Below 1, moves w towards `mean_w` (less variety, better pictures).
+            mean_w: (1, D), see `mean_latent`; needed with a truncation.
+
+        Returns:
+            (B, latent_count, D).
+
+        Raises:
+            ValueError: `crossover` or `mean_w` is missing or out of range.
+        """
+        layers = self._truncated(z, truncation, mean_w)[:, None].expand(-1, self.latent_count, -1)
+        if mixed_z is None:
+            return layers
+        if crossover is None or not 0 < crossover < self.latent_count:
+            raise ValueError(f"crossover is 1 to {self.latent_count - 1}, not {crossover}")
+        mixed = self._truncated(mixed_z, truncation, mean_w)[:, None]
+        return torch.cat([layers[:, :crossover], mixed.expand(-1, self.latent_count - crossover, -1)], dim=1)
+
+    def mean_latent(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """The mean w (1, D) of `count` random codes, drawn on the CPU."""
+        z = torch.randn(count, self.style_dim, generator=generator)
+        w: Tensor = self.style_mlp(z.to(self.constant_input.weight))
+        return w.mean(0, keepdim=True)
+
+    def stored_noise(self) -> list[Tensor]:
+        """The noise that came with the weights: one (1, 1, H, W) a style convolution."""
+        return [self.noises.get_buffer(f"noise{index}") for index in range(len(self.noise_sizes))]
+
+    def seeded_noise(self, seeds: Sequence[int]) -> list[Tensor]:
+        """Noise (B, 1, H, W) for each style convolution; a picture's depends on its own seed only, on any device."""
+        buffer = self.noises.get_buffer("noise0")
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return [
+            torch.cat([torch.randn(1, 1, size, size, generator=generator) for generator in generators]).to(buffer)
+            for size in self.noise_sizes
+        ]
+
+    def forward(
+        self,
+        latents: Tensor,
+        noise: Sequence[Tensor] | None = None,
+        modulations: Sequence[Callable[[Tensor], Tensor]] = (),
+    ) -> Tensor:
+        """Synthesis.
+
+        Args:
+            latents: (B, latent_count, D), see `latents`.
+            noise: One (1 or B, 1, H, W) a style convolution; the stored noise by default.
+            modulations: What to do with the features at 8, 16, ... between the two convolutions of the scale; each may
+                change its argument in place. Scales beyond the last one are left alone.
+
+        Returns:
+            RGB (B, 3, S, S) float32, about [-1, 1], not clamped.
+        """
+        noise = self.stored_noise() if noise is None else noise
+        dtype = self.constant_input.weight.dtype
+        styles = latents.to(dtype).unbind(1)
+        x = self.style_conv1(self.constant_input(latents.shape[0]), styles[0], noise[0])
+        rgb: Tensor = self.to_rgb1(x, styles[1])
+        for scale, to_rgb in enumerate(self.to_rgbs):
+            layer = 2 * scale + 1  # of the first of the scale's two convolutions
+            x = self.style_convs[layer - 1](x, styles[layer], noise[layer])
+            if scale < len(modulations):
+                x = modulations[scale](x)
+            x = self.style_convs[layer](x, styles[layer + 1], noise[layer + 1])
+            rgb = to_rgb(x, styles[layer + 2], rgb)
+        return rgb
+
+    def _truncated(self, z: Tensor, truncation: float, mean_w: Tensor | None) -> Tensor:
+        w: Tensor = self.style_mlp(z)
+        if truncation == 1.0:
+            return w
+        if mean_w is None:
+            raise ValueError("a truncation needs mean_w")
+        return torch.lerp(mean_w, w, truncation)
+
+
+def _modulation(style_dim: int, channels: int, layout: Layout) -> EqualisedLinear | nn.Linear:
+    """From a style to the scale of each channel; starts around one."""
+    if layout == "paper":
+        return EqualisedLinear(style_dim, channels, bias_value=1.0)
+    layer = nn.Linear(style_dim, channels)
+    nn.init.normal_(layer.weight, std=1 / math.sqrt(style_dim))
+    nn.init.ones_(layer.bias)
+    return layer
+
+
+def _style_layers(dim: int, count: int, layout: Layout) -> list[nn.Module]:
+    """The layers of the style network; both layouts start as the same function."""
+    layers: list[nn.Module] = []
+    for _ in range(count):
+        if layout == "paper":
+            layers.append(EqualisedStyleLayer(dim))
+            continue
+        linear = nn.Linear(dim, dim)
+        nn.init.normal_(linear.weight, std=ACTIVATION_GAIN / math.sqrt(dim))
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.LeakyReLU(LEAK)]
+    return layers
