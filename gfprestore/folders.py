@@ -21,6 +21,7 @@ import hashlib
 import os
 import re
 import stat
+import sys
 import tempfile
 import unicodedata
 from collections import deque
@@ -486,10 +487,12 @@ def _shortened(stem: str, ending: str, longest: int) -> str:
 
 def _longest_name(folder: Path) -> int:
     """Bytes that a name in `folder` may have: encrypted folders hold fewer than the usual 255."""
+    if sys.platform == "win32":
+        return LONGEST_NAME
     standing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
         return min(LONGEST_NAME, os.pathconf(standing, "PC_NAME_MAX"))
-    except (AttributeError, OSError, ValueError):  # Windows has no pathconf
+    except OSError:  # a file system that does not tell
         return LONGEST_NAME
 
 
