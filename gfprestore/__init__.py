@@ -1,3 +1,20 @@
-"""Restores folders of old photos: faces with GFP-GAN, the rest with Real-ESRGAN, everything else of the file kept."""
+"""Restores folders of old photos: faces with GFP-GAN, the rest with Real-ESRGAN, everything else of the file kept.
+
+`Restoration` and `RunOptions` are the library; they are imported when they are first asked for.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gfprestore.restoration import Restoration, RunOptions
 
 __version__ = "0.1.0"
+__all__ = ["Restoration", "RunOptions", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("Restoration", "RunOptions"):
+        from gfprestore import restoration
+
+        return getattr(restoration, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,14 +1,18 @@
-"""Seeds for every test, and the official packages made importable."""
+"""Seeds for every test, the official packages made importable, and small checkpoints and photos made on the spot."""
 
 from __future__ import annotations
 
 import random
 import sys
 import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 
 @pytest.fixture(autouse=True)
@@ -16,6 +20,14 @@ def fixed_seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_weights_of_this_machine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests see the same weights everywhere: none but those they make, and those that packages carry."""
+    monkeypatch.delenv("GFPRESTORE_WEIGHTS", raising=False)
+    empty = tmp_path_factory.getbasetemp() / "user-data"
+    monkeypatch.setattr("platformdirs.user_data_path", lambda *_args, **_options: empty)
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +43,25 @@ def official() -> None:
     sys.modules.setdefault(alias.__name__, alias)
     for package in ("basicsr", "gfpgan", "realesrgan"):
         pytest.importorskip(package, exc_type=ImportError)
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a small GFP-GAN with random weights as the official training would, and gives its path."""
+
+    def make(layout: str = "clean", size: int = 64, name: str = "tiny.pth") -> Path:
+        from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
+
+        module = GFPGAN(GFPGANConfig.from_widths(layout, size=size, narrow=0.0625, channel_multiplier=1))  # type: ignore[arg-type]
+        path = tmp_path / name
+        torch.save({"params_ema": module.state_dict()}, path)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> NDArray[np.uint8]:
+    """A public-domain portrait, (512, 512, 3) RGB: one face of about 100 pixels."""
+    data: Any = pytest.importorskip("skimage.data", exc_type=ImportError)
+    return np.asarray(data.astronaut(), np.uint8)

@@ -1,0 +1,519 @@
+"""The commands: parse, call one function, report. `main` maps every error to its exit code.
+
+Heavy imports wait until a command runs: `--help` and `--version` import neither torch nor cv2.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, ParamSpec
+
+import typer
+
+from gfprestore import __version__
+from gfprestore.errors import ExitCode, GfprestoreError
+
+if TYPE_CHECKING:
+    from gfprestore.console import Reporter
+    from gfprestore.folders import Plan
+    from gfprestore.pipeline import OutputOptions, PhotoResult
+    from gfprestore.restoration import Restoration
+
+Arguments = ParamSpec("Arguments")
+
+app = typer.Typer(
+    name="gfprestore",
+    help="Restores folders of old photos: faces with GFP-GAN, the rest with Real-ESRGAN, all else of the file kept.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+weights_app = typer.Typer(
+    help="The released networks: list, fetch, verify, find them.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(weights_app, name="weights")
+
+
+class Colour(str, Enum):
+    """What happens to the tone of a monochrome, sepia or otherwise toned photo."""
+
+    AUTO = "auto"
+    KEEP = "keep"
+    RESTORE = "restore"
+
+
+class Precision(str, Enum):
+    """The floating-point type of the networks."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+class Format(str, Enum):
+    """The format of the outputs."""
+
+    KEEP = "keep"
+    JPG = "jpg"
+    PNG = "png"
+    WEBP = "webp"
+    TIFF = "tiff"
+
+
+Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
+WeightsDir = Annotated[
+    Path | None, typer.Option("--weights-dir", metavar="DIR", help="Folder of weights, looked into before all others.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and what is decided along the way.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout and nothing else there.")]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command line and leaves the process with the exit code of `ExitCode`."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end a run
+    app(args=list(sys.argv[1:] if argv is None else argv), prog_name="gfprestore")
+
+
+def command(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Maps what a command raises to a message and an exit code; its option `debug` shows tracebacks."""
+
+    @functools.wraps(function)
+    def told(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        debug = bool(kwargs.get("debug", False))
+        if debug:
+            logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
+            logging.getLogger("gfprestore").setLevel(logging.DEBUG)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _interrupt)
+        from gfprestore.console import Reporter
+
+        reporter = Reporter()
+        try:
+            function(*args, **kwargs)
+        except GfprestoreError as error:
+            if debug:
+                logging.getLogger("gfprestore").debug("traceback", exc_info=error)
+            reporter.error(str(error))
+            raise typer.Exit(int(error.exit_code)) from None
+        except KeyboardInterrupt:
+            reporter.error("interrupted; whatever is written is whole. Run the same command again to go on.")
+            raise typer.Exit(int(ExitCode.INTERRUPTED)) from None
+        except BrokenPipeError:
+            raise typer.Exit(int(ExitCode.SOME_FAILED)) from None
+        except Exception as error:
+            if isinstance(error, typer.Exit) or debug:
+                raise
+            reporter.error(
+                f"{type(error).__name__}: {error}. This is a bug of gfprestore; run the command again with --debug and "
+                "report what that shows."
+            )
+            raise typer.Exit(int(ExitCode.SOME_FAILED)) from None
+
+    return told
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        sys.stdout.write(f"gfprestore {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def gfprestore(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None:
+    """Restores folders of old photos: faces with GFP-GAN, the rest with Real-ESRGAN, all else of the file kept."""
+
+
+@app.command()
+@command
+def run(
+    photos: Annotated[
+        list[Path], typer.Argument(metavar="PHOTOS...", help="Photos, folders or patterns such as '*.jpg'.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Where to write; default: <folder>-restored beside it."),
+    ] = None,
+    upscale: Annotated[float, typer.Option("--upscale", metavar="1..4", help="Enlargement of the photo.")] = 2.0,
+    restorer: Annotated[
+        str, typer.Option("--restorer", metavar="NAME", help="Face restorer: auto, none, or a name of `weights list`.")
+    ] = "auto",
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="FILE", help="Own face restorer, recognised by its tensors.")
+    ] = None,
+    background: Annotated[
+        str, typer.Option("--background", metavar="NAME", help="auto, none, lanczos, or a name of `weights list`.")
+    ] = "auto",
+    strength: Annotated[
+        float, typer.Option("--strength", metavar="0..1", help="Blend of the restored (1) and the original (0) face.")
+    ] = 1.0,
+    colour: Annotated[
+        Colour,
+        typer.Option("--colour", help="Toned photos: keep their tone (auto, keep), or let the network colour them."),
+    ] = Colour.AUTO,
+    aligned: Annotated[bool, typer.Option("--aligned", help="Inputs are aligned face crops.")] = False,
+    only_center_face: Annotated[
+        bool, typer.Option("--only-center-face", help="Restore only the face nearest the centre.")
+    ] = False,
+    min_face: Annotated[
+        float, typer.Option("--min-face", metavar="PX", help="Leave out faces smaller than this in the photo.")
+    ] = 16.0,
+    detector: Annotated[
+        str,
+        typer.Option("--detector", metavar="NAME", help="auto, mtcnn, retinaface-resnet50 or retinaface-mobilenet."),
+    ] = "auto",
+    detection_threshold: Annotated[
+        float | None, typer.Option("--detection-threshold", metavar="0..1", help="Leave out less certain detections.")
+    ] = None,
+    device: Device = "auto",
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Floating-point type of the networks.")
+    ] = Precision.AUTO,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", help="Faces computed together.")
+    ] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option("--tile", metavar="PX", help="Side of the background's tiles; default: by free memory."),
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Threads that read and write.")] = 2,
+    file_format: Annotated[Format, typer.Option("--format", help="Format of the outputs.")] = Format.KEEP,
+    quality: Annotated[
+        int | None,
+        typer.Option(
+            "--quality", metavar="1..100", min=1, max=100, help="Of JPEG or WebP; default: the source's or better."
+        ),
+    ] = None,
+    save_faces: Annotated[
+        bool, typer.Option("--save-faces", help="Also write each face, before and after, to _faces.")
+    ] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also write before and after side by side to _compare.")
+    ] = False,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", metavar="PATTERN", help="Leave out matching names; repeatable.")
+    ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option("--max-pixels", metavar="N", help="Refuse photos with more pixels.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do again what is done already.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done and do nothing.")] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", metavar="N", help="Draw the network's noise from this; default: the stored noise."),
+    ] = None,
+    weights_dir: WeightsDir = None,
+    offline: Offline = False,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Restore photos and folders into a mirrored folder."""
+    from gfprestore.console import Reporter, download_reporter
+    from gfprestore.folders import plan_photos
+    from gfprestore.photo import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES, output_suffix
+    from gfprestore.pipeline import OutputOptions
+    from gfprestore.restoration import Restoration, RunOptions
+
+    options = RunOptions(
+        upscale=upscale,
+        restorer=restorer,
+        weights=weights,
+        background=background,
+        strength=strength,
+        colour=colour.value,
+        aligned=aligned,
+        only_center_face=only_center_face,
+        min_face=min_face,
+        detection_threshold=detection_threshold,
+        detector=detector,
+        device=device,
+        precision=precision.value,
+        batch_size=batch_size,
+        tile=tile,
+        offline=offline,
+        weights_dir=weights_dir,
+        seed=seed,
+        max_pixels=DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels,
+    )
+    options.check()
+    how = OutputOptions(file_format.value, quality, overwrite, save_faces, compare, workers)
+    reporter = Reporter(json_output)
+    plan = plan_photos(
+        photos,
+        output,
+        suffixes=PHOTO_SUFFIXES,
+        rename=lambda source: output_suffix(source, how.format),
+        exclude=exclude or (),
+    )
+    for entry in plan.problems:
+        reporter.warn(f"{entry.path}: {entry.reason}")
+    if dry_run:
+        _show_plan(plan, reporter)
+        return
+    restoration = Restoration(options, reporter.note, download_reporter(reporter))
+    failed = _run_photos(plan, restoration, how, reporter)
+    if failed or plan.problems:
+        raise typer.Exit(int(ExitCode.SOME_FAILED))
+
+
+def _show_plan(plan: Plan, reporter: Reporter) -> None:
+    """What `--dry-run` tells: each photo and where its result would go."""
+    for task in plan.tasks:
+        if reporter.json_output:
+            reporter.record({"source": str(task.source), "output": str(task.output)})
+        else:
+            reporter.answer(f"{task.source} -> {task.output}")
+    folders = ", ".join(str(folder) for folder in plan.output_folders)
+    reporter.note(f"{len(plan.tasks)} photos would be restored into {folders}")
+    if reporter.json_output:
+        reporter.record({"summary": {"photos": len(plan.tasks), "dry_run": True}})
+
+
+def _run_photos(plan: Plan, restoration: Restoration, how: OutputOptions, reporter: Reporter) -> int:
+    """Runs a plan, tells each result as it comes, and gives the number of failed photos."""
+    import time
+
+    from gfprestore.console import RunProgress
+    from gfprestore.folders import prepare_output
+    from gfprestore.pipeline import PhotoRun
+
+    for folder in plan.output_folders:
+        prepare_output(folder)
+    reporter.note(
+        f"{len(plan.tasks)} photos, faces with {restoration.restorer_name}, background with "
+        f"{restoration.background_name}, on {restoration.device}"
+    )
+    started = time.monotonic()
+    results: list[PhotoResult] = []
+    try:
+        with RunProgress(reporter, len(plan.tasks)) as progress:
+            photo_run = PhotoRun(restoration, how, lambda path, share: progress.working_on(path.name, share))
+            for result in photo_run.results(plan.tasks):
+                results.append(result)
+                reporter.record(result.as_json())
+                progress.advance(_line_of(result), result.restored_faces, result.status == "failed")
+                for warning in result.warnings:
+                    reporter.warn(f"{result.source}: {warning}")
+    finally:
+        _summarise(results, len(plan.tasks), time.monotonic() - started, plan, reporter)
+    return sum(result.status == "failed" for result in results)
+
+
+def _line_of(result: PhotoResult) -> str:
+    """The quiet line of one photo."""
+    if result.status == "failed":
+        return result.error or f"{result.source} failed"
+    if result.status == "skipped":
+        return f"{result.source}: skipped, {result.error or 'done already'}"
+    faces = f"{result.restored_faces} face{'' if result.restored_faces == 1 else 's'}"
+    return f"{result.source}: {faces}, {result.width} x {result.height}, {result.seconds:.1f} s -> {result.output}"
+
+
+def _summarise(results: Sequence[PhotoResult], total: int, seconds: float, plan: Plan, reporter: Reporter) -> None:
+    """The final table, and the summary line of `--json`."""
+    counts = {
+        status: sum(result.status == status for result in results) for status in ("restored", "skipped", "failed")
+    }
+    faces = sum(result.faces for result in results)
+    restored_faces = sum(result.restored_faces for result in results)
+    summary = {
+        "photos": total,
+        **counts,
+        "faces": faces,
+        "restored_faces": restored_faces,
+        "seconds": round(seconds, 3),
+        "output": [str(folder) for folder in plan.output_folders],
+    }
+    reporter.record({"summary": summary})
+    not_begun = total - len(results)
+    numbers = [str(number) for number in (total, *counts.values(), not_begun)]
+    columns = ["photos", *counts, "not begun", "faces restored", "seconds"]
+    reporter.table("", columns, [[*numbers, f"{restored_faces} of {faces}", f"{seconds:.1f}"]])
+    reporter.note("written to " + ", ".join(str(folder) for folder in plan.output_folders))
+
+
+@weights_app.command("list")
+@command
+def weights_list(weights_dir: WeightsDir = None, json_output: Json = False, debug: Debug = False) -> None:
+    """Show the known networks: what is here, its size and its licence."""
+    from gfprestore.console import Reporter
+    from gfprestore.weights import WeightsStore
+
+    reporter = Reporter(json_output)
+    store = WeightsStore(weights_dir, offline=True)
+    rows = store.status()
+    if json_output:
+        for row in rows:
+            reporter.record({**asdict(row.file), "state": row.state, "path": str(row.path), "problem": row.problem})
+        return
+    reporter.listing(
+        f"Weights in {store.folder}",
+        ["name", "for", "here", "size", "licence", "note"],
+        [
+            [row.file.name, row.file.role, row.state, row.file.size_text, row.file.licence, row.file.note]
+            for row in rows
+        ],
+    )
+
+
+@weights_app.command("fetch")
+@command
+def weights_fetch(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of `weights list`.")],
+    weights_dir: WeightsDir = None,
+    offline: Offline = False,
+    debug: Debug = False,
+) -> None:
+    """Download networks, check their SHA-256 and keep them."""
+    from gfprestore.console import DownloadProgress, Reporter
+    from gfprestore.weights import WeightsStore
+
+    reporter = Reporter()
+    store = WeightsStore(weights_dir, offline=offline)
+    for row in [store.row(name) for name in names]:
+        path = store.fetch(row.name, DownloadProgress(reporter, row.name))
+        reporter.answer(f"{row.name}: {path}")
+        reporter.note(f"licence of {row.name}: {row.licence}")
+
+
+@weights_app.command("verify")
+@command
+def weights_verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="Names of `weights list`; default: all that are here.")
+    ] = None,
+    weights_dir: WeightsDir = None,
+    debug: Debug = False,
+) -> None:
+    """Check the SHA-256 of the networks that are here."""
+    from gfprestore.console import Reporter
+    from gfprestore.weights import WeightsStore
+
+    reporter = Reporter()
+    store = WeightsStore(weights_dir, offline=True)
+    here = names or [row.file.name for row in store.status() if row.state not in ("missing", "partial")]
+    checked = [store.verify(name) for name in here]
+    for row in checked:
+        reporter.answer(f"{row.file.name}: {row.state} {row.path}")
+        if row.problem:
+            reporter.error(row.problem)
+    if not checked:
+        reporter.note(f"no weights are in {store.folder}; `gfprestore weights fetch NAME` brings them")
+    if any(row.problem for row in checked):
+        raise typer.Exit(int(ExitCode.WEIGHTS))
+
+
+@weights_app.command("path")
+@command
+def weights_path(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A name of `weights list`; default: the folder itself.")
+    ] = None,
+    weights_dir: WeightsDir = None,
+    debug: Debug = False,
+) -> None:
+    """Show where a network is, or where a download would put it."""
+    from gfprestore.console import Reporter
+    from gfprestore.weights import WeightsStore
+
+    store = WeightsStore(weights_dir, offline=True)
+    Reporter().answer(str(store.folder if name is None else store.path(name)))
+
+
+@app.command()
+@command
+def doctor(
+    device: Device = "auto",
+    weights_dir: WeightsDir = None,
+    offline: Offline = False,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show versions, devices, memory, weights, and what `run` would use."""
+    from gfprestore.console import Reporter
+    from gfprestore.doctor import examine
+
+    reporter = Reporter(json_output)
+    findings = examine(device, weights_dir)
+    if json_output:
+        reporter.record({finding.name: finding.value for finding in findings})
+    else:
+        reporter.listing("", ["what", "found"], [[finding.name, finding.value] for finding in findings])
+    for finding in findings:
+        if finding.advice:
+            reporter.warn(finding.advice)
+
+
+@app.command()
+@command
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write.")] = Path(
+        "gfprestore-demo"
+    ),
+    restorer: Annotated[
+        str, typer.Option("--restorer", metavar="NAME", help="As for run; none enlarges only.")
+    ] = "auto",
+    weights: Annotated[Path | None, typer.Option("--weights", metavar="FILE", help="As for run.")] = None,
+    background: Annotated[str, typer.Option("--background", metavar="NAME", help="As for run.")] = "auto",
+    upscale: Annotated[float, typer.Option("--upscale", metavar="1..4", help="As for run.")] = 2.0,
+    device: Device = "auto",
+    weights_dir: WeightsDir = None,
+    offline: Offline = False,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Age two public-domain portraits, restore them, and write before and after."""
+    from gfprestore.console import Reporter, download_reporter
+    from gfprestore.demo import open_for_demo, write_aged_portraits
+    from gfprestore.folders import plan_photos
+    from gfprestore.photo import PHOTO_SUFFIXES, output_suffix
+    from gfprestore.pipeline import OutputOptions
+    from gfprestore.restoration import RunOptions
+
+    options = RunOptions(
+        upscale=upscale,
+        restorer=restorer,
+        weights=weights,
+        background=background,
+        device=device,
+        offline=offline,
+        weights_dir=weights_dir,
+    )
+    options.check()
+    reporter = Reporter(json_output)
+    aged = write_aged_portraits(output / "aged")
+    reporter.note(f"{len(aged)} portraits were aged into {output / 'aged'}")
+    restoration = open_for_demo(options, reporter.note, download_reporter(reporter))
+    plan = plan_photos(
+        [output / "aged"],
+        output / "restored",
+        suffixes=PHOTO_SUFFIXES,
+        rename=lambda source: output_suffix(source, "keep"),
+    )
+    failed = _run_photos(plan, restoration, OutputOptions(overwrite=True, compare=True), reporter)
+    reporter.note(f"before and after, side by side: {output / 'restored' / '_compare'}")
+    if failed:
+        raise typer.Exit(int(ExitCode.SOME_FAILED))

@@ -1,0 +1,173 @@
+"""What people see: messages, progress and tables on stderr, JSON lines on stdout. The only door to rich.
+
+On a terminal a run shows one moving bar; elsewhere it writes one quiet line a photo. Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def printable(text: str) -> str:
+    """Text that any stream can encode: undecodable bytes of file names become escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+class Reporter:
+    """Tells people on stderr what happens and, with `json_output`, scripts on stdout what came out.
+
+    Args:
+        json_output: Write one JSON object a line to stdout.
+    """
+
+    def __init__(self, json_output: bool = False) -> None:
+        self.json_output = json_output
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def note(self, message: str) -> None:
+        """One plain line."""
+        self.console.print(escape(printable(message)))
+
+    def warn(self, message: str) -> None:
+        """One line that deserves attention; the work goes on."""
+        self.console.print(f"[yellow]warning:[/yellow] {escape(printable(message))}")
+
+    def error(self, message: str) -> None:
+        """One line that says what failed and what to do."""
+        self.console.print(f"[red]error:[/red] {escape(printable(message))}")
+
+    def record(self, values: Mapping[str, Any]) -> None:
+        """One JSON object on stdout, written out at once; nothing without `json_output`."""
+        if self.json_output:
+            sys.stdout.write(json.dumps(values, ensure_ascii=True) + "\n")
+            sys.stdout.flush()
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table on stderr."""
+        self.console.print(make_table(title, columns, rows))
+
+    def listing(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table on stdout, for commands whose answer it is; wide where stdout is no terminal, so nothing is cut."""
+        out = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=400)
+        out.print(make_table(title, columns, rows))
+
+    def answer(self, text: str) -> None:
+        """One line on stdout, for commands whose answer it is."""
+        sys.stdout.write(printable(text) + "\n")
+        sys.stdout.flush()
+
+
+def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A rich table of plain texts; markup in them is shown, not obeyed."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(printable(cell)) for cell in row))
+    return table
+
+
+class RunProgress:
+    """Progress of a run: a bar with photos, faces, rate and time left on a terminal, one line a photo elsewhere.
+
+    Args:
+        reporter: Where to write.
+        total: Number of photos of the run.
+    """
+
+    def __init__(self, reporter: Reporter, total: int) -> None:
+        self.reporter = reporter
+        self.total = total
+        self.done = 0
+        self.faces = 0
+        self.started = time.monotonic()
+        self.bar: Progress | None = None
+        self.task: TaskID | None = None
+        if reporter.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("{task.completed:.0f}/{task.total:.0f} photos"),
+                BarColumn(),
+                TextColumn("{task.fields[faces]} faces"),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[current]}"),
+                console=reporter.console,
+                transient=True,
+            )
+            self.task = self.bar.add_task("run", total=total, faces=0, rate="", current="")
+
+    def __enter__(self) -> RunProgress:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def working_on(self, what: str, fraction: float = 0.0) -> None:
+        """Shows what is being done now, with the done share 0..1 of this photo; only on a terminal."""
+        if self.bar is not None and self.task is not None:
+            self.bar.update(
+                self.task, current=escape(printable(what)), completed=min(self.done + fraction, float(self.total))
+            )
+
+    def advance(self, line: str, faces: int, failed: bool) -> None:
+        """One photo is finished; `line` is its quiet line, shown on a terminal only where it failed."""
+        self.done += 1
+        self.faces += faces
+        if self.bar is None:
+            share = f"[{self.done}/{self.total}] "
+            (self.reporter.error if failed else self.reporter.note)(share + line)
+            return
+        if failed:
+            self.reporter.error(line)
+        if self.task is not None:
+            rate = self.done / max(time.monotonic() - self.started, 1e-9)
+            text = f"{rate:.1f} photos/s" if rate >= 1 else f"{1 / rate:.1f} s/photo"
+            self.bar.update(self.task, completed=self.done, faces=self.faces, rate=text)
+
+
+class DownloadProgress:
+    """Progress of one download: a bar on a terminal, a line at every tenth elsewhere.
+
+    Args:
+        reporter: Where to write.
+        name: What is being downloaded.
+    """
+
+    def __init__(self, reporter: Reporter, name: str) -> None:
+        self.reporter = reporter
+        self.name = name
+        self.last_tenth = -1
+
+    def __call__(self, received: int, total: int | None) -> None:
+        """Told by the download: bytes received so far, and the total where the server says it."""
+        if not total:
+            return
+        tenth = 10 * received // total
+        if tenth == self.last_tenth:
+            return
+        self.last_tenth = tenth
+        line = f"{self.name}: {received / 1e6:.0f} of {total / 1e6:.0f} MB"
+        if self.reporter.console.is_terminal and received < total:
+            self.reporter.console.print(escape(line), end="\r")
+        else:
+            self.reporter.note(line)
+
+
+def download_reporter(reporter: Reporter) -> Callable[[str], DownloadProgress]:
+    """A factory of download progress by name, for the weights store's callers."""
+    return lambda name: DownloadProgress(reporter, name)

@@ -1,0 +1,127 @@
+"""`gfprestore demo`: two public-domain portraits from well-kept packages, aged and restored.
+
+The portraits are scikit-image's `astronaut` (NASA, 1993) and matplotlib's sample of a US Navy officer (1984). Nothing
+is downloaded; the packages carry the pictures.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gfprestore.errors import UsageError, WeightsMissingError
+from gfprestore.metadata import Metadata
+from gfprestore.opening import SLOW_BACKGROUND, DownloadReport
+from gfprestore.photo import Photo, read_photo, write_photo
+from gfprestore.restoration import Restoration, RunOptions
+from gfprestore.weights import WeightsStore
+
+Pixels = NDArray[Any]
+
+# package, its file, (left, top, right, bottom) of head and shoulders as shares of the picture
+PORTRAITS = {
+    "astronaut": ("skimage", "data/astronaut.png", (0.12, 0.0, 0.82, 0.7)),
+    "officer": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", (0.05, 0.05, 0.95, 0.8)),
+}
+AGED_WIDTH = 224  # pixels: a face of some 80 pixels, as in a small print scanned coarsely
+SEPIA = np.array([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]], np.float32)
+
+
+def write_aged_portraits(folder: Path, seed: int = 0) -> list[Path]:
+    """Writes the aged portraits as JPEG into `folder` and gives their paths.
+
+    Raises:
+        UsageError: A package that carries a portrait is not installed.
+        PhotoError: The folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number, (name, (package, file, box)) in enumerate(PORTRAITS.items()):
+        portrait = read_photo(portrait_path(package, file)).pixels
+        aged = age(cropped(portrait, box), np.random.default_rng([seed, number]), toned=number == 1)
+        path = folder / f"{name}.jpg"
+        metadata = Metadata("JPEG", (aged.shape[1], aged.shape[0]))
+        write_photo(Photo(path, aged, None, metadata, grey=False), path, quality=75)
+        paths.append(path)
+    return paths
+
+
+def open_for_demo(
+    options: RunOptions, tell: Callable[[str], None], download_report: DownloadReport | None = None
+) -> Restoration:
+    """Opens what shows most on this machine: like `run`, but with the slow background where it needs no download.
+
+    Where `auto` finds no face restorer and none can be downloaded, that is told, and the demo enlarges only.
+
+    Args:
+        options: What was asked.
+        tell: Takes lines for people.
+        download_report: See `Restoration`.
+
+    Raises:
+        WeightsError: A network that was named cannot be had.
+        DeviceError: The device is not usable.
+    """
+    if options.background == "auto" and _is_at_hand(SLOW_BACKGROUND, options.weights_dir):
+        options = replace(options, background=SLOW_BACKGROUND)
+    try:
+        return Restoration(options, tell, download_report)
+    except WeightsMissingError as error:
+        if options.restorer != "auto" or options.weights is not None:
+            raise
+        tell(f"No face restorer is here, so the faces are only enlarged with the rest: {error}")
+        return Restoration(replace(options, restorer="none"), tell, download_report)
+
+
+def _is_at_hand(name: str, weights_dir: Path | None) -> bool:
+    rows = WeightsStore(weights_dir, offline=True).status()
+    return any(row.file.name == name and row.state in ("verified", "unverified", "package") for row in rows)
+
+
+def portrait_path(package: str, file: str) -> Path:
+    """Where an installed package keeps a picture; the package itself is not imported.
+
+    Raises:
+        UsageError: The package is not installed, or does not carry the picture.
+    """
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
+        if (Path(folder) / file).is_file():
+            return Path(folder) / file
+    raise UsageError(f"The demo's portraits come with {package}. Install them by: pip install 'gfprestore[demo]'")
+
+
+def cropped(pixels: Pixels, box: tuple[float, float, float, float]) -> Pixels:
+    """The part of a picture (H, W, 3) within `box`, given as shares of width and height."""
+    height, width = pixels.shape[:2]
+    sides = (width, height, width, height)
+    left, top, right, bottom = (round(share * side) for share, side in zip(box, sides, strict=True))
+    return pixels[top:bottom, left:right]
+
+
+def age(pixels: Pixels, random: np.random.Generator, toned: bool) -> NDArray[np.uint8]:
+    """What decades and a coarse scan do to a photo (H, W, 3) uint8: shrunk, blurred, faded, grainy, sometimes sepia.
+
+    Args:
+        pixels: A sharp photo.
+        random: Draws the grain.
+        toned: Turn it to sepia.
+
+    Returns:
+        The aged photo, `AGED_WIDTH` wide.
+    """
+    height = round(AGED_WIDTH * pixels.shape[0] / pixels.shape[1])
+    small = cv2.resize(pixels, (AGED_WIDTH, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+    blurred = np.asarray(cv2.GaussianBlur(small, (0, 0), 0.9), np.float32)
+    if toned:
+        blurred = np.minimum(blurred @ SEPIA.T, 255)
+    faded = 40 + blurred * np.array([0.80, 0.76, 0.68], np.float32)  # paper yellows, blacks turn grey
+    grain = random.normal(0, 6, (height, AGED_WIDTH, 1)).astype(np.float32)
+    return np.asarray(np.clip(np.rint(faded + grain), 0, 255), np.uint8)

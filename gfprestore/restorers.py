@@ -1,0 +1,122 @@
+"""Restorers: one protocol for every network that turns a degraded face crop into a restored one.
+
+Crops are (B, 3, S, S) float RGB in [-1, 1] on the FFHQ five-point template. A result never depends on who shared its
+batch: randomness comes per face as a seed. Out of memory makes the batch smaller; a half-precision result that is not
+finite, or black where the input was not, is computed again in fp32.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from gfprestore.device import is_out_of_memory, release_memory
+from gfprestore.errors import DeviceError
+from gfprestore.networks.gfpgan import GFPGAN
+
+# A crop whose mean is this close to -1 is black; a network that turns a brighter input into it has overflowed.
+BLACK_LEVEL = -0.98
+
+
+class Restorer(Protocol):
+    """Turns degraded face crops into restored ones."""
+
+    @property
+    def name(self) -> str:
+        """The name shown in reports."""
+
+    @property
+    def input_size(self) -> int:
+        """Side of the square crops that `restore` takes, in pixels."""
+
+    @property
+    def output_size(self) -> int:
+        """Side of the square crops that `restore` gives, in pixels."""
+
+    def restore(self, crops: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        """Crops (B, 3, S, S) in [-1, 1] to restored crops (B, 3, T, T) in [-1, 1], float32 on the CPU.
+
+        Args:
+            crops: Degraded faces on any device.
+            seeds: One seed a face where the network draws noise; None takes the noise stored with the weights.
+
+        Returns:
+            Restored faces. A face that could not be computed in any precision comes back as NaN.
+
+        Raises:
+            DeviceError: Memory does not suffice for a single face.
+        """
+
+
+class GFPGANRestorer:
+    """GFP-GAN (Wang et al., CVPR 2021) behind the Restorer protocol.
+
+    Args:
+        module: The network, float32.
+        name: The name shown in reports.
+        device: Where to compute.
+        dtype: float32, or a half precision that the device computes in.
+    """
+
+    def __init__(self, module: GFPGAN, name: str, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.name = name
+        self.device = device
+        self.dtype = dtype
+        self.input_size = self.output_size = module.config.size
+        self._module = module.to(memory_format=torch.channels_last).to(device, dtype).eval()
+        self._full_precision: GFPGAN | None = module if dtype == torch.float32 else None
+
+    def restore(self, crops: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        """See `Restorer.restore`."""
+        restored: list[Tensor] = []
+        batch = len(crops)
+        start = 0
+        while start < len(crops):
+            part = slice(start, min(start + batch, len(crops)))
+            try:
+                restored.append(self._restore_batch(crops[part], None if seeds is None else list(seeds[part])))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if batch == 1:
+                    raise DeviceError(
+                        f"{self.device} has too little memory for one face of {self.input_size} px with {self.name}. "
+                        "Close other programs, or use --device cpu."
+                    ) from error
+                batch = (batch + 1) // 2
+                release_memory(self.device)
+                continue
+            start = part.stop
+        return torch.cat(restored)
+
+    @torch.inference_mode()
+    def _restore_batch(self, crops: Tensor, seeds: list[int] | None) -> Tensor:
+        lq = crops.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last)
+        restored: Tensor = self._module(lq, noise_seeds=seeds).float().cpu()
+        if self.dtype == torch.float32:
+            finite = restored.isfinite().flatten(1).all(dim=1)
+            return restored.masked_fill(~finite[:, None, None, None], torch.nan)
+        again = (~sound_faces(crops, restored)).nonzero().flatten().tolist()
+        for index in again:
+            seed = None if seeds is None else [seeds[index]]
+            single = crops[index : index + 1].to(device=self.device, memory_format=torch.channels_last)
+            result = self._full_precision_module()(single, noise_seeds=seed).cpu()[0]
+            restored[index] = result if bool(result.isfinite().all()) else torch.nan
+        return restored
+
+    def _full_precision_module(self) -> GFPGAN:
+        if self._full_precision is None:
+            self._full_precision = copy.deepcopy(self._module).float()
+        return self._full_precision
+
+
+def sound_faces(crops: Tensor, restored: Tensor) -> Tensor:
+    """Which restored faces (B, 3, T, T) are usable: finite, and not black where the input crop was not; bool (B,)."""
+    finite = restored.isfinite().flatten(1).all(dim=1)
+    black = restored.clamp(-1, 1).flatten(1).mean(dim=1) < BLACK_LEVEL
+    dark_input = crops.float().cpu().flatten(1).mean(dim=1) < BLACK_LEVEL + 0.1
+    return finite & ~(black & ~dark_input)
