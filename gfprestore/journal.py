@@ -47,21 +47,21 @@ class SourceState:
     modified_ns: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JournalEntry:
     """One attempt at one photo.
 
     Attributes:
         relative: the photo's mirrored name (`PhotoTask.relative` with forward slashes).
-        source: the original's absolute path.
-        source_sha256: the original's hash; None where it could not be read. So are the next two.
-        source_size: the original's bytes.
-        source_modified_ns: when the original was changed last, in nanoseconds of the Unix epoch.
-        fingerprint: of the settings (`settings_fingerprint`).
+        status: `started`, `restored` or `failed`.
         output: the result's name in the output folder with forward slashes; None where there is none.
         output_size: the result's bytes.
         output_sha256: the result's hash, where it was computed.
-        status: `started`, `restored` or `failed`.
+        source: the original's absolute path.
+        source_sha256: the original's hash; None where it could not be read, as the next two.
+        source_size: the original's bytes.
+        source_modified_ns: when the original was changed last, in nanoseconds of the Unix epoch.
+        fingerprint: of the settings (`settings_fingerprint`).
         faces: faces found.
         restored_faces: faces restored and pasted.
         seconds: time spent.
@@ -71,15 +71,15 @@ class JournalEntry:
     """
 
     relative: str
-    source: str
-    source_sha256: str | None
-    source_size: int | None
-    source_modified_ns: int | None
-    fingerprint: str
     status: str
     output: str | None = None
     output_size: int | None = None
     output_sha256: str | None = None
+    source: str
+    source_sha256: str | None = None
+    source_size: int | None = None
+    source_modified_ns: int | None = None
+    fingerprint: str
     faces: int = 0
     restored_faces: int = 0
     seconds: float = 0.0
@@ -163,7 +163,7 @@ class Journal:
         """
         path = folder / JOURNAL_NAME
         access = os.O_RDONLY if read_only else os.O_RDWR | os.O_APPEND | os.O_CREAT
-        # No link is followed: a folder nobody vetted must not make us append to a file elsewhere. No pipe is waited for.
+        # No link is followed: a folder nobody vetted must not make us append to a file elsewhere. No pipe blocks us.
         flags = access | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         try:
             descriptor = os.open(path, flags, 0o666)
@@ -277,7 +277,12 @@ class Journal:
         name = output.relative_to(self.folder).as_posix()
         self._record(
             JournalEntry(
-                relative, _absolute(source), None, None, None, fingerprint, STARTED, output=name, started=utc_now()
+                relative=relative,
+                status=STARTED,
+                output=name,
+                source=_absolute(source),
+                fingerprint=fingerprint,
+                started=utc_now(),
             )
         )
 
@@ -346,17 +351,18 @@ class Journal:
     def _take(self, line: bytes, start: int) -> None:
         try:
             document = json.loads(line)
-        except (ValueError, RecursionError):
-            document = None
-        match document:
-            case {"relative": str(relative), "status": str(), "output": str() | None as output}:
-                self._last[relative] = start
-                if output is not None:
-                    self._outputs.add(relative if output == relative else output)  # one string in memory for both
-            case {"settings": dict(), "fingerprint": str(fingerprint)}:
-                self._fingerprints.add(fingerprint)
-            case _:
-                self.damaged_lines += 1
+            if "settings" in document:
+                self._fingerprints.add(document["fingerprint"])
+                return
+            relative, output = document["relative"], document["output"]
+            if not isinstance(relative, str) or not isinstance(output, (str, type(None))):
+                raise TypeError("names are text")
+        except (ValueError, RecursionError, TypeError, KeyError):
+            self.damaged_lines += 1
+            return
+        self._last[relative] = start
+        if output is not None:
+            self._outputs.add(relative if output == relative else output)  # one string in memory for both
 
     def _holds_result(self, output: str, size: int | None) -> bool:
         if PurePosixPath(output).is_absolute() or ".." in PurePosixPath(output).parts:
