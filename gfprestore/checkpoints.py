@@ -109,6 +109,7 @@ class LoadedNetwork:
         config: The network's own config, as read from the shapes.
         path: The file.
         metadata: What a `.safetensors` file says about itself; empty for others.
+        known_sha256: The file's SHA-256 where it was verified already; empty where not.
     """
 
     name: str
@@ -117,11 +118,12 @@ class LoadedNetwork:
     config: Any
     path: Path
     metadata: Mapping[str, str] = field(default_factory=dict)
+    known_sha256: str = ""
 
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the file, computed when first asked for."""
-        return sha256_of(self.path)
+        return self.known_sha256 or sha256_of(self.path)
 
 
 def load_network(path: Path, role: Role | None = None) -> LoadedNetwork:

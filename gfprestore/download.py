@@ -191,10 +191,10 @@ class Downloader:
             except _TransientError as failure:
                 error = failure
                 answered = True
-            fruitless = 1 if part.size() - before >= patience.worthwhile else fruitless + 1
+            fruitless = 0 if part.size() - before >= patience.worthwhile else fruitless + 1
             if fruitless >= patience.attempts:
                 raise _AddressFailedError(f"{error} (tried {fruitless} times)")
-            pause = patience.first_pause * 2 ** (fruitless - 1) if error.pause is None else error.pause
+            pause = patience.first_pause * 2 ** max(fruitless - 1, 0) if error.pause is None else error.pause
             patience.sleep(min(pause, patience.longest_pause))
 
     def _attempt(self, url: str, row: WeightsFile, part: _PartialFile, report: Progress) -> None:

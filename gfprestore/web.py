@@ -71,8 +71,10 @@ class _RedirectHandler(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         scheme = urlsplit(newurl).scheme
         if scheme not in ("http", "https"):
+            fp.close()
             raise RedirectRefusedError(f"redirected to an address that is not on the web ({newurl})")
         if urlsplit(req.full_url).scheme == "https" and scheme == "http":
+            fp.close()
             raise RedirectRefusedError(f"redirected from https to an address without protection ({newurl})")
         return super().redirect_request(req, fp, 307 if code == 308 else code, msg, headers, newurl)
 

@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -169,7 +169,9 @@ class WeightsStore:
         if packaged is not None:
             param_path, bin_path = packaged
             return network_from_state(rrdbnet_state_from_ncnn(param_path, bin_path), bin_path, row.role)
-        return load_network(self.obtain(name, progress), row.role)
+        path = self.obtain(name, progress)
+        network = load_network(path, row.role)
+        return replace(network, known_sha256=row.sha256) if _is_released_form(row, path) else network
 
     def path(self, name: str) -> Path:
         """Where the file is, or where a download would put it. Nothing is checked.
@@ -178,7 +180,8 @@ class WeightsStore:
             UsageError: No weights are called so.
         """
         row = self.row(name)
-        return self._locate(row) or self.folder / row.file_name
+        path = self._locate(row)
+        return self._status_without_file(row).path if path is None else path
 
     def status(self) -> list[WeightsStatus]:
         """What is here of every file of the table, without hashing any."""
