@@ -79,3 +79,23 @@ class WeightsUnsafeError(WeightsError):
 
 class WeightsMismatchError(WeightsError):
     """A weights file is intact but was made for another network."""
+
+
+class FaceError(PhotoError):
+    """A face was found and could not be restored."""
+
+
+class UnreadablePhotoError(PhotoError):
+    """A photo's file is missing, locked, empty, damaged, or no photo at all."""
+
+
+class UnsupportedPhotoError(PhotoError):
+    """A photo's file is intact but of a kind that is not restored: animated, of several pages, floating point."""
+
+
+class PhotoTooLargeError(PhotoError):
+    """A photo has more pixels than the limit allows or memory holds."""
+
+
+class PhotoWriteError(PhotoError):
+    """A restored photo could not be written; nothing is left under its name."""

@@ -1,0 +1,307 @@
+"""Between a file's ICC profile and the sRGB that networks were trained on.
+
+Profiles made of a matrix and tone curves (Adobe RGB, Display P3, ProPhoto, grey gamma) are computed here in floating
+point through the profile connection space (ICC.1:2022, annexes E and F.3); profiles made of look-up tables go through
+Little CMS, for 8-bit pixels. What sRGB cannot hold, saturated colours and fine steps in the shadows, is kept aside as a
+residual in the file's own space and put back when the photo is written, so that a picture that nobody changed comes
+back to the last level.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+Pixels = NDArray[Any]
+
+_BAND_PIXELS = 1 << 20
+_ENCODE_STEPS = 65535
+# sRGB primaries adapted to D50 (IEC 61966-2-1, Bradford), columns red, green, blue.
+_SRGB_TO_XYZ = np.array(
+    [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]]
+)
+
+
+class ProfileError(ValueError):
+    """The profile cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A file's colour space to sRGB and back, on pixels (H, W, C) of uint8 or uint16; C is 3, or 1 for grey."""
+
+    to_srgb: Callable[[Pixels], Pixels]
+    from_srgb: Callable[[Pixels], Pixels]
+
+
+def is_grey_profile(icc: bytes) -> bool:
+    """Whether the profile describes one channel."""
+    return icc[16:20] == b"GRAY"
+
+
+def conversion_for(icc: bytes, grey: bool, bits: int) -> Conversion | None:
+    """The conversion that a profile asks for, None when the pixels are sRGB already.
+
+    Args:
+        icc: ICC profile.
+        grey: The file has one colour channel.
+        bits: 8 or 16.
+
+    Raises:
+        ProfileError: The profile is damaged, or of a kind that cannot be used for these pixels.
+    """
+    if len(icc) < 132 or icc[36:40] != b"acsp":
+        raise ProfileError("it is damaged")
+    space = icc[16:20]
+    if space != (b"GRAY" if grey else b"RGB "):
+        raise ProfileError(f"it is made for {space.decode('latin-1').strip()} pixels")
+    tags = _tags(icc)
+    if grey and b"kTRC" in tags:
+        return _unless_identity(_grey(_curve(tags[b"kTRC"])), 1)
+    matrix_tags = (b"rXYZ", b"gXYZ", b"bXYZ", b"rTRC", b"gTRC", b"bTRC")
+    if not grey and b"A2B0" not in tags and all(tag in tags for tag in matrix_tags):
+        matrix = np.stack([_xyz(tags[tag]) for tag in matrix_tags[:3]], axis=1)
+        if abs(np.linalg.det(matrix)) < 1e-6:
+            raise ProfileError("its primaries span no colours")
+        return _unless_identity(_matrix(matrix, [_curve(tags[tag]) for tag in matrix_tags[3:]]), 3)
+    if grey or bits != 8:
+        raise ProfileError("its look-up tables cannot be used for these pixels")
+    return _unless_identity(_tables(icc), 3)
+
+
+def cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
+    """A CMYK picture as sRGB, through its profile where that works, else by plain subtraction."""
+    if icc and icc[16:20] == b"CMYK":
+        try:
+            profile = ImageCms.ImageCmsProfile(BytesIO(icc))
+            target = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(image, profile, target, outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            converted = None
+        if converted is not None:
+            return converted
+    return image.convert("RGB")
+
+
+def bands(height: int, width: int) -> Iterator[slice]:
+    """Row slices of about a million pixels each."""
+    rows = max(1, _BAND_PIXELS // max(width, 1))
+    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
+
+
+def to_working(stored: Pixels, conversion: Conversion) -> tuple[Pixels, Pixels | None]:
+    """Stored pixels as sRGB, and what the way back would lose of them.
+
+    Args:
+        stored: Pixels (H, W, C) in the file's space; converted in place.
+        conversion: The file's conversion.
+
+    Returns:
+        The same array, now sRGB, and the residual (H, W, C), signed levels in the file's space; None when it is zero.
+    """
+    wide = np.int16 if stored.dtype == np.uint8 else np.int32
+    residual = np.empty(stored.shape, wide)
+    for rows in bands(*stored.shape[:2]):
+        working = conversion.to_srgb(stored[rows])
+        np.subtract(stored[rows], conversion.from_srgb(working), out=residual[rows], dtype=wide)
+        stored[rows] = working
+    return stored, residual if residual.any() else None
+
+
+def from_working(pixels: Pixels, conversion: Conversion, residual: Pixels | None, rows: slice, height: int) -> Pixels:
+    """A band of working pixels in the file's space, the residual of the source put back.
+
+    Args:
+        pixels: The band (h, W, C), sRGB.
+        conversion: The file's conversion.
+        residual: Residual of the whole source, of any size but the same shape of picture.
+        rows: Rows of the whole picture that the band holds.
+        height: Height of the whole picture.
+    """
+    stored = conversion.from_srgb(pixels)
+    if residual is None:
+        return stored
+    levels = stored.astype(np.float32) + _residual_band(residual, rows, height, pixels.shape[1])
+    return np.clip(np.rint(levels), 0, np.iinfo(stored.dtype).max).astype(stored.dtype)
+
+
+def _residual_band(residual: Pixels, rows: slice, height: int, width: int) -> NDArray[np.float32]:
+    """The residual's part for these rows, resampled bilinearly to the larger picture."""
+    old_height, old_width, channels = residual.shape
+    if (old_height, old_width) == (height, width):
+        return residual[rows].astype(np.float32)
+    down = (np.arange(rows.start, rows.stop) + 0.5) * old_height / height - 0.5
+    top = np.clip(np.floor(down).astype(int), 0, old_height - 1)
+    bottom = np.minimum(top + 1, old_height - 1)
+    share = np.clip(down - top, 0, 1).astype(np.float32)[:, None, None]
+    first, last = int(top[0]), int(bottom[-1]) + 1
+    across = cv2.resize(residual[first:last].astype(np.float32), (width, last - first), interpolation=cv2.INTER_LINEAR)
+    across = across.reshape(last - first, width, channels)
+    return np.asarray(across[top - first] * (1 - share) + across[bottom - first] * share, np.float32)
+
+
+# --- matrix profiles ---------------------------------------------------------------------------------------------
+
+
+def _tags(icc: bytes) -> dict[bytes, bytes]:
+    count = struct.unpack(">I", icc[128:132])[0]
+    tags = {}
+    for index in range(min(count, 200)):
+        entry = icc[132 + 12 * index : 144 + 12 * index]
+        if len(entry) < 12:
+            raise ProfileError("it is damaged")
+        offset, size = struct.unpack(">II", entry[4:])
+        tags[entry[:4]] = icc[offset : offset + size]
+    return tags
+
+
+def _xyz(tag: bytes) -> NDArray[np.float64]:
+    if tag[:4] != b"XYZ " or len(tag) < 20:
+        raise ProfileError("it is damaged")
+    return np.array(struct.unpack(">3i", tag[8:20])) / 65536
+
+
+def _curve(tag: bytes) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """A tone curve, encoded value to linear light, both in [0, 1]."""
+    kind = tag[:4]
+    try:
+        if kind == b"curv":
+            return _sampled_curve(tag)
+        if kind == b"para":
+            return _parametric_curve(tag)
+    except struct.error as error:
+        raise ProfileError("it is damaged") from error
+    raise ProfileError("its tone curves are of an unknown kind")
+
+
+def _sampled_curve(tag: bytes) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    count = struct.unpack(">I", tag[8:12])[0]
+    if count > 65536:
+        raise ProfileError("it is damaged")
+    values = np.array(struct.unpack(f">{count}H", tag[12 : 12 + 2 * count]), dtype=np.float64)
+    if count == 0:
+        return lambda x: x
+    if count == 1:
+        gamma = max(values[0] / 256, 0.01)
+        return lambda x: np.asarray(x**gamma)
+    steps = np.linspace(0, 1, count)
+    return lambda x: np.interp(x, steps, np.maximum.accumulate(values) / 65535)
+
+
+def _parametric_curve(tag: bytes) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """ICC.1 section 10.18: five forms of one power function with a straight or constant foot."""
+    kind = struct.unpack(">H", tag[8:10])[0]
+    count = {0: 1, 1: 3, 2: 4, 3: 5, 4: 7}.get(kind)
+    if count is None:
+        raise ProfileError("its tone curves are of an unknown kind")
+    given = [value / 65536 for value in struct.unpack(f">{count}i", tag[12 : 12 + 4 * count])]
+    g, a, b = (given + [1.0, 0.0])[:3] if count == 1 else given[:3]
+    c, d, e, f = 0.0, -b / a if a else 0.0, 0.0, 0.0
+    if kind == 2:
+        e = f = given[3]
+    elif kind >= 3:
+        c, d = given[3:5]
+        e, f = given[5:7] if kind == 4 else (0.0, 0.0)
+
+    def evaluate(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        power = np.maximum(a * x + b, 0) ** g + e
+        return np.clip(np.where(x >= d, power, c * x + f), 0, 1)
+
+    return evaluate
+
+
+def _srgb_curve(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+
+
+Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class _Tone:
+    """A tone curve as tables, for one pixel type: level to linear light, and back by the square root of the light.
+
+    The square root spreads the shadows over the table as the curves themselves do, so no interpolation is needed.
+    """
+
+    decode: NDArray[np.float32]
+    encode: Pixels
+
+    @staticmethod
+    def of(curve: Curve, dtype: np.dtype[Any]) -> _Tone:
+        full = np.iinfo(dtype).max
+        levels = np.linspace(0, 1, 65536)
+        light = np.maximum.accumulate(np.clip(curve(levels), 0, 1))
+        wanted = np.linspace(0, 1, _ENCODE_STEPS + 1) ** 2
+        encode = np.rint(np.interp(wanted, light, levels) * full).astype(dtype)
+        decode = np.clip(curve(np.arange(full + 1) / full), 0, 1).astype(np.float32)
+        return _Tone(decode, encode)
+
+    def encoded(self, light: NDArray[np.float32]) -> Pixels:
+        steps = np.sqrt(np.clip(light, 0, 1)) * _ENCODE_STEPS
+        return self.encode[np.rint(steps).astype(np.uint16)]
+
+
+def _through(curves: list[Curve], targets: list[Curve], matrix: NDArray[np.float64]) -> Callable[[Pixels], Pixels]:
+    """Pixels through source curves, a matrix on linear light, and the target curves."""
+    cache: dict[np.dtype[Any], tuple[list[_Tone], list[_Tone]]] = {}
+    weights = matrix.astype(np.float32)
+
+    def convert(pixels: Pixels) -> Pixels:
+        if pixels.dtype not in cache:
+            tones = {id(curve): _Tone.of(curve, pixels.dtype) for curve in (*curves, *targets)}
+            cache[pixels.dtype] = ([tones[id(curve)] for curve in curves], [tones[id(curve)] for curve in targets])
+        sources, sinks = cache[pixels.dtype]
+        light = np.stack([tone.decode[pixels[..., index]] for index, tone in enumerate(sources)], axis=-1)
+        light = light @ weights.T  # (h, W, C)
+        return np.stack([tone.encoded(light[..., index]) for index, tone in enumerate(sinks)], axis=-1)
+
+    return convert
+
+
+def _matrix(to_xyz: NDArray[np.float64], curves: list[Curve]) -> Conversion:
+    to_srgb = np.linalg.inv(_SRGB_TO_XYZ) @ to_xyz
+    srgb: list[Curve] = [_srgb_curve] * 3
+    return Conversion(_through(curves, srgb, to_srgb), _through(srgb, curves, np.linalg.inv(to_srgb)))
+
+
+def _grey(curve: Curve) -> Conversion:
+    one = np.ones((1, 1))
+    return Conversion(_through([curve], [_srgb_curve], one), _through([_srgb_curve], [curve], one))
+
+
+def _tables(icc: bytes) -> Conversion:
+    """A profile made of look-up tables, both ways through Little CMS."""
+    try:
+        profile = ImageCms.ImageCmsProfile(BytesIO(icc))
+        srgb = ImageCms.createProfile("sRGB")
+        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        forth = ImageCms.buildTransform(profile, srgb, "RGB", "RGB", intent)
+        back = ImageCms.buildTransform(srgb, profile, "RGB", "RGB", intent)
+    except (ImageCms.PyCMSError, OSError, ValueError) as error:
+        raise ProfileError("its look-up tables lead one way only or are damaged") from error
+
+    def apply(transform: ImageCms.ImageCmsTransform) -> Callable[[Pixels], Pixels]:
+        def convert(pixels: Pixels) -> Pixels:
+            image = Image.fromarray(np.ascontiguousarray(pixels))
+            return np.asarray(ImageCms.applyTransform(image, transform))
+
+        return convert
+
+    return Conversion(apply(forth), apply(back))
+
+
+def _unless_identity(conversion: Conversion, channels: int) -> Conversion | None:
+    """None when no 8-bit colour changes by more than a level: the profile is sRGB by another name."""
+    steps = np.linspace(0, 255, 18).round().astype(np.uint8)
+    grid = np.stack(np.meshgrid(*[steps] * channels), axis=-1).reshape(18, -1, channels)
+    change = np.abs(conversion.to_srgb(grid).astype(int) - grid.astype(int))
+    return conversion if change.max() > 1 else None
