@@ -24,6 +24,12 @@ RESIDUAL_SCALE = 0.2
 FOLDING = {1: 4, 2: 2, 4: 1}
 """Scale of the network to the side of the pixel squares that are folded into channels before the trunk."""
 
+STRIP_PIXELS = 32768
+"""Trunk pixels that are enlarged at once: 16 times as many pixels, with all features, are in memory then."""
+
+STRIP_CONTEXT = 2
+"""Rows of the trunk around a strip that its four convolutions, two of them at four times the size, reach."""
+
 
 @dataclass(frozen=True)
 class RRDBNetConfig:
@@ -57,7 +63,7 @@ class DenseBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, C, H, W) to features of the same shape."""
-        seen = features
+        seen = features.to(self.conv1.weight.dtype)
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             seen = torch.cat([seen, F.leaky_relu_(conv(seen), SLOPE)], dim=1)  # (B, C + k * growth, H, W)
         return torch.add(features, self.conv5(seen), alpha=RESIDUAL_SCALE)
@@ -96,17 +102,49 @@ class RRDBNet(nn.Module):
         self.conv_hr = nn.Conv2d(features, features, 3, padding=1)
         self.conv_last = nn.Conv2d(features, config.channels, 3, padding=1)
 
+    def lower_precision(self, dtype: torch.dtype) -> RRDBNet:
+        """Computes the convolutions in a half precision from now on, but for the first and the last.
+
+        Those two and the sums of the residual branches stay in float32: a level of the picture is finer than what
+        bfloat16 tells apart.
+        """
+        self.body.to(dtype)
+        for conv in (self.conv_body, self.conv_up1, self.conv_up2, self.conv_hr):
+            conv.to(dtype)
+        return self
+
     def forward(self, lq: Tensor) -> Tensor:
         """A picture (B, 3, H, W) in [0, 1] to (B, 3, H * scale, W * scale), not clipped."""
         folded = F.pixel_unshuffle(lq, self.folding).contiguous(memory_format=torch.channels_last)
         shallow = self.conv_first(folded)
-        features = shallow + self.conv_body(self.body(shallow))
+        features = shallow + _convolve(self.conv_body, self.body(shallow))
+        return self._enlarge(features)
+
+    def _enlarge(self, features: Tensor) -> Tensor:
+        """Features (B, C, h, w) to the picture (B, 3, 4h, 4w), in strips of rows: this part works at the full size."""
+        height, width = features.shape[2:]
+        rows = max(STRIP_PIXELS // width, 2 * STRIP_CONTEXT)
+        strips = []
+        for start in range(0, height, rows):
+            top = max(start - STRIP_CONTEXT, 0)
+            stop = min(start + rows, height)
+            strip = self._enlarge_strip(features[:, :, top : stop + STRIP_CONTEXT])
+            strips.append(strip[:, :, 4 * (start - top) : 4 * (stop - top)])
+        return strips[0] if len(strips) == 1 else torch.cat(strips, dim=2)
+
+    def _enlarge_strip(self, features: Tensor) -> Tensor:
         for conv in (self.conv_up1, self.conv_up2):
-            doubled = F.interpolate(features, scale_factor=2.0, mode="nearest")
+            doubled = F.interpolate(features.to(conv.weight.dtype), scale_factor=2.0, mode="nearest")
             features = F.leaky_relu_(conv(doubled), SLOPE)
-        features = F.leaky_relu_(self.conv_hr(features), SLOPE)
-        picture: Tensor = self.conv_last(features)
-        return picture
+        features = F.leaky_relu_(_convolve(self.conv_hr, features), SLOPE)
+        return _convolve(self.conv_last, features)
+
+
+def _convolve(conv: nn.Module, features: Tensor) -> Tensor:
+    """The convolution of features in its own precision."""
+    weight: Tensor = conv.get_parameter("weight")
+    result: Tensor = conv(features.to(weight.dtype))
+    return result
 
 
 def config_from_state(state: Mapping[str, Tensor]) -> RRDBNetConfig | None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -45,9 +46,17 @@ class SRVGGNetCompact(nn.Module):
         body.append(nn.Conv2d(config.features, config.channels * config.scale**2, 3, padding=1))
         self.body = nn.Sequential(*body)
 
+    def lower_precision(self, dtype: torch.dtype) -> SRVGGNetCompact:
+        """Computes in a half precision from now on, but for the first and the last convolution."""
+        self.body[1:-1].to(dtype)
+        return self
+
     def forward(self, lq: Tensor) -> Tensor:
         """A picture (B, 3, H, W) in [0, 1] to (B, 3, H * scale, W * scale), not clipped."""
-        detail = F.pixel_shuffle(self.body(lq), self.scale)
+        first, inner, last = self.body[0], self.body[1:-1], self.body[-1]
+        features = first(lq.contiguous(memory_format=torch.channels_last))
+        features = inner(features.to(self.body[1].weight.dtype))
+        detail = F.pixel_shuffle(last(features.to(last.weight.dtype)), self.scale)
         return detail + F.interpolate(lq, scale_factor=float(self.scale), mode="nearest")
 
 
