@@ -423,7 +423,6 @@ def _layout_of(state: Mapping[str, Tensor]) -> Layout | None:
         return None
     if "conv_body_first.weight" in state and "stylegan_decoder.style_conv1.bias" in state:
         return "clean"
-    # A third official layout, never released, has bilinear resampling under almost the paper's names.
     if "conv_body_first.0.weight" in state and "conv_body_down.0.conv2.1.weight" in state:
         return "paper"
     return None
