@@ -294,10 +294,8 @@ def estimated_seconds(pixels: int, device: torch.device, dtype: torch.dtype | No
 
 
 def _resize(pixels: Pixels, upscale: float, interpolation: int) -> Pixels:
-    """Pixels (H, W) or (H, W, 3) at the enlarged size; a copy where the size stays."""
+    """Pixels (H, W) or (H, W, 3) at the enlarged size; an exact copy where the size stays."""
     height, width = enlarged_size(pixels.shape[0], pixels.shape[1], upscale)
-    if (height, width) == pixels.shape[:2]:
-        return pixels.copy()
     resized: Pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=interpolation))
     return resized
 
