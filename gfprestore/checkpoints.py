@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -193,7 +194,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
     if _is_safetensors(head, path):
         loaded: Any = _load_safetensors(path)
     elif head.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
-        loaded = _load_torch(path, is_zip=head.startswith(ZIP_MAGIC))
+        loaded = _load_torch(path, head)
     else:
         raise WeightsDamagedError(f"{path} is not a checkpoint: {_guess(head)}. {_NEXT_STEP}")
     return _tensors_of(loaded, path)
@@ -225,6 +226,21 @@ class _Uninitialised(TorchFunctionMode):
             return torch.empty(*args, **kwargs)
         return func(*args, **kwargs)
 
+
+_BROKEN = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+)
+"""What torch raises for files that it cannot read."""
 
 _NEXT_STEP = "Download it again; `gfprestore weights fetch NAME` does so for released files."
 
@@ -260,25 +276,33 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
 
 
-def _load_torch(path: Path, is_zip: bool) -> Any:
+def _load_torch(path: Path, head: bytes) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:
-        raise _unpickling_error(path, str(error)) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsDamagedError(f"{path} is cut short or damaged ({reason}). {_NEXT_STEP}") from error
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # it is refused below
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=head.startswith(ZIP_MAGIC))
+    except _BROKEN as error:
+        raise _torch_error(path, head, error) from error
 
 
-def _unpickling_error(path: Path, reason: str) -> WeightsDamagedError | WeightsUnsafeError:
-    """Pickled code and a broken pickle raise the same error in torch; its text tells them apart."""
-    found = re.search(r"(?:GLOBAL|unrecognized function|class|global:?) ((?!was\b)[A-Za-z_][\w.]*\.\w+)", reason)
+def _torch_error(path: Path, head: bytes, error: Exception) -> WeightsDamagedError | WeightsUnsafeError:
+    """Tells code from damage by the words of torch, which raises the same errors for both."""
+    reason = str(error)
+    found = re.search(r"GLOBAL ([\w.]+)", reason)
     if found:
-        return WeightsUnsafeError(
-            f"{path} holds pickled Python code ({found[1]}), which is never run. "
-            "Take a checkpoint that holds only tensors, or a .safetensors file."
-        )
-    return WeightsDamagedError(f"{path} is cut short, damaged or no checkpoint. {_NEXT_STEP}")
+        code = f"pickled Python code ({found[1]})"
+    elif "TorchScript" in reason:
+        code = "a TorchScript program"
+    elif re.search(r"Unsupported class|unrecognized function|Can only build", reason) or (
+        head.startswith(PICKLE_MAGIC) and head[1:2] > b"\2"  # torch writes protocol 2
+    ):
+        code = "pickled Python code"
+    else:
+        cause = "" if isinstance(error, pickle.UnpicklingError) or not reason else f" ({reason.splitlines()[0]})"
+        return WeightsDamagedError(f"{path} is cut short, damaged or no checkpoint{cause}. {_NEXT_STEP}")
+    return WeightsUnsafeError(
+        f"{path} holds {code}, which is never run. Take a checkpoint that holds only tensors, or a .safetensors file."
+    )
 
 
 def _guess(head: bytes) -> str:
