@@ -181,7 +181,7 @@ def test_our_weights_load_into_the_official_network(layout: Layout, official_gfp
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("seeds", [None, [11, 12, 13, 14, 15]])
 def test_a_batch_of_five_equals_five_singles(layout: Layout, seeds: list[int] | None) -> None:
-    network, lq = tiny(layout, size=128), faces(5, 128)
+    network, lq = tiny(layout, size=64), faces(5, 64)
     with torch.no_grad():
         together = network(lq, seeds)
         singles = [network(lq[i : i + 1], None if seeds is None else [seeds[i]]) for i in range(5)]
