@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 Pixels = NDArray[Any]
+Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 _BAND_PIXELS = 1 << 20
 _ENCODE_STEPS = 65535
@@ -65,7 +66,8 @@ def conversion_for(icc: bytes, grey: bool, bits: int) -> Conversion | None:
         raise ProfileError(f"it is made for {space.decode('latin-1').strip()} pixels")
     tags = _tags(icc)
     if grey and b"kTRC" in tags:
-        return _unless_identity(_grey(_curve(tags[b"kTRC"])), 1)
+        curve = _curve(tags[b"kTRC"])
+        return _unless_identity(_grey(_lightness(curve) if icc[20:24] == b"Lab " else curve), 1)
     matrix_tags = (b"rXYZ", b"gXYZ", b"bXYZ", b"rTRC", b"gTRC", b"bTRC")
     if not grey and b"A2B0" not in tags and all(tag in tags for tag in matrix_tags):
         matrix = np.stack([_xyz(tags[tag]) for tag in matrix_tags[:3]], axis=1)
@@ -169,7 +171,7 @@ def _xyz(tag: bytes) -> NDArray[np.float64]:
     return np.array(struct.unpack(">3i", tag[8:20])) / 65536
 
 
-def _curve(tag: bytes) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+def _curve(tag: bytes) -> Curve:
     """A tone curve, encoded value to linear light, both in [0, 1]."""
     kind = tag[:4]
     try:
@@ -182,7 +184,7 @@ def _curve(tag: bytes) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
     raise ProfileError("its tone curves are of an unknown kind")
 
 
-def _sampled_curve(tag: bytes) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+def _sampled_curve(tag: bytes) -> Curve:
     count = struct.unpack(">I", tag[8:12])[0]
     if count > 65536:
         raise ProfileError("it is damaged")
@@ -196,7 +198,7 @@ def _sampled_curve(tag: bytes) -> Callable[[NDArray[np.float64]], NDArray[np.flo
     return lambda x: np.interp(x, steps, np.maximum.accumulate(values) / 65535)
 
 
-def _parametric_curve(tag: bytes) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+def _parametric_curve(tag: bytes) -> Curve:
     """ICC.1 section 10.18: five forms of one power function with a straight or constant foot."""
     kind = struct.unpack(">H", tag[8:10])[0]
     count = {0: 1, 1: 3, 2: 4, 3: 5, 4: 7}.get(kind)
@@ -218,11 +220,18 @@ def _parametric_curve(tag: bytes) -> Callable[[NDArray[np.float64]], NDArray[np.
     return evaluate
 
 
+def _lightness(curve: Curve) -> Curve:
+    """A grey curve whose result is CIE lightness L*, as linear light."""
+
+    def evaluate(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        shade = (curve(x) * 100 + 16) / 116
+        return np.where(shade > 6 / 29, shade**3, 3 * (6 / 29) ** 2 * (shade - 4 / 29))
+
+    return evaluate
+
+
 def _srgb_curve(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
-
-
-Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -300,8 +309,8 @@ def _tables(icc: bytes) -> Conversion:
 
 
 def _unless_identity(conversion: Conversion, channels: int) -> Conversion | None:
-    """None when no 8-bit colour changes by more than a level: the profile is sRGB by another name."""
+    """None when no 8-bit colour changes by more than 3 levels: the profile is one of the many that are called sRGB."""
     steps = np.linspace(0, 255, 18).round().astype(np.uint8)
     grid = np.stack(np.meshgrid(*[steps] * channels), axis=-1).reshape(18, -1, channels)
     change = np.abs(conversion.to_srgb(grid).astype(int) - grid.astype(int))
-    return conversion if change.max() > 1 else None
+    return conversion if change.max() > 3 else None

@@ -428,7 +428,8 @@ def _tiff(data: bytes) -> Container:
         compressed=compression != 1,
     )
     bits = max(structure.integers(first.find(258)) or (1,))
-    return Container(found.warned(*_tiff_warnings(structure)), data, bits, _pages(structure), structure)
+    stored = exif.upright(data, width, height)  # Pillow would turn it by itself
+    return Container(found.warned(*_tiff_warnings(structure)), stored, bits, _pages(structure), structure)
 
 
 def _pages(structure: exif.Structure) -> int:

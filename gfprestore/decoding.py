@@ -116,6 +116,7 @@ def decode(container: Container) -> Decoded:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            image.info.pop("xmp", None)  # Pillow turns a TIFF by it
             image.load()
         return _split(image, container)
     except _BROKEN as error:

@@ -7,6 +7,7 @@ format could not hold.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import struct
@@ -276,7 +277,7 @@ def _png_chunks(found: Metadata) -> bytes:
     """All chunks that are not pixels, in an order that readers accept."""
     parts = []
     if found.icc is not None:
-        parts.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(found.icc)))
+        parts.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(found.icc)))
     ordered = sorted(found.chunks, key=lambda chunk: chunk[0] not in (b"cICP", b"sRGB", b"gAMA", b"cHRM"))
     parts += ordered
     if found.dpi is not None:
@@ -320,8 +321,10 @@ def _webp(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | No
 
 
 def _avif(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | None) -> tuple[str, ...]:
-    image = _image(picture)
-    image.save(stream, "AVIF", quality=quality or DEFAULT_QUALITY, subsampling="4:4:4", **_carried(found))
+    carried = _carried(found)
+    with contextlib.suppress(exif.ExifError):  # Pillow would rebuild a block that states the orientation
+        carried |= {"exif": exif.without_orientation(carried["exif"])} if "exif" in carried else {}
+    _image(picture).save(stream, "AVIF", quality=quality or DEFAULT_QUALITY, subsampling="4:4:4", **carried)
     return ()
 
 

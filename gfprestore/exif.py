@@ -269,7 +269,12 @@ def _scale_rational(out: bytearray, structure: Structure, directory: Directory, 
     entry, old = directory.find(tag), structure.rational(directory, tag)
     if entry is None or old is None or factor == 1:
         return
-    new = old * Fraction(factor).limit_denominator(100_000)
+    numerator, denominator = struct.unpack(f"{structure.order}II", structure.raw(entry))
+    scaled = numerator * Fraction(factor).limit_denominator(100_000)
+    if scaled.denominator == 1 and scaled.numerator <= 0xFFFFFFFF:  # Canon tells the sensor's size by the denominator
+        _put(out, entry, struct.pack(f"{structure.order}II", scaled.numerator, denominator))
+        return
+    new = scaled / denominator
     if new.numerator > 0xFFFFFFFF or new.denominator > 0xFFFFFFFF:
         new = new.limit_denominator(10_000)
     if 0 < new.numerator <= 0xFFFFFFFF and new.denominator <= 0xFFFFFFFF:
@@ -277,19 +282,35 @@ def _scale_rational(out: bytearray, structure: Structure, directory: Directory, 
 
 
 def _set_integer(out: bytearray, structure: Structure, entry: Entry | None, value: int) -> None:
-    """Sets a single SHORT or LONG in place; a SHORT that is too small becomes a LONG, which the entry holds as well."""
-    if entry is None or entry.type not in (SHORT, LONG) or entry.count != 1 or entry.value is None:
+    """Sets a single integer in place; one of a type too small for it becomes a LONG, which the entry holds as well."""
+    if entry is None or entry.type not in (BYTE, SHORT, LONG) or entry.count != 1 or entry.value is None:
         return
-    if entry.type == SHORT and value > 65535:
-        out[entry.at + 2 : entry.at + 4] = struct.pack(f"{structure.order}H", LONG)
-    code = "I" if entry.type == LONG or value > 65535 else "HH"
-    values = (value,) if code == "I" else (value, 0)
-    _put(out, entry, struct.pack(f"{structure.order}{code}", *values))
+    kind = entry.type if value < 1 << 8 * SIZE_OF_TYPE[entry.type] else LONG
+    out[entry.at + 2 : entry.at + 4] = struct.pack(f"{structure.order}H", kind)
+    _put(out, entry, struct.pack(f"{structure.order}{_INTEGER_CODE[kind]}", value).ljust(4, b"\0"))
 
 
 def _put(out: bytearray, entry: Entry, value: bytes) -> None:
     if entry.value is not None:
         out[entry.value : entry.value + len(value)] = value
+
+
+def without_orientation(block: bytes) -> bytes:
+    """The block with the orientation tag taken out of its first directory, which is padded; no value moves.
+
+    Raises:
+        ExifError: The block cannot be walked.
+    """
+    structure = parse(block)
+    first = structure.chain[0]
+    entry = first.find(ORIENTATION)
+    if entry is None or structure.big:
+        return block
+    end = min(first.next_at + 4, len(block))
+    out = bytearray(block)
+    out[entry.at : end] = block[entry.at + 12 : end] + bytes(12)
+    out[first.offset : first.offset + 2] = struct.pack(f"{structure.order}H", len(first.entries) - 1)
+    return bytes(out)
 
 
 # --- thumbnail ---------------------------------------------------------------------------------------------------
@@ -356,19 +377,6 @@ def _new_thumbnail_directory(out: bytearray, structure: Structure, jpeg: bytes) 
     out += serialise(fields(jpeg_at), order, start) + jpeg
     next_at = structure.chain[0].next_at
     out[next_at : next_at + 4] = struct.pack(f"{order}I", start)
-    return bytes(out)
-
-
-def without_thumbnail(block: bytes) -> bytes:
-    """The block with its chain ended after the first directory; the thumbnail's bytes stay unreachable in their place.
-
-    Raises:
-        ExifError: The block cannot be walked.
-    """
-    structure = parse(block)
-    out = bytearray(block)
-    if len(structure.chain) > 1:
-        out[structure.chain[0].next_at : structure.chain[0].next_at + 4] = bytes(4)
     return bytes(out)
 
 

@@ -17,7 +17,16 @@ from gfprestore import exif
 THUMBNAIL_LIMIT = 30_000
 _XMP_SIZES = {b"tiff:ImageWidth": 0, b"tiff:ImageLength": 1, b"exif:PixelXDimension": 0, b"exif:PixelYDimension": 1}
 _XMP_RESOLUTIONS = {b"tiff:XResolution": 0, b"tiff:YResolution": 1}
-_RESOLUTION_RESOURCE, _THUMBNAIL_RESOURCES, _IPTC_RESOURCE = 0x03ED, (0x0409, 0x040C), 0x0404
+_RESOLUTION_RESOURCE, _IPTC_RESOURCE, _OLD_THUMBNAIL_RESOURCE, _THUMBNAIL_RESOURCE = 0x03ED, 0x0404, 0x0409, 0x040C
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small JPEG of the picture, with its width and height in pixels."""
+
+    jpeg: bytes
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)
@@ -108,14 +117,14 @@ def turned_upright(metadata: Metadata) -> Metadata:
     return replace(metadata, orientation=orientation, size=size, dpi=dpi, xmp=xmp)
 
 
-def resized(metadata: Metadata, width: int, height: int, thumbnail: Callable[[int], bytes] | None) -> Metadata:
+def resized(metadata: Metadata, width: int, height: int, thumbnail: Callable[[int], Thumbnail]) -> Metadata:
     """The metadata for upright pixels of another size: dimensions, resolution and thumbnail follow.
 
     Args:
         metadata: Upright metadata.
         width: New width in pixels.
         height: New height in pixels.
-        thumbnail: Makes a JPEG thumbnail of at most that many bytes; None leaves the thumbnail out.
+        thumbnail: Makes a thumbnail of at most that many bytes.
     """
     scale = (width / metadata.size[0], height / metadata.size[1])
     dpi = (metadata.dpi[0] * scale[0], metadata.dpi[1] * scale[1]) if metadata.dpi else None
@@ -123,14 +132,13 @@ def resized(metadata: Metadata, width: int, height: int, thumbnail: Callable[[in
     if metadata.xmp is not None:
         result = replace(result, xmp=_resized_xmp(metadata.xmp, (width, height), scale))
     if metadata.photoshop is not None:
-        result = replace(result, photoshop=_resized_resources(metadata.photoshop, scale))
+        result = replace(result, photoshop=_resized_resources(metadata.photoshop, scale, thumbnail(THUMBNAIL_LIMIT)))
     if metadata.exif is None:
         return result
     try:
         block = exif.resized(metadata.exif, width, height, scale)
         if exif.has_thumbnail(block):
-            made = thumbnail(THUMBNAIL_LIMIT) if thumbnail is not None else None
-            block = exif.with_thumbnail(block, made) if made else exif.without_thumbnail(block)
+            block = exif.with_thumbnail(block, thumbnail(THUMBNAIL_LIMIT).jpeg)
     except exif.ExifError:
         return result
     return replace(result, exif=block)
@@ -183,13 +191,15 @@ def _resources(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         at = end + size % 2
 
 
-def _resized_resources(data: bytes, scale: tuple[float, float]) -> bytes:
-    """The resources without the old thumbnail and with the resolution scaled; the same bytes when not understood."""
+def _resized_resources(data: bytes, scale: tuple[float, float], thumbnail: Thumbnail) -> bytes:
+    """The resources with the thumbnail remade and the resolution scaled; the same bytes when not understood."""
     blocks, understood = [], 0
     for number, block, content in _resources(data):
         understood += len(block)
-        if number in _THUMBNAIL_RESOURCES:
+        if number == _OLD_THUMBNAIL_RESOURCE:
             continue
+        if number == _THUMBNAIL_RESOURCE:
+            block = _resource(number, _thumbnail_content(thumbnail))
         if number == _RESOLUTION_RESOURCE and len(content) == 16:
             across, down = struct.unpack(">I4xI4x", content)
             start = len(block) - 16
@@ -213,5 +223,16 @@ def iptc_of(photoshop: bytes) -> bytes | None:
 
 def resources_with_iptc(iptc: bytes) -> bytes:
     """Photoshop resources that hold nothing but an IPTC record."""
-    head = b"8BIM" + struct.pack(">HHI", _IPTC_RESOURCE, 0, len(iptc))
-    return head + iptc + b"\0" * (len(iptc) % 2)
+    return _resource(_IPTC_RESOURCE, iptc)
+
+
+def _resource(number: int, content: bytes) -> bytes:
+    """A resource without a name."""
+    return b"8BIM" + struct.pack(">HHI", number, 0, len(content)) + content + b"\0" * (len(content) % 2)
+
+
+def _thumbnail_content(thumbnail: Thumbnail) -> bytes:
+    """Thumbnail resource of Photoshop 5 and later: a fixed header, then the JPEG."""
+    row = (thumbnail.width * 24 + 31) // 32 * 4
+    sizes = (1, thumbnail.width, thumbnail.height, row, row * thumbnail.height, len(thumbnail.jpeg))
+    return struct.pack(">6IHH", *sizes, 24, 1) + thumbnail.jpeg

@@ -330,8 +330,8 @@ def _output_metadata(photo: Photo, format: str, single: bool) -> tuple[Metadata,
 _COLOUR_ONLY = ("WEBP", "AVIF", "HEIF")
 
 
-def _thumbnail(pixels: Pixels, limit: int) -> bytes:
-    """A JPEG thumbnail of at most `limit` bytes, 160 pixels on the longer side at most."""
+def _thumbnail(pixels: Pixels, limit: int) -> metadata.Thumbnail:
+    """A thumbnail of at most `limit` bytes, 160 pixels on the longer side at most."""
     height, width = pixels.shape[:2]
     scale = min(1.0, _THUMBNAIL_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -341,7 +341,7 @@ def _thumbnail(pixels: Pixels, limit: int) -> bytes:
         Image.fromarray(small).save(stream, "JPEG", quality=quality)
         if stream.tell() <= limit:
             break
-    return stream.getvalue()
+    return metadata.Thumbnail(stream.getvalue(), *size)
 
 
 def _picture(photo: Photo, format: str, found: Metadata, single: bool) -> tuple[Picture, tuple[str, ...]]:
