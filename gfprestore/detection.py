@@ -32,7 +32,7 @@ from gfprestore.networks.mtcnn import OUTPUT, PROPOSAL, REFINEMENT, CascadeStage
 Floats = NDArray[np.float32]
 
 # Sideways scans: what a turned photo must score before it is believed, since an empty photo gets three more chances.
-TURNED_SCORE = 0.98
+TURNED_SCORE = 0.97
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def is_plausible(face: DetectedFace) -> bool:
     mouth_width = float((right_mouth - left_mouth) @ across)
     margin = 0.15 * max(width, height)
     inside = (face.landmarks >= face.box[:2] - margin).all() and (face.landmarks <= face.box[2:] + margin).all()
-    return bool(inside and 0 < to_nose < to_mouth and to_mouth > 0.35 * height * 0.6 and mouth_width > 0)
+    return bool(inside and 0 < to_nose < to_mouth and to_mouth > 0.2 * height and mouth_width > 0)
 
 
 def merge_overlapping(faces: Sequence[DetectedFace]) -> list[DetectedFace]:
@@ -204,11 +204,9 @@ class MTCNNDetector(_BoundedDetector):
     """
 
     name = "mtcnn"
-    default_threshold = 0.9
+    default_threshold = 0.8
 
-    def __init__(
-        self, device: torch.device | None = None, longest_side: int = 2000, smallest_face: int = 20
-    ) -> None:
+    def __init__(self, device: torch.device | None = None, longest_side: int = 2000, smallest_face: int = 20) -> None:
         super().__init__(longest_side, shortest_side=480)
         self._smallest_face = smallest_face
         self._device = device or torch.device("cpu")
@@ -269,7 +267,10 @@ class MTCNNDetector(_BoundedDetector):
     def _look_again(
         self, picture: NDArray[np.uint8], boxes: Floats, landmarks: Floats, scores: Floats
     ) -> tuple[Floats, Floats, Floats]:
-        """Third stage on shifted, scaled and mirrored squares of each face: median boxes and landmarks, mean scores."""
+        """Third stage on shifted, scaled and mirrored squares of each face: median boxes and landmarks, mean scores.
+
+        Points that wander from look to look are guesses (hard profiles, hands, patterns), so they cost score.
+        """
         if not len(boxes):
             return boxes, landmarks, scores
         squares = _square(boxes)
@@ -283,7 +284,10 @@ class MTCNNDetector(_BoundedDetector):
             np.concatenate([part.reshape(len(squares), len(looks), *part.shape[1:]) for part in parts], axis=1)
             for parts in zip(*answers, strict=True)
         )
-        return np.median(boxes, axis=1), np.median(landmarks, axis=1), scores.mean(axis=1)
+        steady = np.median(landmarks, axis=1)
+        wandering = np.linalg.norm(landmarks - steady[:, None], axis=3).mean(axis=(1, 2)) / side[:, 0, 0]
+        doubt = WANDERING_COST * np.maximum(wandering - WANDERING_ALLOWED, 0)
+        return np.median(boxes, axis=1), steady, np.maximum(scores.mean(axis=1) - doubt, 0)
 
     def _run_output(
         self, picture: NDArray[np.uint8], boxes: Floats, mirrored: bool = False
@@ -325,6 +329,7 @@ PROPOSAL_CELL, PROPOSAL_STRIDE, REFINEMENT_CELL, OUTPUT_CELL = 12, 2, 24, 48
 PROPOSAL_SCORE, REFINEMENT_SCORE, OUTPUT_SCORE = 0.6, 0.7, 0.7
 PYRAMID_STEP = 0.709
 PATCHES_AT_ONCE = 256
+WANDERING_ALLOWED, WANDERING_COST = 0.02, 15.0  # in sides of the face's square; score for each side beyond
 MIRRORED_LANDMARKS = [1, 0, 2, 4, 3]
 LOOKS = ((0, 0, 1), (-0.04, 0, 1), (0.04, 0, 1), (0, -0.04, 1), (0, 0.04, 1), (0, 0, 0.95), (0, 0, 1.05))
 
