@@ -33,6 +33,8 @@ from pathlib import Path, PurePath
 from gfprestore.errors import FolderError, PhotoError
 
 JOURNAL_NAME = ".gfprestore.jsonl"  # stands here because a folder that holds one is a result, not a source
+PREVIEW_FOLDERS = ("_compare", "_faces")  # names in an output folder that no mirrored folder or photo gets
+LEFTOVER = re.compile(r"\.gfprestore-[0-9a-f]{16}\.part")  # what a photo is called while it is written
 LONGEST_NAME = 255  # bytes; the limit of ext4, APFS, NTFS and nearly all others
 
 Identity = tuple[int, int] | Path  # device and inode; the real path on file systems that number nothing
@@ -150,6 +152,25 @@ def create_folder_of(task: PhotoTask) -> None:
         raise PhotoError(
             f"The folder {parent} cannot be created: {_why(error)}. Make room for it and run again."
         ) from None
+
+
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Removes unfinished files that a killed run left anywhere in its output folder; follows no links.
+
+    Only for a folder that no other run is writing into.
+
+    Returns:
+        What was removed.
+
+    Raises:
+        OSError: One cannot be removed.
+    """
+    removed = []
+    for place, _folders, names in os.walk(folder):
+        for path in (Path(place, name) for name in names if LEFTOVER.fullmatch(name)):
+            path.unlink()
+            removed.append(path)
+    return removed
 
 
 def natural_key(name: str) -> tuple[tuple[str | int, ...], bytes]:
@@ -367,6 +388,8 @@ class _Walk:
             root.found[within] = path
 
     def _is_excluded(self, path: Path, within: PurePath) -> bool:
+        if not self.exclude:
+            return False
         names = [unicodedata.normalize("NFC", name) for name in (path.name, within.as_posix(), path.as_posix())]
         return any(fnmatch.fnmatch(name, pattern) for pattern in self.exclude for name in names)
 
@@ -379,7 +402,7 @@ class _Names:
 
     def __init__(self, longest: int) -> None:
         self.longest = longest
-        self.taken: set[tuple[PurePath, str]] = set()
+        self.taken = {(PurePath(), name) for name in PREVIEW_FOLDERS}
         self.folders: dict[PurePath, PurePath] = {PurePath(): PurePath()}
 
     def folder(self, relative: PurePath) -> PurePath:
@@ -412,7 +435,7 @@ def _assign_outputs(roots: Sequence[_Root], rename: Callable[[Path], str], skipp
     Folders take their names first, then the photos whose name does not change, then the others: `a.jpg` beside `a.png`
     becomes `a.jpg.png` where all become PNG.
     """
-    names: dict[Path, _Names] = {}
+    names = {root.output: _Names(_longest_name(root.output)) for root in roots}
     outputs: dict[tuple[Path, PurePath], PurePath] = {}
     found = [
         (root, root.label / within, source)
@@ -420,7 +443,7 @@ def _assign_outputs(roots: Sequence[_Root], rename: Callable[[Path], str], skipp
         for within, source in sorted(root.found.items(), key=lambda item: [natural_key(part) for part in item[0].parts])
     ]
     for root, relative, _source in found:
-        names.setdefault(root.output, _Names(_longest_name(root.output))).folder(relative.parent)
+        names[root.output].folder(relative.parent)
     suffixes = [_kept_spelling(source, rename(source)) for _root, _relative, source in found]
     by_change = sorted(range(len(found)), key=lambda index: suffixes[index] != found[index][2].suffix)  # a stable sort
     for index in by_change:

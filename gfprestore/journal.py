@@ -29,7 +29,7 @@ from typing import TypeAlias
 
 from gfprestore import __version__
 from gfprestore.errors import FolderError, PhotoError
-from gfprestore.folders import JOURNAL_NAME
+from gfprestore.folders import JOURNAL_NAME, remove_leftovers
 
 Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
 
@@ -145,6 +145,7 @@ class Journal:
         self._descriptor = descriptor
         self._guard = threading.RLock()
         self._last: dict[str, int] = {}  # photo -> where its last line begins
+        self._begun: set[str] = set()  # photos whose last line is that they were begun
         self._outputs: set[str] = set()  # every name that was ever given to a result
         self._fingerprints: set[str] = set()
         if descriptor is not None:
@@ -153,6 +154,8 @@ class Journal:
     @classmethod
     def open(cls, folder: Path, *, read_only: bool = False) -> Journal:
         """Opens the journal of an existing output folder, creates it where there is none, locks and repairs it.
+
+        Unfinished files of a run that was killed are removed from the folder.
 
         Args:
             folder: the output folder.
@@ -176,11 +179,14 @@ class Journal:
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise FolderError(f"{path} is no regular file. Remove it, or name another folder with --output.")
+            is_alone = not read_only and _lock(descriptor, path)
             if not read_only:
-                _lock(descriptor, path)
                 _end_last_line(descriptor)
                 _sync_folder(folder)
-            return cls(folder, descriptor, read_only=read_only)
+            journal = cls(folder, descriptor, read_only=read_only)
+            if is_alone and journal.interrupted:
+                remove_leftovers(folder)
+            return journal
         except OSError as error:
             os.close(descriptor)
             raise FolderError(_unusable(path, error)) from None
@@ -202,6 +208,12 @@ class Journal:
             if self._descriptor is not None:
                 os.close(self._descriptor)
                 self._descriptor = None
+
+    @property
+    def interrupted(self) -> tuple[str, ...]:
+        """Photos that were begun and not ended: what a killed run was at, sorted by name."""
+        with self._guard:
+            return tuple(sorted(self._begun))
 
     def __len__(self) -> int:
         return len(self._last)
@@ -301,9 +313,8 @@ class Journal:
 
     def _record(self, entry: JournalEntry) -> None:
         with self._guard:
-            self._last[entry.relative] = self._append(asdict(entry))
-            if entry.output is not None:
-                self._outputs.add(entry.output)
+            start = self._append(asdict(entry))
+            self._keep(entry.relative, entry.status, entry.output, start)
 
     def _append(self, line: Mapping[str, Json]) -> int:
         """Writes one line whole or not at all and returns where it begins."""
@@ -354,13 +365,20 @@ class Journal:
             if "settings" in document:
                 self._fingerprints.add(document["fingerprint"])
                 return
-            relative, output = document["relative"], document["output"]
+            relative, status, output = document["relative"], document["status"], document["output"]
             if not isinstance(relative, str) or not isinstance(output, (str, type(None))):
                 raise TypeError("names are text")
         except (ValueError, RecursionError, TypeError, KeyError):
             self.damaged_lines += 1
             return
+        self._keep(relative, status, output, start)
+
+    def _keep(self, relative: str, status: str, output: str | None, start: int) -> None:
         self._last[relative] = start
+        if status == STARTED:
+            self._begun.add(relative)
+        else:
+            self._begun.discard(relative)
         if output is not None:
             self._outputs.add(relative if output == relative else output)  # one string in memory for both
 
@@ -422,8 +440,8 @@ def _absolute(path: Path) -> str:
     return str(path.absolute())
 
 
-def _lock(descriptor: int, path: Path) -> None:
-    """Locks an open journal for this process.
+def _lock(descriptor: int, path: Path) -> bool:
+    """Locks an open journal for this process; False where the file system knows no locks.
 
     Raises:
         FolderError: Another process holds it.
@@ -442,10 +460,11 @@ def _lock(descriptor: int, path: Path) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in NO_LOCKS:
-            return
+            return False
         raise FolderError(
             f"Another run is writing into {path.parent}. Wait for it to end, or name another folder with --output."
         ) from None
+    return True
 
 
 def _end_last_line(descriptor: int) -> None:

@@ -25,7 +25,9 @@ from gfprestore.folders import (
     natural_key,
     plan_photos,
     prepare_output,
+    remove_leftovers,
 )
+from gfprestore.photo import TEMPORARY_PREFIX
 
 Rename = Callable[[Path], str]
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif"})
@@ -561,3 +563,24 @@ def test_the_originals_are_not_touched_by_planning() -> None:
     before = {path: path.stat() for path in Path("photos").rglob("*")}
     plan("photos", output="photos/out", rename=to_png)
     assert {path: path.stat() for path in Path("photos").rglob("*")} == before
+
+
+def test_mirrored_folders_keep_clear_of_the_previews() -> None:
+    make("photos/_faces/a.jpg", "photos/_Compare/b.jpg", "photos/sub/_faces/c.jpg")
+    marks = {name: hashlib.sha256(name.encode()).hexdigest()[:8] for name in ("_faces", "_Compare")}
+    assert outputs(plan("photos", output="out")) == {
+        "photos/_Compare/b.jpg": f"out/_Compare~{marks['_Compare']}/b.jpg",
+        "photos/_faces/a.jpg": f"out/_faces~{marks['_faces']}/a.jpg",
+        "photos/sub/_faces/c.jpg": "out/sub/_faces/c.jpg",
+    }
+
+
+@needs_posix
+def test_only_unfinished_files_of_ours_are_removed_and_none_behind_links() -> None:
+    leftover = f"{TEMPORARY_PREFIX}0123456789abcdef.part"  # the name that the writer of photos uses
+    make(f"out/{leftover}", f"out/sub/{leftover}", f"elsewhere/{leftover}", "out/a.jpg", "out/.gfprestore-notes.part")
+    Path("out/link").symlink_to("../elsewhere")
+    assert set(remove_leftovers(Path("out"))) == {Path("out", leftover), Path("out/sub", leftover)}
+    left = {path.as_posix() for path in Path().rglob("*") if path.is_file()}
+    assert left >= {f"elsewhere/{leftover}", "out/a.jpg", "out/.gfprestore-notes.part"}
+    assert not left & {f"out/{leftover}", f"out/sub/{leftover}"}

@@ -509,3 +509,22 @@ def test_a_hundred_thousand_entries_load_in_seconds(folder: Path, source: Path) 
         last = journal.last("album/49999.jpg")
         assert last is not None
         assert last.relative == "album/49999.jpg"
+
+
+def test_what_a_killed_run_left_unfinished_is_named_and_cleared_away(source: Path, folder: Path) -> None:
+    leftover = folder / "sub" / ".gfprestore-0123456789abcdef.part"
+    leftover.parent.mkdir()
+    leftover.write_bytes(b"half a res")
+    with Journal.open(folder) as journal:
+        assert journal.interrupted == ()
+        journal.begin("sub/b.jpg", source, folder / "sub" / "b.jpg", "f")
+        journal.begin("a.jpg", source, folder / "a.jpg", "f")
+        journal.record(finished(source, folder))
+        assert journal.interrupted == ("sub/b.jpg",)
+    with Journal.open(folder, read_only=True) as journal:
+        assert journal.interrupted == ("sub/b.jpg",)
+        assert leftover.exists(), "only looking removes nothing"
+    with Journal.open(folder) as journal:
+        assert journal.interrupted == ("sub/b.jpg",)
+        assert not leftover.exists()
+        assert (folder / "a.jpg").exists()
