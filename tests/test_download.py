@@ -330,7 +330,7 @@ def test_redirects_in_a_circle_end(server: Server, tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/a", "data:text/plain,x"])
 def test_redirects_off_the_web_are_refused(server: Server, tmp_path: Path, target: str) -> None:
     server.scripts["/a"] = [status(302, Location=target)]
-    with pytest.raises(DownloadError, match="redirect|Redirect"):
+    with pytest.raises(DownloadError, match="not on the web|is not allowed"):
         download(row_at(server.url("/a")), tmp_path)
     assert leftovers(tmp_path) == []
 
