@@ -380,7 +380,12 @@ def test_a_network_of_the_table_is_loaded_with_its_known_hash(tmp_path: Path) ->
     (tmp_path / "Released.pth").write_bytes(content)
     loaded = store_of(row_of(content), tmp_path).load("tiny")
     assert loaded.name == "srvgg-x2"
-    assert loaded.known_sha256 == loaded.sha256 == hashlib.sha256(content).hexdigest() == load_network(tmp_path / "made.pth").sha256
+    assert (
+        loaded.known_sha256
+        == loaded.sha256
+        == hashlib.sha256(content).hexdigest()
+        == load_network(tmp_path / "made.pth").sha256
+    )
     lq = torch.rand(1, 3, 8, 8)
     torch.testing.assert_close(loaded.module(lq), module(lq))
 
