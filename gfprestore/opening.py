@@ -22,6 +22,8 @@ from gfprestore.checkpoints import LoadedNetwork, load_network, load_state
 from gfprestore.detection import Detector, MTCNNDetector, RetinaFaceDetector
 from gfprestore.errors import DownloadError, UsageError, WeightsMissingError
 from gfprestore.networks.gfpgan import GFPGAN
+from gfprestore.networks.rrdbnet import RRDBNet
+from gfprestore.networks.srvgg import SRVGGNetCompact
 from gfprestore.parsing import FaceParser
 from gfprestore.restorers import GFPGANRestorer, Restorer
 from gfprestore.weights import WeightsStore
@@ -42,7 +44,8 @@ class Opener:
     Args:
         store: Where weights are found and downloaded to.
         device: Where to compute.
-        dtype: Floating-point type of restorer and background; detector and parser compute in float32.
+        dtype: Floating-point type of the restorer; detector and parser compute in float32.
+        background_dtype: That of the background; None takes the fastest that shows no difference.
         tell: Takes lines for people.
         download_report: Gives, for a weights name, a function that is told (bytes received, total bytes or None).
     """
@@ -52,12 +55,14 @@ class Opener:
         store: WeightsStore,
         device: torch.device,
         dtype: torch.dtype,
+        background_dtype: torch.dtype | None,
         tell: Callable[[str], None],
         download_report: DownloadReport | None = None,
     ) -> None:
         self.store = store
         self.device = device
         self.dtype = dtype
+        self.background_dtype = background_dtype
         self.tell = tell
         self.download_report = download_report
         self.weights_used: dict[str, str] = {}
@@ -99,7 +104,7 @@ class Opener:
             self._check_role(name, "background")
             return self._network_background(name, tile)
         if self.device.type == "cpu":
-            self._tell_cost(upscale)
+            self._tell_cost()
             return LanczosBackground()
         names = (DOUBLING_BACKGROUND, SLOW_BACKGROUND) if upscale <= 2 else (SLOW_BACKGROUND, DOUBLING_BACKGROUND)
         for candidate in names:
@@ -150,21 +155,22 @@ class Opener:
 
     def _network_background(self, name: str, tile: int | None) -> Background:
         network = self._load(name)
+        assert isinstance(network.module, (RRDBNet, SRVGGNetCompact))
         self.weights_used["background"] = network.sha256
-        return NetworkBackground(network.module, name, self.device, self.dtype, tile)
+        return NetworkBackground(network.module, name, self.device, self.background_dtype, tile)
 
     def _retinaface(self, name: str) -> Detector:
         report = None if self.download_report is None else self.download_report(name)
         path = self.store.obtain(name, report)
         self.weights_used["detector"] = self.store.row(name).sha256
-        return RetinaFaceDetector(load_state(path), name, self.device)
+        return RetinaFaceDetector(load_state(path), self.device)
 
-    def _tell_cost(self, upscale: float) -> None:
+    def _tell_cost(self) -> None:
         """The one line that says what the better background would cost on this processor."""
-        seconds = estimated_seconds(1_000_000, self.device, self.dtype)
+        seconds = estimated_seconds(1_000_000, self.device, self.background_dtype)
         self.tell(
-            f"background: Lanczos. --background {SLOW_BACKGROUND} is sharper and would take about {seconds / 60:.0f} "
-            "minutes a megapixel of input here."
+            f"background: Lanczos. --background {SLOW_BACKGROUND} is sharper and would take about "
+            f"{max(seconds / 60, 0.1):.1f} minutes for each megapixel of the photos here."
         )
 
     def _tell_once(self, error: WeightsMissingError, consequence: str) -> None:

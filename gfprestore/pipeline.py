@@ -135,13 +135,22 @@ class _Pending:
 
 
 @dataclass(frozen=True)
+class _Written:
+    """What the encoder reports: the file's size, its seconds, and what the output's format could not keep."""
+
+    size: int
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class _Encoding:
     """A result on its way to the disk, and what will be reported when it is there."""
 
     photo: _Pending
     result: PhotoResult
     held_bytes: int
-    written: Future[float]
+    written: Future[_Written]
 
 
 class PhotoRun:
@@ -310,30 +319,31 @@ class PhotoRun:
         written = threads.submit(self._write, photo, finished, result)
         self._encodings.append(_Encoding(photo, report, held, written))
 
-    def _write(self, photo: _Pending, finished: RestoredPhoto, result: Photo) -> float:
+    def _write(self, photo: _Pending, finished: RestoredPhoto, result: Photo) -> _Written:
         started = time.monotonic()
         create_folder_of(photo.task)
         journal = self._journals[photo.task.folder]
         journal.begin(photo.task.relative.as_posix(), photo.task.source, photo.task.output, self._fingerprint)
-        write_photo(result, photo.task.output, format=None, quality=self.output.quality)
+        warnings = write_photo(result, photo.task.output, quality=self.output.quality)
         if self.output.compare:
             write_comparison(photo.task, photo.photo, result)
         if self.output.save_faces:
             write_faces(photo.task, finished)
-        return time.monotonic() - started
+        return _Written(photo.task.output.stat().st_size, time.monotonic() - started, warnings)
 
     def _encoded(self) -> PhotoResult:
         """Waits for the oldest result to be on the disk."""
         encoding = self._encodings.popleft()
         report = encoding.result
         try:
-            seconds = patient_result(encoding.written)
+            written = patient_result(encoding.written)
         except FolderError:
             raise
         except Exception as error:
             return self._failed(encoding.photo.task, error, report.seconds, report.faces)
-        report = replace(report, seconds=report.seconds + seconds)
-        self._note(encoding.photo.task, report, encoding.photo.decoded.state)
+        warnings = (*report.warnings, *written.warnings)
+        report = replace(report, seconds=report.seconds + written.seconds, warnings=warnings)
+        self._note(encoding.photo.task, report, encoding.photo.decoded.state, written.size)
         return report
 
     def _skipped(self, task: PhotoTask) -> PhotoResult | None:
@@ -360,12 +370,13 @@ class PhotoRun:
         names = (self.restoration.restorer_name, self.restoration.background_name)
         text = told(error, task.source)
         result = PhotoResult(task.source, None, "failed", faces, 0, None, None, seconds, *names, error=text)
-        self._note(task, result, None)
+        self._note(task, result)
         return result
 
-    def _note(self, task: PhotoTask, result: PhotoResult, state: SourceState | None) -> None:
+    def _note(
+        self, task: PhotoTask, result: PhotoResult, state: SourceState | None = None, output_size: int | None = None
+    ) -> None:
         """Appends a result to the journal; a photo that was written with a face missing counts as failed there."""
-        written = result.output is not None
         self._journals[task.folder].record(
             JournalEntry(
                 relative=task.relative.as_posix(),
@@ -375,8 +386,8 @@ class PhotoRun:
                 source_modified_ns=None if state is None else state.modified_ns,
                 fingerprint=self._fingerprint,
                 status=RESTORED if result.status == "restored" else FAILED,
-                output=task.output.relative_to(task.folder).as_posix() if written else None,
-                output_size=task.output.stat().st_size if written else None,
+                output=None if result.output is None else task.output.relative_to(task.folder).as_posix(),
+                output_size=output_size,
                 faces=result.faces,
                 restored_faces=result.restored_faces,
                 seconds=round(result.seconds, 3),

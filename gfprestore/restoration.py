@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gfprestore.alignment import FaceCrop, align_face, face_mask, paste_face, yield_to_neighbours
-from gfprestore.background import enlarge_alpha
+from gfprestore.background import StopRequest, enlarge_alpha
 from gfprestore.detection import DetectedFace, select_faces
 from gfprestore.device import choose_device, choose_precision, face_seed
 from gfprestore.errors import FaceError, UsageError
@@ -181,7 +181,8 @@ class Restoration:
         self.device = choose_device(self.options.device)
         self.dtype = choose_precision(self.options.precision, self.device)
         store = WeightsStore(self.options.weights_dir, offline=self.options.offline)
-        opener = Opener(store, self.device, self.dtype, self.tell, download_progress)
+        background_dtype = None if self.options.precision == "auto" else self.dtype
+        opener = Opener(store, self.device, self.dtype, background_dtype, self.tell, download_progress)
         self.restorer = opener.restorer(self.options.restorer, self.options.weights)
         if self.options.aligned and self.restorer is None:
             raise UsageError("--aligned restores face crops, so --restorer none leaves nothing to do.")
@@ -212,19 +213,27 @@ class Restoration:
             return self.options.batch_size
         return 8 if self.device.type == "cuda" else 2
 
-    def restore(self, pixels: Pixels, name: str = "", on_progress: Progress | None = None) -> RestoredPhoto:
+    def restore(
+        self,
+        pixels: Pixels,
+        name: str = "",
+        on_progress: Progress | None = None,
+        should_stop: StopRequest | None = None,
+    ) -> RestoredPhoto:
         """Restores one array.
 
         Args:
             pixels: RGB (H, W, 3) or grey (H, W), uint8 or uint16.
             name: What the faces' seeds derive from, where the option `seed` is set.
             on_progress: Told the share 0..1 of the background that is done.
+            should_stop: Asked often, while the background is enlarged, whether to give up.
 
         Returns:
             The restored pixels, RGB, with the faces.
 
         Raises:
             DeviceError: Memory does not suffice for one face or the smallest tile.
+            UpscalingStopped: `should_stop` returned true.
             UsageError: The array is no photo.
         """
         if pixels.ndim == 2:
@@ -235,7 +244,7 @@ class Restoration:
                 "give RGB (H, W, 3) or grey (H, W), uint8 or uint16."
             )
         prepared = self.prepare(pixels, name)
-        return self.finish(prepared, self.restore_faces([prepared])[0], on_progress)
+        return self.finish(prepared, self.restore_faces([prepared])[0], on_progress, should_stop)
 
     def restore_file(self, source: str | Path, output: str | Path) -> RestoredPhoto:
         """Restores one file into another, with its metadata; the format follows the output's suffix.
@@ -259,8 +268,12 @@ class Restoration:
 
     def with_result(self, photo: Photo, result: RestoredPhoto) -> Photo:
         """The photo with restored pixels and its alpha enlarged to their size, ready to be written."""
-        height, width = result.pixels.shape[:2]
-        alpha = None if photo.alpha is None else enlarge_alpha(photo.alpha, (height, width))
+        alpha = photo.alpha
+        if alpha is not None and self.options.aligned:
+            height, width = result.pixels.shape[:2]
+            alpha = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LINEAR)
+        elif alpha is not None:
+            alpha = enlarge_alpha(alpha, self.options.upscale)
         return replace(photo, pixels=result.pixels, alpha=alpha)
 
     def prepare(self, pixels: Pixels, name: str = "") -> PreparedPhoto:
@@ -333,12 +346,16 @@ class Restoration:
         """Paste masks (B, T, T): from the face parser where it is open, else one face-shaped mask for all."""
         assert self.restorer is not None
         if self.parser is not None:
-            return self.parser.masks(restored.nan_to_num(0.0)).cpu().numpy()
+            return np.asarray(self.parser.masks(restored.nan_to_num(0.0)).cpu(), np.float32)
         size = self.restorer.output_size
         return np.broadcast_to(face_mask(size), (len(restored), size, size))
 
     def finish(
-        self, prepared: PreparedPhoto, restored: Sequence[RestoredFace | None], on_progress: Progress | None = None
+        self,
+        prepared: PreparedPhoto,
+        restored: Sequence[RestoredFace | None],
+        on_progress: Progress | None = None,
+        should_stop: StopRequest | None = None,
     ) -> RestoredPhoto:
         """Enlarges the background and pastes the restored faces.
 
@@ -346,6 +363,7 @@ class Restoration:
             prepared: The photo.
             restored: What `restore_faces` gave for it.
             on_progress: Told the share 0..1 of the background that is done.
+            should_stop: Asked often, while the background is enlarged, whether to give up.
 
         Returns:
             The restored photo.
@@ -353,11 +371,14 @@ class Restoration:
         Raises:
             FaceError: Inputs are aligned and the network gave no usable face.
             DeviceError: Memory does not suffice for the smallest tile.
+            UpscalingStopped: `should_stop` returned true.
         """
         if self.background is None:
             canvas = self._finish_aligned(prepared, restored)
         else:
-            canvas = self.background.enlarge(prepared.pixels, self.options.upscale, on_progress=on_progress)
+            canvas = self.background.enlarge(
+                prepared.pixels, self.options.upscale, on_progress=on_progress, should_stop=should_stop
+            )
             if np.may_share_memory(canvas, prepared.pixels):
                 canvas = canvas.copy()
             height, width = prepared.pixels.shape[:2]

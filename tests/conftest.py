@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +45,22 @@ def official() -> None:
     sys.modules.setdefault(alias.__name__, alias)
     for package in ("basicsr", "gfpgan", "realesrgan"):
         pytest.importorskip(package, exc_type=ImportError)
+
+
+@pytest.fixture
+def official_gfpgan(official: None, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The official GFP-GAN classes by layout; their CUDA-only bias-activation replaced by its plain definition."""
+    from basicsr.archs import stylegan2_arch
+    from basicsr.ops.fused_act import fused_act
+    from gfpgan.archs.gfpganv1_arch import GFPGANv1
+    from gfpgan.archs.gfpganv1_clean_arch import GFPGANv1Clean
+
+    def bias_activation(x: Tensor, bias: Tensor, negative_slope: float = 0.2, scale: float = 2**0.5) -> Tensor:
+        return F.leaky_relu(x + bias.view(1, -1, *[1] * (x.ndim - 2)), negative_slope) * scale
+
+    monkeypatch.setattr(fused_act, "fused_leaky_relu", bias_activation)
+    monkeypatch.setattr(stylegan2_arch, "fused_leaky_relu", bias_activation)
+    return {"paper": GFPGANv1, "clean": GFPGANv1Clean}
 
 
 @pytest.fixture
