@@ -75,7 +75,7 @@ def conversion_for(icc: bytes, grey: bool, bits: int) -> Conversion | None:
             raise ProfileError("its primaries span no colours")
         return _unless_identity(_matrix(matrix, [_curve(tags[tag]) for tag in matrix_tags[3:]]), 3)
     if grey or bits != 8:
-        raise ProfileError("its look-up tables cannot be used for these pixels")
+        raise ProfileError("its look-up tables cannot be used for grey or 16-bit pixels")
     return _unless_identity(_tables(icc), 3)
 
 
@@ -214,8 +214,9 @@ def _parametric_curve(tag: bytes) -> Curve:
         e, f = given[5:7] if kind == 4 else (0.0, 0.0)
 
     def evaluate(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        power = np.maximum(a * x + b, 0) ** g + e
-        return np.clip(np.where(x >= d, power, c * x + f), 0, 1)
+        with np.errstate(all="ignore"):  # a damaged profile may ask for any power
+            power = np.maximum(a * x + b, 0) ** g + e
+        return np.clip(np.nan_to_num(np.where(x >= d, power, c * x + f)), 0, 1)
 
     return evaluate
 
