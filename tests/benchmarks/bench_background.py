@@ -48,7 +48,7 @@ def main() -> None:
     pictures: dict[str, NDArray[Any]] = {}
     megapixels = pixels.shape[0] * pixels.shape[1] / 1e6
     print(f"photo {pixels.shape[1]} x {pixels.shape[0]}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    for name, enlarge in contestants.items():
+    for enlarge in contestants.values():
         enlarge(pixels[:32, :32])  # warms up
     for turn in range(arguments.rounds):
         for name, enlarge in contestants.items():
