@@ -41,7 +41,7 @@ class FaceParser:
             self._network.load_state_dict(dict(state), strict=True)
         except RuntimeError as error:
             raise WeightsError(f"These weights are not ParseNet's: {str(error).splitlines()[-1].strip()}") from None
-        self._network.to(device).eval().requires_grad_(False)
+        self._network.to(memory_format=torch.channels_last).to(device).eval().requires_grad_(False)
         self._device = device
 
     def masks(self, crops: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class FaceParser:
 
     def _face_pixels(self, picture: Tensor) -> Tensor:
         """1 where the likeliest class of a picture (1, 3, 512, 512) is one of the face's: (1, 512, 512)."""
-        classes = self._network(picture)[0].argmax(dim=1)
+        classes = self._network(picture.contiguous(memory_format=torch.channels_last))[0].argmax(dim=1)
         return torch.isin(classes, torch.tensor(FACE_CLASSES, device=classes.device)).float()
 
 

@@ -30,7 +30,8 @@ FINE_LEFTOVER = 7.2  # ... where it changes smoothly: nine in ten of what a blur
 OTHER_HUE_LEFTOVER = 4.5  # ... and changes in strength, not in hue: nine in ten across the main direction
 COLOURED_SPOT = 16.0  # of 99 in a hundred: a grey scene may hold a small coloured thing, ...
 COLOURED_SPOT_OF_TONE = 0.4  # ... and a strong tone leaves more: this share of the tone's own chroma is added
-COLOURED_FACE = 12.0  # of the median pixel in a face; the share of the tone's chroma is added too
+AROUND_FACE_LEFTOVER = 9.0  # of nine pixels in ten around a face: skin, hair and lips differ in any colour photo
+AROUND_FACE = 0.5  # how far around a face's box, in sides of the box
 
 BRIGHTNESS_LIMIT = 0.15
 
@@ -59,24 +60,30 @@ class Toning:
 def toning_of(pixels: NDArray[Any], boxes: Sequence[NDArray[Any]] = ()) -> Toning | None:
     """The photo's tone where it is monochrome or toned, None where it is in colour (faded colour is colour).
 
+    Faces tell best, since skin, hair and lips have their own colours in any colour photo: where boxes of faces are
+    given, what lies around them decides and gives the tone, so that neither a coloured mount nor a stain on the rim
+    of a print, nor a scene that is grey but for its people, misleads. Without them the whole picture decides.
+
     Args:
         pixels: The photo (H, W, 3) RGB uint8 or uint16.
-        boxes: Boxes (4,) of its faces, left, top, right, bottom. They decide where a photo is nearly all grey but its
-            few faces are not, people in the snow.
+        boxes: Boxes (4,) of its faces: left, top, right, bottom.
     """
-    sample = _sample(pixels)  # (h, w, 3)
-    chroma = _chroma(sample)
-    toning = Toning(_fitted(sample @ LUMA, chroma))
-    tone = 255 * float(np.linalg.norm(np.median(chroma.reshape(-1, 2), axis=0)))
-    leftover = 255 * (chroma - _interpolated(toning.chroma, sample @ LUMA))  # (h, w, 2)
-    if _is_coloured(leftover, tone):
+    samples = [_sample(_around(pixels, box)) for box in boxes] or [_sample(pixels)]
+    chroma = [_chroma(sample) for sample in samples]
+    curves = [_fitted(sample @ LUMA, colours) for sample, colours in zip(samples, chroma, strict=True)]
+    leftovers = [
+        255 * (colours - _interpolated(curve, sample @ LUMA))
+        for sample, colours, curve in zip(samples, chroma, curves, strict=True)
+    ]
+    if boxes:
+        most = [float(np.percentile(np.linalg.norm(leftover, axis=2), 90)) for leftover in leftovers]
+        coloured = float(np.median(most)) > AROUND_FACE_LEFTOVER
+    else:
+        coloured = _is_coloured(leftovers[0], 255 * float(np.linalg.norm(np.median(chroma[0].reshape(-1, 2), axis=0))))
+    if coloured:
         return None
-    for box in boxes:
-        face = _sample(_cut(pixels, box))
-        unexplained = 255 * (_chroma(face) - _interpolated(toning.chroma, face @ LUMA))
-        if np.median(np.linalg.norm(unexplained, axis=2)) > COLOURED_FACE + COLOURED_SPOT_OF_TONE * tone:
-            return None
-    return toning
+    lumas = np.concatenate([(sample @ LUMA).ravel() for sample in samples])
+    return Toning(_fitted(lumas, np.concatenate([colours.reshape(-1, 2) for colours in chroma])))
 
 
 def match_brightness(restored: NDArray[Any], original: NDArray[Any], mask: Floats) -> NDArray[Any]:
@@ -127,13 +134,13 @@ def _sample(pixels: NDArray[Any]) -> Floats:
     return np.asarray(np.asarray(small, np.float32) / np.float32(full_scale(pixels.dtype)))
 
 
-def _cut(pixels: NDArray[Any], box: NDArray[Any]) -> NDArray[Any]:
-    """The inner part of a face's box, at least one pixel: skin rather than hair and what is behind."""
+def _around(pixels: NDArray[Any], box: NDArray[Any]) -> NDArray[Any]:
+    """The part of the photo around a face's box, at least one pixel."""
     height, width = pixels.shape[:2]
-    left, top, right, bottom = box
-    inset = np.array([right - left, bottom - top]) * 0.2
-    first = np.clip(np.array([left, top]) + inset, 0, [width - 1, height - 1]).astype(int)
-    last = np.clip(np.array([right, bottom]) - inset, first + 1, [width, height]).astype(int)
+    corners = np.asarray(box, np.float64).reshape(2, 2)
+    margin = (corners[1] - corners[0]) * AROUND_FACE
+    first = np.clip(corners[0] - margin, 0, [width - 1, height - 1]).astype(int)
+    last = np.clip(np.ceil(corners[1] + margin), first + 1, [width, height]).astype(int)
     return pixels[first[1] : last[1], first[0] : last[0]]
 
 
