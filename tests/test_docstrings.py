@@ -11,13 +11,13 @@ import builtins
 import importlib
 import inspect
 import re
+import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-from gfprestore import errors
 
 PACKAGE = Path(__file__).resolve().parents[1] / "gfprestore"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__main__.py")
@@ -27,7 +27,9 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 def module_of(path: Path) -> ModuleType:
     parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return importlib.import_module(".".join(("gfprestore", *parts)).removesuffix(".__init__"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of third parties; another test imports ours with warnings as errors
+        return importlib.import_module(".".join(("gfprestore", *parts)).removesuffix(".__init__"))
 
 
 def section(node: ast.AST, title: str) -> list[str]:
@@ -83,9 +85,10 @@ def attributes(node: ast.ClassDef) -> list[str]:
 
 
 def resolve(module: ModuleType, dotted: str) -> object:
-    """What a name means in a module, or among our errors, which callees raise; None where it means nothing."""
+    """What a name means in a module, or in those that it calls; None where it means nothing."""
     first, *rest = dotted.split(".")
-    value = next((vars(place)[first] for place in (module, builtins, errors) if first in vars(place)), None)
+    ours = [loaded for name, loaded in sorted(sys.modules.items()) if name.startswith("gfprestore.")]
+    value = next((vars(place)[first] for place in (module, builtins, *ours) if first in vars(place)), None)
     for name in rest:
         value = getattr(value, name, None)
     return value
@@ -149,7 +152,9 @@ def lies(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_docstrings_say_what_the_code_does(path: Path) -> None:
-    assert lies(path) == []
+    found = lies(path)
+    if found:
+        pytest.fail("\n".join(found), pytrace=False)
 
 
 def test_each_kind_of_lie_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
