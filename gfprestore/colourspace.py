@@ -24,6 +24,7 @@ Pixels = NDArray[Any]
 Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 _BAND_PIXELS = 1 << 20
+_CACHED_PIXELS = 1 << 15
 _ENCODE_STEPS = 65535
 # sRGB primaries adapted to D50 (IEC 61966-2-1, Bradford), columns red, green, blue.
 _SRGB_TO_XYZ = np.array(
@@ -93,9 +94,9 @@ def cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
     return image.convert("RGB")
 
 
-def bands(height: int, width: int) -> Iterator[slice]:
-    """Row slices of about a million pixels each."""
-    rows = max(1, _BAND_PIXELS // max(width, 1))
+def bands(height: int, width: int, pixels: int = _BAND_PIXELS) -> Iterator[slice]:
+    """Row slices of about so many pixels each."""
+    rows = max(1, pixels // max(width, 1))
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
@@ -132,7 +133,8 @@ def from_working(pixels: Pixels, conversion: Conversion, residual: Pixels | None
     if residual is None:
         return stored
     levels = stored.astype(np.float32) + _residual_band(residual, rows, height, pixels.shape[1])
-    return np.clip(np.rint(levels), 0, np.iinfo(stored.dtype).max).astype(stored.dtype)
+    clipped: Pixels = np.clip(np.rint(levels), 0, np.iinfo(stored.dtype).max).astype(stored.dtype)
+    return clipped
 
 
 def _residual_band(residual: Pixels, rows: slice, height: int, width: int) -> NDArray[np.float32]:
@@ -216,7 +218,8 @@ def _parametric_curve(tag: bytes) -> Curve:
     def evaluate(x: NDArray[np.float64]) -> NDArray[np.float64]:
         with np.errstate(all="ignore"):  # a damaged profile may ask for any power
             power = np.maximum(a * x + b, 0) ** g + e
-        return np.clip(np.nan_to_num(np.where(x >= d, power, c * x + f)), 0, 1)
+        light: NDArray[np.float64] = np.clip(np.nan_to_num(np.where(x >= d, power, c * x + f)), 0, 1)
+        return light
 
     return evaluate
 
@@ -256,11 +259,12 @@ class _Tone:
         return _Tone(decode, encode)
 
     def encoded(self, light: NDArray[np.float32]) -> Pixels:
-        steps = np.sqrt(np.clip(light, 0, 1)) * _ENCODE_STEPS
-        return self.encode[np.rint(steps).astype(np.uint16)]
+        """Levels of linear light, which is overwritten."""
+        steps = np.sqrt(np.clip(light, 0, 1, out=light), out=light)
+        return self.encode.take(np.add(np.multiply(steps, _ENCODE_STEPS, out=steps), 0.5, out=steps).astype(np.uint16))
 
 
-def _through(curves: list[Curve], targets: list[Curve], matrix: NDArray[np.float64]) -> Callable[[Pixels], Pixels]:
+def _through(curves: list[Curve], targets: list[Curve], matrix: NDArray[Any]) -> Callable[[Pixels], Pixels]:
     """Pixels through source curves, a matrix on linear light, and the target curves."""
     cache: dict[np.dtype[Any], tuple[list[_Tone], list[_Tone]]] = {}
     weights = matrix.astype(np.float32)
@@ -270,9 +274,15 @@ def _through(curves: list[Curve], targets: list[Curve], matrix: NDArray[np.float
             tones = {id(curve): _Tone.of(curve, pixels.dtype) for curve in (*curves, *targets)}
             cache[pixels.dtype] = ([tones[id(curve)] for curve in curves], [tones[id(curve)] for curve in targets])
         sources, sinks = cache[pixels.dtype]
-        light = np.stack([tone.decode[pixels[..., index]] for index, tone in enumerate(sources)], axis=-1)
-        light = light @ weights.T  # (h, W, C)
-        return np.stack([tone.encoded(light[..., index]) for index, tone in enumerate(sinks)], axis=-1)
+        out = np.empty_like(pixels)
+        for rows in bands(pixels.shape[0], pixels.shape[1], _CACHED_PIXELS):
+            light = [tone.decode.take(pixels[rows, :, index]) for index, tone in enumerate(sources)]
+            for index, tone in enumerate(sinks):
+                mixed = np.multiply(light[0], weights[index, 0])
+                for part, weight in zip(light[1:], weights[index, 1:], strict=True):
+                    mixed += part * weight
+                out[rows, :, index] = tone.encoded(mixed)
+        return out
 
     return convert
 

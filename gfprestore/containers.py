@@ -6,8 +6,11 @@ only carry metadata: decoders then meet no profile, text or thumbnail to trip ov
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
+import threading
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -26,6 +29,7 @@ PHOTOSHOP_HEADER = b"Photoshop 3.0\0"
 XMP_KEYWORD = b"XML:com.adobe.xmp"
 TIFF_ICC, TIFF_XMP, TIFF_IPTC, TIFF_PHOTOSHOP = 34675, 700, 33723, 34377
 
+_ONE_THREAD = threading.Lock()
 _INFLATED_LIMIT = 1 << 26
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _PNG_DROPPED = (b"tRNS", b"pHYs", b"bKGD", b"hIST", b"sBIT", b"iDOT", b"acTL", b"fcTL", b"fdAT")
@@ -77,6 +81,21 @@ class Container:
     frames: int = 1
     structure: exif.Structure | None = None
     transparent: bytes | None = None
+
+
+@contextlib.contextmanager
+def quietly(format: str) -> Iterator[None]:
+    """Keeps Pillow's warnings about odd files from the terminal; we tell what matters ourselves.
+
+    Filters of warnings belong to the whole process, so one thread at a time may be in here. JPEG, PNG and WebP, whose
+    metadata never reach Pillow, give no warnings and pass freely.
+    """
+    if format in ("JPEG", "PNG", "WEBP"):
+        yield
+        return
+    with _ONE_THREAD, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def format_of(data: bytes) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import struct
-import warnings
 from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
@@ -114,11 +113,10 @@ def decode(container: Container) -> Decoded:
         raise FileContentError(f"it is a JPEG of {container.bits} bits a sample", unsupported=True)
     image = _opened(container.data, format)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with containers.quietly(format):
             image.info.pop("xmp", None)  # Pillow turns a TIFF by it
             image.load()
-        return _split(image, container)
+            return _split(image, container)
     except _BROKEN as error:
         if isinstance(error, FileContentError):
             raise
@@ -134,10 +132,11 @@ def _opened(data: bytes, format: str) -> ImageFile.ImageFile:
             f"reading {format} needs a package that is not installed: pip install 'gfprestore[heif]'", unsupported=True
         ) from error
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with containers.quietly(format):
             image: ImageFile.ImageFile = plugin(BytesIO(data))
             return image
+    except Image.DecompressionBombError as error:
+        raise FileContentError("it claims more pixels than a file of its format can sensibly have") from error
     except _BROKEN as error:
         raise FileContentError(f"its {format} header is damaged ({error})") from error
 
@@ -288,7 +287,8 @@ def _tiff_plane(
     told = b"".join((head, data[8:], b"\0" * (at - len(data)), exif.serialise(fields, order, at)))
     image = _opened(told, "TIFF")
     try:
-        image.load()
+        with containers.quietly("TIFF"):
+            image.load()
     except _BROKEN as error:
         raise FileContentError(f"its pixels are damaged or incomplete ({error})") from error
     if image.mode != "L" or image.size != (width * row_bytes, height):

@@ -7,7 +7,6 @@ format could not hold.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
 import struct
@@ -322,10 +321,17 @@ def _webp(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | No
 
 def _avif(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | None) -> tuple[str, ...]:
     carried = _carried(found)
-    with contextlib.suppress(exif.ExifError):  # Pillow would rebuild a block that states the orientation
-        carried |= {"exif": exif.without_orientation(carried["exif"])} if "exif" in carried else {}
-    _image(picture).save(stream, "AVIF", quality=quality or DEFAULT_QUALITY, subsampling="4:4:4", **carried)
-    return ()
+    notes: tuple[str, ...] = ()
+    with containers.quietly("AVIF"):
+        if "exif" in carried:
+            try:  # Pillow would rebuild a block that states the orientation, and fails at one that it cannot read
+                carried["exif"] = exif.without_orientation(carried["exif"])
+                Image.Exif().load(carried["exif"])
+            except (exif.ExifError, SyntaxError, ValueError, TypeError, KeyError, struct.error, OverflowError):
+                del carried["exif"]
+                notes = ("its EXIF data cannot be understood and have no place in AVIF",)
+        _image(picture).save(stream, "AVIF", quality=quality or DEFAULT_QUALITY, subsampling="4:4:4", **carried)
+    return notes
 
 
 def _heif(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | None) -> tuple[str, ...]:
@@ -389,11 +395,12 @@ def _tiff_block(found: Metadata, notes: list[str]) -> tuple[bytes, list[exif.Fie
 
 
 def _tiff_strip(band: Pixels, order: str, compressed: bool) -> bytes:
+    stored = np.dtype(f"{order}u{band.dtype.itemsize}")
     if not compressed:
-        return band.astype(band.dtype.newbyteorder(order)).tobytes()
+        return band.astype(stored).tobytes()
     differences = band.copy()
     differences[:, 1:] -= band[:, :-1]
-    return zlib.compress(differences.astype(band.dtype.newbyteorder(order)).tobytes(), 6)
+    return zlib.compress(differences.astype(stored).tobytes(), 6)
 
 
 def _tiff_pixel_fields(

@@ -104,8 +104,7 @@ def turned_upright(metadata: Metadata) -> Metadata:
         try:
             orientation = exif.orientation_of(metadata.exif) if orientation == 1 else orientation
             dpi = metadata.dpi or resolution_of(exif.parse(metadata.exif))
-            metadata = replace(metadata, dpi=dpi)
-            metadata = replace(metadata, exif=exif.upright(metadata.exif, width, height))
+            metadata = replace(metadata, dpi=dpi, exif=exif.upright(metadata.exif, width, height))
         except exif.ExifError as error:
             metadata = metadata.warned(f"its EXIF data cannot be understood ({error}) and is kept as it is")
     if orientation == 1:
