@@ -219,9 +219,9 @@ def _turn_area(values: tuple[int, ...], orientation: int, width: int, height: in
     """Centre (x, y), and the diameter or sides that may follow, after the orientation is baked in."""
     x, y = values[:2]
     if orientation in (2, 3, 7, 8):
-        x = max(width - 1 - x, 0)
+        x = min(max(width - 1 - x, 0), 65535)
     if orientation in (3, 4, 6, 7):
-        y = max(height - 1 - y, 0)
+        y = min(max(height - 1 - y, 0), 65535)
     sides = list(values[2:])
     return [x, y, *sides] if orientation < 5 else [y, x, *reversed(sides)]
 
