@@ -247,13 +247,12 @@ def _place(roots: Sequence[_Root], output: Path | None) -> None:
         FolderError: The output folder is an input folder, or it cannot be created or written.
     """
     labels = _labels(roots) if output is not None and _need_subfolders(roots) else [PurePath()] * len(roots)
-    inputs = {root.real for root in roots}
     identities = {identity for root in roots if (identity := _identity(root.real))}
     for root, label in zip(roots, labels, strict=True):
         root.output = output if output is not None else _default_output(root)
         root.label = label
         for place in (root.output, root.output / label):
-            if _real(place) in inputs or _identity(place) in identities:
+            if _identity(place) in identities:
                 raise FolderError(
                     f"The output folder {place} is an input folder as well, and originals are never written to. "
                     "Name another folder with --output."

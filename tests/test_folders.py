@@ -158,6 +158,7 @@ def test_a_photo_named_in_several_ways_is_restored_once() -> None:
         assert outputs(plan(*inputs, output="out")) == expected
     inner_first = plan("photos/sub/a.jpg", "photos/sub", "photos", output="out")
     assert {task.output.as_posix() for task in inner_first.tasks} == set(expected.values())
+    assert inner_first.skipped == ()
 
 
 def test_hidden_files_and_folders_are_left_out_unless_named() -> None:
