@@ -116,11 +116,20 @@ def decode(container: Container) -> Decoded:
         with containers.quietly(format):
             image.info.pop("xmp", None)  # Pillow turns a TIFF by it
             image.load()
-            return _split(image, container)
+            decoded = _split(image, container)
+        if format == "JPEG" and _ends_in_filling(decoded.pixels):
+            raise FileContentError("its lower part is missing")
+        return decoded
     except _BROKEN as error:
         if isinstance(error, FileContentError):
             raise
         raise FileContentError(f"its pixels are damaged or incomplete ({error})") from error
+
+
+def _ends_in_filling(pixels: Pixels) -> bool:
+    """Whether the last rows are the middle grey that libjpeg fills in for data that a JPEG states but lacks."""
+    rows = pixels[-8:]
+    return len(pixels) > 8 and bool((rows == 128).all()) and not bool((pixels[0] == 128).all())
 
 
 def _opened(data: bytes, format: str) -> ImageFile.ImageFile:

@@ -193,6 +193,36 @@ def test_srgb_passes_bit_for_bit(icc: str | None, tmp_path: Path) -> None:
     assert photo.residual is None and not photo.metadata.colour_managed
 
 
+def table_tag(matrix: np.ndarray, entrance: np.ndarray, corners: np.ndarray, leaving: np.ndarray) -> bytes:
+    """A lut16 tag: matrix, input curves, a cube of 2 x 2 x 2 and output curves."""
+    numbers = struct.pack(">9i", *(round(value * 65536) for value in matrix.ravel()))
+    tables = [np.tile(entrance, 3), corners.ravel(), np.tile(leaving, 3)]
+    counts = struct.pack(">HH", len(entrance), len(leaving))
+    levels = b"".join(np.rint(table).astype(">u2").tobytes() for table in tables)
+    return b"mft2" + struct.pack(">IBBBB", 0, 3, 3, 2, 0) + numbers + counts + levels
+
+
+def test_a_profile_of_look_up_tables_works_both_ways_or_not_at_all() -> None:
+    """Adobe RGB told as tables gives what it gives as a matrix, but for the corners of the cube."""
+    matrix, gamma = colourants(*SPACES["Adobe RGB"][:4]), 563 / 256
+    steps, ends = np.linspace(0, 1, 1024), np.array([0, 65535])
+    cells = np.array([[r, g, b] for r in (0, 1) for g in (0, 1) for b in (0, 1)])
+    forth = table_tag(np.eye(3), steps**gamma * 65535, cells @ matrix.T * 32768, ends)
+    back = table_tag(np.linalg.inv(matrix), ends, cells * 65535, steps ** (1 / gamma) * 65535)
+    conversion = colourspace.conversion_for(profile({b"A2B0": forth, b"B2A0": back}, b"RGB "), False, 8)
+    reference = colourspace.conversion_for(rgb_profile("Adobe RGB"), False, 8)
+    assert conversion is not None and reference is not None
+    difference = np.abs(conversion.to_srgb(cube()).astype(int) - reference.to_srgb(cube()))
+    assert difference.mean() < 0.1
+    working, residual = colourspace.to_working(cube(), conversion)
+    again = colourspace.from_working(working, conversion, residual, slice(0, len(working)), len(working))
+    np.testing.assert_array_equal(again, cube())
+    with pytest.raises(colourspace.ProfileError, match="one way"):
+        colourspace.conversion_for(profile({b"A2B0": forth}, b"RGB "), False, 8)
+    with pytest.raises(colourspace.ProfileError, match="16-bit"):
+        colourspace.conversion_for(profile({b"A2B0": forth, b"B2A0": back}, b"RGB "), False, 16)
+
+
 def test_a_profile_that_lacks_its_primaries_is_refused() -> None:
     damaged = rgb_profile("Adobe RGB").replace(b"rXYZ", b"xxxx")
     with pytest.raises(colourspace.ProfileError):
