@@ -20,19 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gfprestore.networks.stylegan2 import (
+from gfprestore.networks.layers import (
     ACTIVATION_GAIN,
     LEAK,
     BiasedActivation,
     EqualisedConv2d,
+    EqualisedDownBlock,
     EqualisedLinear,
-    FirFilter,
-    Layout,
     ScaledLeakyReLU,
-    StyleGAN2Generator,
-    UpsampledConvolution,
-    upsample_bilinear,
+    activated_convolution,
 )
+from gfprestore.networks.stylegan2 import Layout, StyleGAN2Generator, UpsampledConvolution, upsample_bilinear
 
 Modulation = Literal["split", "all", "none"]
 
@@ -295,26 +293,6 @@ class PlainUpBlock(nn.Module):
         return inner + upsample_bilinear(self.skip(x))  # a 1 x 1 convolution costs a quarter before upsampling
 
 
-class EqualisedDownBlock(nn.Module):
-    """Residual block to half the size: paper's layout, FIR resampling."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.conv1 = _activated_convolution(in_channels, in_channels, 3, "paper")
-        self.conv2 = nn.Sequential(
-            FirFilter(padding=2),
-            EqualisedConv2d(in_channels, out_channels, 3, stride=2, padding=0),
-            BiasedActivation(out_channels),
-        )
-        self.skip = nn.Sequential(FirFilter(padding=1, stride=2), EqualisedConv2d(in_channels, out_channels, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) -> (B, out, H/2, W/2)."""
-        inner: Tensor = self.conv2(self.conv1(x))
-        skip: Tensor = self.skip(x)
-        return (inner + skip).div_(math.sqrt(2))
-
-
 class EqualisedUpConvolution(nn.Module):
     """Equalised convolution of bilinearly upsampled features; with an activation the kernel is 3 x 3, else 1 x 1."""
 
@@ -380,7 +358,7 @@ def _initialised(layer: nn.Conv2d, gain: float, bias_value: float = 0.0) -> nn.C
 
 def _activated_convolution(in_channels: int, out_channels: int, kernel_size: int, layout: Layout) -> nn.Module:
     if layout == "paper":
-        return nn.Sequential(EqualisedConv2d(in_channels, out_channels, kernel_size), BiasedActivation(out_channels))
+        return activated_convolution(in_channels, out_channels, kernel_size)
     layer = ActivatedConv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
     return _initialised(layer, ACTIVATION_GAIN)
 

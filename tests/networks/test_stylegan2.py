@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gfprestore.networks.layers import FirFilter
 from gfprestore.networks.stylegan2 import (
-    FirFilter,
     Layout,
     ModulatedConv2d,
     StyleGAN2Generator,

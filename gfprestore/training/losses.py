@@ -1,0 +1,251 @@
+"""The losses of GFP-GAN (Wang et al., CVPR 2021, section 3.5) and of its StyleGAN2 prior, one function each.
+
+Each gives one number (a float32 tensor without dimensions), unweighted: the recipe multiplies and adds. Pictures are
+(B, 3, S, S) float RGB in [-1, 1]. What is compared with, the gt's side, gets no gradient. Computed in float32 whatever
+the networks computed in. Pure functions: randomness comes in as an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import roi_align
+
+from gfprestore.networks.vgg import VGGLayout
+
+Component = Literal["left_eye", "right_eye", "mouth"]
+
+COMPONENTS: tuple[Component, ...] = ("left_eye", "right_eye", "mouth")
+"""The order of the boxes of a face."""
+
+PATCH_SIZES: dict[Component, int] = {"left_eye": 80, "right_eye": 80, "mouth": 120}
+"""Of the components' patches in faces of 512 pixels."""
+
+BOX_ENLARGEMENT: dict[Component, float] = {"left_eye": 1.4, "right_eye": 1.4, "mouth": 1.0}
+
+PERCEPTUAL_WEIGHTS: dict[VGGLayout, dict[str, float]] = {
+    "vgg19": {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0},
+    "vgg16": {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_3": 1.0, "conv4_3": 1.0, "conv5_3": 1.0},
+}
+"""Layers and their weights: the last convolution of each block. VGG-16 is not the paper's network."""
+
+COMPONENT_STYLE_WEIGHTS = (0.5, 1.0)
+"""Of the component discriminators' features at a half and at a quarter."""
+
+GREY_WEIGHTS = (0.2989, 0.5870, 0.1140)
+"""Of red, green and blue, as the recogniser was trained with."""
+
+
+def reconstruction_loss(restored: Tensor, gt: Tensor) -> Tensor:
+    """Mean absolute difference of the pictures (first term of equation 5)."""
+    return F.l1_loss(restored.float(), gt.detach().float())
+
+
+def perceptual_loss(
+    features: Mapping[str, Tensor], gt_features: Mapping[str, Tensor], weights: Mapping[str, float]
+) -> Tensor:
+    """Mean absolute difference of VGG's features, summed over the layers (second term of equation 5).
+
+    Args:
+        features: Of the restored pictures, (B, C, H, W) by layer.
+        gt_features: The same of the gt.
+        weights: Of each layer, see `PERCEPTUAL_WEIGHTS`.
+    """
+    terms = [weight * _l1(features[layer], gt_features[layer]) for layer, weight in weights.items()]
+    return torch.stack(terms).sum()
+
+
+def style_loss(
+    features: Mapping[str, Tensor], gt_features: Mapping[str, Tensor], weights: Mapping[str, float]
+) -> Tensor:
+    """Mean absolute difference of the Gram matrices of VGG's features; the official training adds it to the paper's.
+
+    Arguments are those of `perceptual_loss`.
+    """
+    terms = [weight * _l1(gram(features[layer]), gram(gt_features[layer])) for layer, weight in weights.items()]
+    return torch.stack(terms).sum()
+
+
+def pyramid_loss(pyramid: Sequence[Tensor], gt: Tensor) -> Tensor:
+    """Mean absolute difference at every scale of the U-Net, summed over the scales (section 3.2).
+
+    Args:
+        pyramid: The U-Net's pictures, (B, 3, s, s) for s = 8, 16, ... S.
+        gt: (B, 3, S, S); compared with the smaller scales after halving it bilinearly.
+    """
+    target = gt.detach().float()
+    terms = []
+    for picture in reversed(pyramid):
+        if picture.shape[2] < target.shape[2]:
+            target = F.avg_pool2d(target, 2)  # halving bilinearly averages 2 x 2 pixels
+        terms.append(_l1(picture, target))
+    return torch.stack(terms).sum()
+
+
+def generator_adversarial_loss(logits: Tensor) -> Tensor:
+    """Non-saturating logistic loss of the generator, the mean of softplus(-logits) (equation 6).
+
+    Equation 6 is written with the other sign inside; both want the discriminator to find the restored pictures real.
+
+    Args:
+        logits: Of the discriminator for restored pictures, any shape; 0 where there are none.
+    """
+    return _mean(F.softplus(-logits.float()))
+
+
+def discriminator_adversarial_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Logistic loss of the discriminator: the mean of softplus(-real) plus that of softplus(fake).
+
+    Args:
+        real_logits: For real pictures, any shape.
+        fake_logits: For generated ones.
+    """
+    return _mean(F.softplus(-real_logits.float())) + _mean(F.softplus(fake_logits.float()))
+
+
+def r1_penalty(real: Tensor, real_logits: Tensor) -> Tensor:
+    """Mean squared norm of the discriminator's gradient at real pictures (Mescheder et al., ICML 2018, equation 9).
+
+    The recipe multiplies it by gamma / 2, and by the number of steps between two penalties.
+
+    Args:
+        real: (B, 3, S, S) that requires gradients.
+        real_logits: What the discriminator gave for it, (B, 1).
+    """
+    (gradient,) = torch.autograd.grad(real_logits.float().sum(), real, create_graph=True)
+    return gradient.float().square().sum((1, 2, 3)).mean()
+
+
+def path_length_penalty(
+    pictures: Tensor, latents: Tensor, mean_length: Tensor, directions: Tensor, decay: float = 0.01
+) -> tuple[Tensor, Tensor]:
+    """How unevenly the pictures follow the style codes (Karras et al., CVPR 2020, equation 4).
+
+    Args:
+        pictures: (B, 3, S, S) of the generator.
+        latents: The style codes (B, L, D) that they were computed from.
+        mean_length: Running mean of the path lengths, without dimensions; 0 at the start.
+        directions: Standard normal, of the pictures' shape.
+        decay: How far the mean follows the batch.
+
+    Returns:
+        The penalty, and the new running mean without gradient.
+    """
+    directions = directions / (pictures.shape[2] * pictures.shape[3]) ** 0.5
+    (gradient,) = torch.autograd.grad((pictures.float() * directions).sum(), latents, create_graph=True)
+    lengths = gradient.float().square().sum(2).mean(1).sqrt()  # (B, L, D) -> (B,)
+    mean = torch.lerp(mean_length.to(lengths), lengths.mean(), decay)
+    return (lengths - mean).square().mean(), mean.detach()
+
+
+def component_patches(pictures: Tensor, boxes: Tensor, size: int | None = None) -> dict[Component, Tensor]:
+    """Cuts eyes and mouth out of faces by ROI align (section 3.5).
+
+    A face's component whose box is not known (NaN) is left out; of restored and gt faces with the same boxes the
+    patches correspond.
+
+    Args:
+        pictures: (B, 3, S, S).
+        boxes: (B, 3, 4): left, top, right, bottom in the pictures' pixels, in the order of `COMPONENTS`, as they were
+            prepared: those of the eyes are enlarged here, by `BOX_ENLARGEMENT`.
+        size: Of the faces that the patches are made for; by default S. Patches of 512 have `PATCH_SIZES`, of others
+            in proportion.
+
+    Returns:
+        By component, (N, 3, P, P) float32, N <= B.
+    """
+    scale = (pictures.shape[2] if size is None else size) / 512
+    patches: dict[Component, Tensor] = {}
+    for index, component in enumerate(COMPONENTS):
+        known = torch.isfinite(boxes[:, index]).all(1)
+        faces = known.nonzero().float()  # (N, 1)
+        enlarged = _enlarged(boxes[known, index].float(), BOX_ENLARGEMENT[component])
+        regions = torch.cat([faces, enlarged], dim=1).to(pictures.device)
+        patches[component] = roi_align(pictures.float(), regions, round(PATCH_SIZES[component] * scale))
+    return patches
+
+
+def component_adversarial_loss(logits: Tensor) -> Tensor:
+    """First term of equation 7 for one component: the vanilla GAN loss.
+
+    Cross-entropy of a logit with the label "real" is softplus(-logit), so it is that of whole faces.
+
+    Args:
+        logits: For restored patches, (N, 1, p, p); the loss is 0 where N is 0.
+    """
+    return generator_adversarial_loss(logits)
+
+
+def component_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Vanilla GAN loss of one component's discriminator: cross-entropy with "real" plus that with "restored".
+
+    Args:
+        real_logits: For patches of the gt, (N, 1, p, p).
+        fake_logits: For restored patches.
+    """
+    return discriminator_adversarial_loss(real_logits, fake_logits)
+
+
+def component_style_loss(features: Sequence[Tensor], gt_features: Sequence[Tensor]) -> Tensor:
+    """Second term of equation 7 for one component: absolute difference of the Gram matrices of the discriminator.
+
+    Args:
+        features: The component discriminator's features of restored patches, (N, C, H, W) at a half and at a quarter.
+        gt_features: The same of the gt's patches.
+    """
+    return _component_features_loss([gram(x) for x in features], [gram(x) for x in gt_features])
+
+
+def component_matching_loss(features: Sequence[Tensor], gt_features: Sequence[Tensor]) -> Tensor:
+    """Feature matching in place of the style term (the paper's ablation): absolute difference of the features.
+
+    Args:
+        features: As of `component_style_loss`.
+        gt_features: The same of the gt's patches.
+    """
+    return _component_features_loss(features, gt_features)
+
+
+def identity_loss(embeddings: Tensor, gt_embeddings: Tensor) -> Tensor:
+    """Mean absolute difference of the recogniser's embeddings (B, 512) (equation 8)."""
+    return _l1(embeddings, gt_embeddings)
+
+
+def grey_for_identity(pictures: Tensor, size: int = 128) -> Tensor:
+    """Pictures (B, 3, S, S) as the recogniser takes them: grey (B, 1, 128, 128) float32 in [-1, 1], bilinear."""
+    weights = pictures.new_tensor(GREY_WEIGHTS, dtype=torch.float32).view(1, 3, 1, 1)
+    grey = (pictures.float() * weights).sum(1, keepdim=True)
+    return F.interpolate(grey, size=(size, size), mode="bilinear", align_corners=False)
+
+
+def gram(features: Tensor) -> Tensor:
+    """Correlations of the features, (B, C, H, W) -> (B, C, C) float32, divided by C H W."""
+    _, channels, height, width = features.shape
+    with torch.autocast(features.device.type, enabled=False):
+        places = features.float().permute(0, 2, 3, 1).flatten(1, 2)  # (B, HW, C)
+        return places.transpose(1, 2) @ places / (channels * height * width)
+
+
+def _component_features_loss(features: Sequence[Tensor], gt_features: Sequence[Tensor]) -> Tensor:
+    layers = zip(COMPONENT_STYLE_WEIGHTS, features, gt_features, strict=True)
+    return torch.stack([weight * _l1(ours, theirs) for weight, ours, theirs in layers]).sum()
+
+
+def _enlarged(boxes: Tensor, factor: float) -> Tensor:
+    """Boxes (N, 4) enlarged about their centres."""
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    half = (boxes[:, 2:] - boxes[:, :2]) / 2 * factor
+    return torch.cat([centre - half, centre + half], dim=1)
+
+
+def _l1(ours: Tensor, gt: Tensor) -> Tensor:
+    return _mean((ours.float() - gt.detach().float()).abs())
+
+
+def _mean(x: Tensor) -> Tensor:
+    """The mean; 0 of nothing, so that a batch without eyes or mouths costs nothing and still has its gradients."""
+    return x.sum() / max(x.numel(), 1)
