@@ -351,6 +351,8 @@ def _png_text(found: Metadata, name: bytes, content: bytes) -> Metadata:
         text = inflated(text) if compressed else text
     else:
         text = inflated(rest[1:]) if name == b"zTXt" else rest
+    if len(text) >= _INFLATED_LIMIT:
+        return found.warned(f"its {name.decode('latin-1')} chunk unfolds to more than 64 MiB and is left out")
     if keyword == XMP_KEYWORD:
         return replace(found, xmp=text)
     if keyword.startswith(b"Raw profile type ") and (profile := _raw_profile(text)):
