@@ -1,0 +1,140 @@
+"""Boxes of the facial components: left eye, right eye, mouth, as seen in the picture (GFP-GAN, section 3.4).
+
+Landmarks are (x, y) of pixel centres of an aligned, square face. Boxes are (3, 4) float32 left, top, right, bottom
+edges, so that a box over the whole picture is (0, 0, S, S) (for ROI align with `aligned=True`), NaN where unknown. The
+rules are for the FFHQ crop of 512 pixels and are scaled to any other side.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gfprestore.errors import FolderError
+
+Boxes = NDArray[np.float32]
+Points = NDArray[Any]
+
+PARTS = ("left_eye", "right_eye", "mouth")
+COMPONENT_FILE = "FFHQ_eye_mouth_landmarks_512.pth"
+LANDMARK_FILE = "ffhq-dataset-v2.json"
+
+RULE_SIZE = 512
+FFHQ_SIZE = 1024
+EYE_ENLARGEMENT = 1.4
+SMALLEST_HALF = 16.0
+EYE_HALF = 26.5  # before the enlargement; mean of the rule for 68 points on faces whose points were set by hand
+MOUTH_HALF = 49.0  # the same
+
+_LEFT_EYE, _RIGHT_EYE, _MOUTH = slice(36, 42), slice(42, 48), slice(48, 68)
+
+
+def unknown_boxes() -> Boxes:
+    """Boxes (3, 4) of a face of which nothing is known: NaN."""
+    return np.full((3, 4), np.nan, np.float32)
+
+
+def boxes_from_68(landmarks: Points, size: int) -> Boxes:
+    """Boxes of a face by the 68 landmarks of the field: centre is the mean, half side half the larger extent.
+
+    A half side is at least 16 pixels of 512; eye boxes are enlarged by 1.4.
+
+    Args:
+        landmarks: (68, 2) pixel centres.
+        size: Side of the picture.
+    """
+    scale = size / RULE_SIZE
+    parts = [np.asarray(landmarks[part], np.float64) for part in (_LEFT_EYE, _RIGHT_EYE, _MOUTH)]
+    centres = np.stack([part.mean(axis=0) for part in parts])
+    halves = np.array([max(np.ptp(part, axis=0).max() / 2, SMALLEST_HALF * scale) for part in parts])
+    return _square_boxes(centres, halves)
+
+
+def boxes_from_five(landmarks: Points, size: int) -> Boxes:
+    """Boxes of an aligned face by its five landmarks.
+
+    The half side of an eye is 26.5 pixels of 512, enlarged by 1.4: in an aligned crop all eyes are of nearly one size.
+    The mouth's is half the distance of its corners, at least 49 pixels of 512.
+
+    Args:
+        landmarks: (5, 2) pixel centres: left eye, right eye, nose, left and right mouth corner as seen in the picture.
+        size: Side of the picture.
+    """
+    points = np.asarray(landmarks, np.float64)
+    scale = size / RULE_SIZE
+    mouth = max(float(np.hypot(*(points[4] - points[3]))) / 2, MOUTH_HALF * scale)
+    centres = np.stack([points[0], points[1], (points[3] + points[4]) / 2])
+    return _square_boxes(centres, np.array([EYE_HALF * scale, EYE_HALF * scale, mouth]))
+
+
+def mirrored_boxes(boxes: Boxes, size: float) -> Boxes:
+    """Boxes in the mirrored picture: the eyes change their places. A new array; the given one stays as it is."""
+    left, top, right, bottom = boxes[[1, 0, 2]].T
+    return np.stack([size - right, top, size - left, bottom], axis=1)
+
+
+def read_component_file(path: Path) -> dict[int, Boxes]:
+    """The official component file of FFHQ: boxes (3, 4) in shares of the picture's side, by the picture's number.
+
+    The file is a table of tables: `%08d` -> part -> centre x, y and half side at 512 pixels, eyes not yet enlarged.
+
+    Raises:
+        FolderError: It cannot be read, holds code, or is something else.
+    """
+    try:
+        with torch.serialization.safe_globals(_number_types()):
+            table = torch.load(path, map_location="cpu", weights_only=True)
+        return {int(name): _from_centres(entry) for name, entry in table.items()}
+    except Exception as error:  # whatever a damaged file makes torch raise
+        raise FolderError(
+            f"{path} is no component file that can be read ({type(error).__name__}: {str(error)[:200]}). Fetch the "
+            f"official {COMPONENT_FILE} again, or make boxes with: gfprestore prepare."
+        ) from error
+
+
+def read_landmark_file(path: Path) -> dict[int, Boxes]:
+    """The landmark file of FFHQ: boxes (3, 4) in shares of the picture's side, by the picture's number.
+
+    Raises:
+        FolderError: It cannot be read or is something else.
+    """
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            int(number): boxes_from_68(np.asarray(entry["image"]["face_landmarks"], np.float64), FFHQ_SIZE)
+            / np.float32(FFHQ_SIZE)
+            for number, entry in table.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise FolderError(
+            f"{path} is no landmark file of FFHQ that can be read ({type(error).__name__}: {error}). Fetch "
+            f"{LANDMARK_FILE} again, or take it away to go on without."
+        ) from error
+
+
+def _square_boxes(centres: Points, halves: Points) -> Boxes:
+    """Squares (3, 4) around pixel centres, the two eyes enlarged."""
+    reach = (halves * np.array([EYE_ENLARGEMENT, EYE_ENLARGEMENT, 1.0]))[:, None]
+    edges = centres + 0.5
+    return np.concatenate([edges - reach, edges + reach], axis=1).astype(np.float32)
+
+
+def _from_centres(entry: Mapping[str, Any]) -> Boxes:
+    """Boxes in shares of the side from the official file's centres and half sides."""
+    parts = np.array([np.asarray(entry[part], np.float64) for part in PARTS])  # (3, 3)
+    return np.asarray(_square_boxes(parts[:, :2], parts[:, 2]) / np.float32(RULE_SIZE))
+
+
+def _number_types() -> list[Any]:
+    """What arrays and numbers of numpy are made of, under the names that numpy 1 and 2 give them; no code of others."""
+    made: list[Any] = [np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8"))]
+    for name, example in (("_reconstruct", np.zeros(1)), ("scalar", np.float64(0))):
+        rebuild = example.__reduce__()[0]
+        made += [(rebuild, f"{module}.multiarray.{name}") for module in ("numpy.core", "numpy._core")]
+    return made

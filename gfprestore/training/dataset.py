@@ -1,0 +1,353 @@
+"""The endless, repeatable stream of training pairs (GFP-GAN, section 4.1).
+
+A position in the stream says everything: its epoch gives the order of the pictures, and (seed, position) the flip and
+the degradation. So any number of workers or processes, and a run that is stopped and resumed, see the same pictures.
+
+A folder of data is one of: a set made by `gfprestore prepare` (it has an index), a folder of aligned faces with an
+`index.csv` (columns `file`, `landmarks`, and `split`, whose rows `test` are left out), or any folder of aligned faces,
+flat or nested. FFHQ's component and landmark files are found in the folder or beside it.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.utils.data
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gfprestore.degradation import DegradationOptions, degrade, grey_of
+from gfprestore.errors import FolderError, PhotoError
+from gfprestore.folders import Skipped, natural_key
+from gfprestore.photo import PHOTO_SUFFIXES, TEMPORARY_PREFIX, read_photo
+from gfprestore.tensors import full_scale, pixels_to_signed
+from gfprestore.training.components import (
+    COMPONENT_FILE,
+    LANDMARK_FILE,
+    Boxes,
+    boxes_from_five,
+    mirrored_boxes,
+    read_component_file,
+    read_landmark_file,
+    unknown_boxes,
+)
+from gfprestore.training.index import INDEX_NAME, read_index
+
+FFHQ_FOLDER = "images1024x1024"
+TABLE_NAME = "index.csv"
+
+_ORDER, _PICTURE = 0, 1  # what a generator is for: the same seed must not give both the same numbers
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training pair, or a batch of them with B before each shape.
+
+    Attributes:
+        lq: (3, S, S) float32 RGB in [-1, 1].
+        gt: (3, S, S) float32 RGB in [-1, 1].
+        boxes: (3, 4) float32 left, top, right, bottom edges in pixels of S: left eye, right eye, mouth as seen in the
+            picture; NaN where unknown.
+        skipped: Files that should have been here and could not be used.
+    """
+
+    lq: Tensor
+    gt: Tensor
+    boxes: Tensor
+    skipped: tuple[Skipped, ...] = ()
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Sample:
+        """The same pair on another device."""
+        lq, gt, boxes = (part.to(device, non_blocking=non_blocking) for part in (self.lq, self.gt, self.boxes))
+        return Sample(lq, gt, boxes, self.skipped)
+
+    def pin_memory(self) -> Sample:
+        """The same pair in memory from which a device reads fastest; a DataLoader calls it."""
+        return Sample(self.lq.pin_memory(), self.gt.pin_memory(), self.boxes.pin_memory(), self.skipped)
+
+
+@dataclass(frozen=True)
+class Face:
+    """A picture of the set.
+
+    Attributes:
+        path: The file: one aligned, square face.
+        boxes: (3, 4) in shares of its side; None where only landmarks or nothing is known.
+        landmarks: (5, 2) in its pixels.
+    """
+
+    path: Path
+    boxes: Boxes | None = None
+    landmarks: NDArray[np.float64] | None = None
+
+    def boxes_at(self, size: int, side: int) -> Boxes:
+        """Boxes (3, 4) in a picture of `size` made from this one of `side` pixels."""
+        if self.boxes is not None:
+            return np.asarray(self.boxes * np.float32(size), np.float32)
+        if self.landmarks is not None:
+            return np.asarray(boxes_from_five(self.landmarks, side) * np.float32(size / side))
+        return unknown_boxes()
+
+
+class FaceDataset(torch.utils.data.Dataset[Sample]):
+    """Training pairs by their position in the endless stream.
+
+    A picture that is damaged, not square or smaller than `size` is left out; the stream's next picture takes its place.
+
+    Args:
+        folder: The data, see the module.
+        size: Side of the pictures; larger ones are made smaller.
+        degradation: What makes the lq.
+        seed: Of order, flips and degradations.
+        flip: Mirror every other picture.
+        boxes: Component boxes are needed; without, they are all NaN.
+        components: FFHQ's component or landmark file; None looks in the folder and beside it.
+
+    Raises:
+        FolderError: The folder cannot be read or has no pictures, or boxes are needed and none is known.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        size: int,
+        degradation: DegradationOptions,
+        seed: int,
+        flip: bool = True,
+        boxes: bool = True,
+        components: Path | None = None,
+    ) -> None:
+        self.folder = folder
+        self.size = size
+        self.degradation = degradation
+        self.seed = seed
+        self.flip = flip
+        self.boxes = boxes
+        self.faces = list_faces(folder, components if boxes else None, want_boxes=boxes)
+        self._unusable: dict[int, Skipped] = {}
+        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+        if boxes and all(face.boxes is None and face.landmarks is None for face in self.faces):
+            raise FolderError(
+                f"Nothing is known of the eyes and mouths in {folder}, which the component losses need. Make the set "
+                f"with `gfprestore prepare`, put FFHQ's {COMPONENT_FILE} into the folder, or train with "
+                "`--without components`."
+            )
+
+    @property
+    def count(self) -> int:
+        """Pictures in an epoch."""
+        return len(self.faces)
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Files that this process found it cannot use; those of a worker process come with its samples."""
+        return tuple(self._unusable.values())
+
+    def __getitem__(self, position: int) -> Sample:
+        """The pair at a position of the stream, 0 or more.
+
+        Raises:
+            FolderError: No picture of the set can be used.
+        """
+        newly_skipped: list[Skipped] = []
+        for later in range(self.count):
+            index = self._picture_at(position + later)
+            if index in self._unusable:
+                newly_skipped.append(self._unusable[index])
+                continue
+            try:
+                pixels, side = self._read(self.faces[index].path)
+            except PhotoError as error:
+                self._unusable[index] = Skipped(self.faces[index].path, str(error), is_problem=True)
+                newly_skipped.append(self._unusable[index])
+                continue
+            random = np.random.default_rng([self.seed, _PICTURE, position])
+            return self._pair(pixels, self.faces[index].boxes_at(self.size, side), random, tuple(newly_skipped))
+        first = next(iter(self._unusable.values()))
+        raise FolderError(f"None of the {self.count} pictures in {self.folder} can be used. The first: {first.reason}")
+
+    def _picture_at(self, position: int) -> int:
+        """Which picture stands at a position; each epoch has an order of its own."""
+        epoch, place = divmod(position, self.count)
+        if self._order[0] != epoch:
+            random = np.random.default_rng([self.seed, _ORDER, epoch])
+            self._order = (epoch, random.permutation(self.count))
+        return int(self._order[1][place])
+
+    def _read(self, path: Path) -> tuple[NDArray[Any], int]:
+        """The picture at the set's size, and the side it had.
+
+        Raises:
+            PhotoError: It is damaged, not square, or too small.
+        """
+        pixels = read_photo(path).pixels
+        height, width = pixels.shape[:2]
+        if height != width:
+            raise PhotoError(f"{path} is {width} x {height} pixels, and an aligned face is square. Use `prepare`.")
+        if height < self.size:
+            raise PhotoError(
+                f"{path} is {height} pixels a side, and the training is at {self.size}. Train with --size {height}."
+            )
+        if height > self.size:
+            pixels = cv2.resize(pixels, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        return pixels, height
+
+    def _pair(
+        self,
+        pixels: NDArray[Any],
+        boxes: Boxes,
+        random: np.random.Generator,
+        skipped: tuple[Skipped, ...],
+    ) -> Sample:
+        if random.random() < 0.5 and self.flip:
+            pixels, boxes = np.ascontiguousarray(pixels[:, ::-1]), mirrored_boxes(boxes, self.size)
+        levels = full_scale(pixels.dtype)
+        gt = pixels.astype(np.float32) / np.float32(levels)
+        degraded = degrade(gt, self.degradation, random)
+        if self.degradation.grey_gt and "grey" in degraded.parameters:
+            pixels = np.rint(grey_of(gt) * levels).astype(pixels.dtype)
+        lq = np.rint(degraded.lq * 255).astype(np.uint8)
+        known = boxes if self.boxes else unknown_boxes()
+        return Sample(_tensor(lq), _tensor(pixels), torch.from_numpy(known), skipped)
+
+
+def _tensor(pixels: NDArray[Any]) -> Tensor:
+    return pixels_to_signed(pixels)[0].contiguous()  # (S, S, 3) -> (3, S, S)
+
+
+def collate(samples: Sequence[Sample]) -> Sample:
+    """A batch: lq and gt (B, 3, S, S), boxes (B, 3, 4)."""
+    return Sample(
+        torch.stack([sample.lq for sample in samples]),
+        torch.stack([sample.gt for sample in samples]),
+        torch.stack([sample.boxes for sample in samples]),
+        tuple(dict.fromkeys(skipped for sample in samples for skipped in sample.skipped)),
+    )
+
+
+class StreamSampler(torch.utils.data.Sampler[int]):
+    """Positions of the stream for one of several processes, without end.
+
+    Together the processes see every position once: process `rank` of `world_size` gets start + rank, and from there
+    every `world_size`-th. To resume, start at the number of positions that all processes together have used.
+
+    Args:
+        start: The first position of all.
+        rank: This process.
+        world_size: How many processes there are.
+    """
+
+    def __init__(self, start: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        if not (start >= 0 and 0 <= rank < world_size):
+            raise ValueError(f"no stream starts at {start} for process {rank} of {world_size}")
+        self.start = start
+        self.rank = rank
+        self.world_size = world_size
+
+    def __iter__(self) -> Iterator[int]:
+        position = self.start + self.rank
+        while True:
+            yield position
+            position += self.world_size
+
+
+def single_threaded(_worker: int) -> None:
+    """For `worker_init_fn` of a DataLoader: each worker is one thread, so that workers do not fight for the cores."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def list_faces(folder: Path, components: Path | None = None, *, want_boxes: bool = True) -> list[Face]:
+    """The pictures of a training set in the natural order of their names, with what is known of each.
+
+    Args:
+        folder: The data, see the module.
+        components: FFHQ's component or landmark file; None looks in the folder and beside it.
+        want_boxes: Look for boxes at all.
+
+    Raises:
+        FolderError: The folder or a file of it cannot be read, or there are no pictures.
+    """
+    if not folder.is_dir():
+        raise FolderError(f"{folder} is no folder. Name a folder of aligned faces with --data.")
+    if (folder / INDEX_NAME).is_file():
+        faces = [
+            Face(folder / face.file, np.asarray(face.boxes, np.float32) / np.float32(face.size))
+            for photo in read_index(folder)
+            for face in photo.faces
+        ]
+    elif (folder / TABLE_NAME).is_file():
+        faces = _faces_of_table(folder)
+    else:
+        numbered = _numbered_boxes(folder, components) if want_boxes else {}
+        faces = [Face(path, numbered.get(_number_of(path))) for path in _pictures(folder)]
+    if not faces:
+        raise FolderError(
+            f"There are no pictures in {folder}. Name a folder of aligned faces, or make one of photos with: "
+            "gfprestore prepare PHOTOS -o FOLDER."
+        )
+    return faces
+
+
+def _faces_of_table(folder: Path) -> list[Face]:
+    """Faces by an `index.csv`, those of the split `test` left out."""
+    path = folder / TABLE_NAME
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            rows = [row for row in csv.DictReader(stream) if row.get("split") != "test"]
+        return [Face(folder / row["file"], None, _five_points(row.get("landmarks"))) for row in rows]
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise FolderError(
+            f"{path} cannot be read ({type(error).__name__}: {error}). It needs a column `file`, and may have "
+            "`landmarks` (ten numbers) and `split`. Mend it or take it away."
+        ) from error
+
+
+def _five_points(text: str | None) -> NDArray[np.float64] | None:
+    return np.array([float(number) for number in text.split()]).reshape(5, 2) if text else None
+
+
+def _numbered_boxes(folder: Path, components: Path | None) -> Mapping[int, Boxes]:
+    """Boxes in shares of the side by the pictures' numbers, from FFHQ's files."""
+    if components is not None and not components.is_file():
+        raise FolderError(f"{components} is not there. Name FFHQ's {COMPONENT_FILE} or {LANDMARK_FILE}.")
+    places = [folder / name for name in (COMPONENT_FILE, LANDMARK_FILE)]
+    places += [folder.parent / name for name in (COMPONENT_FILE, LANDMARK_FILE)]
+    path = components or next((place for place in places if place.is_file()), None)
+    if path is None:
+        return {}
+    return read_landmark_file(path) if path.suffix == ".json" else read_component_file(path)
+
+
+def _number_of(path: Path) -> int:
+    """The number that FFHQ's files know a picture by: its name; -1 where that is no number."""
+    return int(path.stem) if path.stem.isascii() and path.stem.isdigit() else -1
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """Pictures in a folder and those below it; of FFHQ's own layout only the aligned ones. Nothing hidden."""
+    start = folder / FFHQ_FOLDER if (folder / FFHQ_FOLDER).is_dir() else folder
+    found = []
+    for place, folders, names in os.walk(start, onerror=_tell_unreadable):
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
+        pictures = (name for name in names if not name.startswith((".", TEMPORARY_PREFIX)))
+        found += [Path(place, name) for name in sorted(pictures, key=natural_key) if _is_picture(name)]
+    return found
+
+
+def _is_picture(name: str) -> bool:
+    return Path(name).suffix.lower() in PHOTO_SUFFIXES
+
+
+def _tell_unreadable(error: OSError) -> None:
+    raise FolderError(
+        f"The folder {error.filename} cannot be read: {error.strerror}. Check its permissions."
+    ) from error
