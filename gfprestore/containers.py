@@ -32,6 +32,7 @@ TIFF_ICC, TIFF_XMP, TIFF_IPTC, TIFF_PHOTOSHOP = 34675, 700, 33723, 34377
 _ONE_THREAD = threading.Lock()
 _INFLATED_LIMIT = 1 << 26
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _PNG_DROPPED = (b"tRNS", b"pHYs", b"bKGD", b"hIST", b"sBIT", b"iDOT", b"acTL", b"fcTL", b"fdAT")
 _PNG_COPIED = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"tIME")
 # Luminance and chrominance tables of ITU-T T.81 annex K, in natural order; quality scales them as the IJG library does.
@@ -323,6 +324,26 @@ def inflated(content: bytes) -> bytes:
         return zlib.decompressobj().decompress(content, _INFLATED_LIMIT)
     except zlib.error:
         return b""
+
+
+def png_is_complete(data: bytes) -> bool:
+    """Whether the compressed pixels of a PNG unfold to as many bytes as its header promises; Pillow does not look."""
+    width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    depth = bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
+    missing = 0
+    for left, top, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -((left - width) // across), -((top - height) // down)
+        missing += rows * (1 + (columns * depth + 7) // 8) if columns > 0 and rows > 0 else 0
+    unpacker = zlib.decompressobj()
+    for name, content, _ in _png_chunks(data):
+        waiting = content if name == b"IDAT" else b""
+        while waiting and missing > 0 and not unpacker.eof:
+            try:
+                missing -= len(unpacker.decompress(waiting, 1 << 20))
+            except zlib.error:
+                return False
+            waiting = unpacker.unconsumed_tail
+    return missing <= 0
 
 
 def _png_ancillary(found: Metadata, name: bytes, content: bytes) -> Metadata:

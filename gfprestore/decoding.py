@@ -111,6 +111,8 @@ def decode(container: Container) -> Decoded:
             return _deep_tiff(container.data, container.structure, photometric)
     if format == "JPEG" and container.bits != 8:
         raise FileContentError(f"it is a JPEG of {container.bits} bits a sample", unsupported=True)
+    if format == "PNG" and not containers.png_is_complete(container.data):
+        raise FileContentError("its pixels are damaged or incomplete")
     image = _opened(container.data, format)
     try:
         with containers.quietly(format):
