@@ -26,7 +26,7 @@ from gfprestore.errors import FaceError, UsageError
 from gfprestore.opening import Opener
 from gfprestore.photo import DEFAULT_MAX_PIXELS, Photo, read_photo, write_photo
 from gfprestore.tensors import pixels_to_signed, signed_to_pixels
-from gfprestore.toning import Toning, toning_of
+from gfprestore.toning import Toning, match_brightness, toning_of
 from gfprestore.weights import WeightsStore
 
 Pixels = NDArray[Any]
@@ -303,7 +303,9 @@ class Restoration:
                     )
                 )
                 crops = tuple(align_face(pixels, face, self.restorer.input_size) for face in faces)
-        toning = toning_of(pixels) if crops and self.options.colour != "restore" else None
+        toning = None
+        if crops and self.options.colour != "restore":
+            toning = toning_of(pixels, [face.box for face in faces])
         seed = self.options.seed
         seeds = None if seed is None else tuple(face_seed(seed, name, index) for index in range(len(crops)))
         return PreparedPhoto(pixels, faces, crops, toning, seeds)
@@ -334,11 +336,13 @@ class Restoration:
         restored = self.restorer.restore(crops, seeds)
         masks = self._masks(restored)
         faces: list[RestoredFace | None] = []
-        for (photo, _index), face, mask in zip(jobs, restored, masks, strict=True):
+        for (photo, index), face, mask in zip(jobs, restored, masks, strict=True):
             if not bool(face.isfinite().all()):
                 faces.append(None)
                 continue
             pixels = signed_to_pixels(face.unsqueeze(0), photo.pixels.dtype)
+            if not self.options.aligned:
+                pixels = match_brightness(pixels, photo.crops[index].pixels, mask)
             faces.append(RestoredFace(photo.toning.apply(pixels) if photo.toning is not None else pixels, mask))
         return faces
 
