@@ -372,7 +372,8 @@ class _Walk:
                 self._take(path, within, root, named=False)
         except OSError as error:
             is_circle = error.errno == errno.ELOOP
-            self._skip(path, "a link in a circle" if is_circle else f"cannot be reached: {_why(error)}", not is_circle)
+            reason = "a link in a circle" if is_circle else f"cannot be reached: {_why(error)}"
+            self._skip(path, reason, is_problem=not is_circle or path.suffix.lower() in self.suffixes)
 
     def _take(self, path: Path, within: PurePath, root: _Root, *, named: bool) -> None:
         if named and self._is_excluded(path, within):
