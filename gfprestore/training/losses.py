@@ -25,8 +25,6 @@ COMPONENTS: tuple[Component, ...] = ("left_eye", "right_eye", "mouth")
 PATCH_SIZES: dict[Component, int] = {"left_eye": 80, "right_eye": 80, "mouth": 120}
 """Of the components' patches in faces of 512 pixels."""
 
-BOX_ENLARGEMENT: dict[Component, float] = {"left_eye": 1.4, "right_eye": 1.4, "mouth": 1.0}
-
 PERCEPTUAL_WEIGHTS: dict[VGGLayout, dict[str, float]] = {
     "vgg19": {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0},
     "vgg16": {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_3": 1.0, "conv4_3": 1.0, "conv5_3": 1.0},
@@ -142,7 +140,7 @@ def path_length_penalty(
     return (lengths - mean).square().mean(), mean.detach()
 
 
-def component_patches(pictures: Tensor, boxes: Tensor, size: int | None = None) -> dict[Component, Tensor]:
+def component_patches(pictures: Tensor, boxes: Tensor) -> dict[Component, Tensor]:
     """Cuts eyes and mouth out of faces by ROI align (section 3.5).
 
     A face's component whose box is not known (NaN) is left out; of restored and gt faces with the same boxes the
@@ -150,22 +148,19 @@ def component_patches(pictures: Tensor, boxes: Tensor, size: int | None = None) 
 
     Args:
         pictures: (B, 3, S, S).
-        boxes: (B, 3, 4): left, top, right, bottom in the pictures' pixels, in the order of `COMPONENTS`, as they were
-            prepared: those of the eyes are enlarged here, by `BOX_ENLARGEMENT`.
-        size: Of the faces that the patches are made for; by default S. Patches of 512 have `PATCH_SIZES`, of others
-            in proportion.
+        boxes: (B, 3, 4) left, top, right, bottom edges in the pictures' pixels, in the order of `COMPONENTS`; a box
+            over the whole picture is (0, 0, S, S).
 
     Returns:
-        By component, (N, 3, P, P) float32, N <= B.
+        By component, (N, 3, P, P) float32, N <= B; P is `PATCH_SIZES` for S = 512, else in proportion.
     """
-    scale = (pictures.shape[2] if size is None else size) / 512
     patches: dict[Component, Tensor] = {}
     for index, component in enumerate(COMPONENTS):
         known = torch.isfinite(boxes[:, index]).all(1)
         faces = known.nonzero().float()  # (N, 1)
-        enlarged = _enlarged(boxes[known, index].float(), BOX_ENLARGEMENT[component])
-        regions = torch.cat([faces, enlarged], dim=1).to(pictures.device)
-        patches[component] = roi_align(pictures.float(), regions, round(PATCH_SIZES[component] * scale))
+        regions = torch.cat([faces, boxes[known, index].float()], dim=1).to(pictures.device)
+        size = round(PATCH_SIZES[component] * pictures.shape[2] / 512)
+        patches[component] = roi_align(pictures.float(), regions, size, aligned=True)
     return patches
 
 
@@ -233,13 +228,6 @@ def gram(features: Tensor) -> Tensor:
 def _component_features_loss(features: Sequence[Tensor], gt_features: Sequence[Tensor]) -> Tensor:
     layers = zip(COMPONENT_STYLE_WEIGHTS, features, gt_features, strict=True)
     return torch.stack([weight * _l1(ours, theirs) for weight, ours, theirs in layers]).sum()
-
-
-def _enlarged(boxes: Tensor, factor: float) -> Tensor:
-    """Boxes (N, 4) enlarged about their centres."""
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    half = (boxes[:, 2:] - boxes[:, :2]) / 2 * factor
-    return torch.cat([centre - half, centre + half], dim=1)
 
 
 def _l1(ours: Tensor, gt: Tensor) -> Tensor:
