@@ -71,7 +71,11 @@ class GFPGANRestorer:
         self._full_precision: GFPGAN | None = module if dtype == torch.float32 else None
 
     def restore(self, crops: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
-        """See `Restorer.restore`."""
+        """See `Restorer.restore`.
+
+        Raises:
+            DeviceError: Memory does not suffice for a single face.
+        """
         restored: list[Tensor] = []
         batch = len(crops)
         start = 0
