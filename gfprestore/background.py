@@ -36,7 +36,7 @@ Network = TypeVar("Network", bound=nn.Module)
 BORDER = 10
 """Mirrored pixels that the network sees at the right and the bottom of the photo, as the released tool has it."""
 
-TILE_BYTES_ON_CPU = 900 << 20
+TILE_BYTES_ON_CPU = 1200 << 20
 """Working memory of one tile on the CPU; larger tiles are no faster."""
 
 TILE_PIXELS = 1 << 20

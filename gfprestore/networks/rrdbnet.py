@@ -8,7 +8,8 @@ opens no file, chooses no device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,10 +26,17 @@ FOLDING = {1: 4, 2: 2, 4: 1}
 """Scale of the network to the side of the pixel squares that are folded into channels before the trunk."""
 
 STRIP_PIXELS = 32768
-"""Trunk pixels that are enlarged at once: 16 times as many pixels, with all features, are in memory then."""
+"""Trunk pixels in a strip of rows on the CPU. Their largest tensor keeps below the size from which the C library asks
+the system for fresh memory each time, which would cost a third of all time in page faults."""
 
-STRIP_CONTEXT = 2
-"""Rows of the trunk around a strip that its four convolutions, two of them at four times the size, reach."""
+STRIP_PIXELS_ON_GPU = 1 << 17
+"""Trunk pixels in a strip of rows elsewhere: enough to keep a GPU busy."""
+
+DENSE_CONTEXT = 5
+"""Rows on either side that the five convolutions of a dense block reach."""
+
+ENLARGING_CONTEXT = 2
+"""Rows of the trunk on either side that the four last convolutions, two of them at four times the size, reach."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +71,18 @@ class DenseBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, C, H, W) to features of the same shape."""
+        result = torch.empty_like(features)
+        for kept, seen in _strips(features, DENSE_CONTEXT):
+            residual = self._residual(features[:, :, seen])[:, :, kept.start - seen.start : kept.stop - seen.start]
+            torch.add(features[:, :, kept], residual, alpha=RESIDUAL_SCALE, out=result[:, :, kept])
+        return result
+
+    def _residual(self, features: Tensor) -> Tensor:
         seen = features.to(self.conv1.weight.dtype)
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             seen = torch.cat([seen, F.leaky_relu_(conv(seen), SLOPE)], dim=1)  # (B, C + k * growth, H, W)
-        return torch.add(features, self.conv5(seen), alpha=RESIDUAL_SCALE)
+        residual: Tensor = self.conv5(seen)
+        return residual
 
 
 class ResidualInResidualDenseBlock(nn.Module):
@@ -122,15 +138,11 @@ class RRDBNet(nn.Module):
 
     def _enlarge(self, features: Tensor) -> Tensor:
         """Features (B, C, h, w) to the picture (B, 3, 4h, 4w), in strips of rows: this part works at the full size."""
-        height, width = features.shape[2:]
-        rows = max(STRIP_PIXELS // width, 2 * STRIP_CONTEXT)
-        strips = []
-        for start in range(0, height, rows):
-            top = max(start - STRIP_CONTEXT, 0)
-            stop = min(start + rows, height)
-            strip = self._enlarge_strip(features[:, :, top : stop + STRIP_CONTEXT])
-            strips.append(strip[:, :, 4 * (start - top) : 4 * (stop - top)])
-        return strips[0] if len(strips) == 1 else torch.cat(strips, dim=2)
+        parts = []
+        for kept, seen in _strips(features, ENLARGING_CONTEXT):
+            part = self._enlarge_strip(features[:, :, seen])
+            parts.append(part[:, :, 4 * (kept.start - seen.start) : 4 * (kept.stop - seen.start)])
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
     def _enlarge_strip(self, features: Tensor) -> Tensor:
         for conv in (self.conv_up1, self.conv_up2):
@@ -138,6 +150,17 @@ class RRDBNet(nn.Module):
             features = F.leaky_relu_(conv(doubled), SLOPE)
         features = F.leaky_relu_(_convolve(self.conv_hr, features), SLOPE)
         return _convolve(self.conv_last, features)
+
+
+def _strips(features: Tensor, context: int) -> Iterator[tuple[slice, slice]]:
+    """Strips of rows that cover features (B, C, H, W): the rows to keep, and those with the context to compute."""
+    height, width = features.shape[2:]
+    pixels = STRIP_PIXELS if features.device.type == "cpu" else STRIP_PIXELS_ON_GPU
+    count = math.ceil(height / max(pixels // width, 4 * context))
+    rows = math.ceil(height / count)
+    for start in range(0, height, rows):
+        stop = min(start + rows, height)
+        yield slice(start, stop), slice(max(start - context, 0), min(stop + context, height))
 
 
 def _convolve(conv: nn.Module, features: Tensor) -> Tensor:
