@@ -38,6 +38,7 @@ FACE_CENTRE = (256.0, 288.0)
 FACE_RADII = (156.0, 196.0)
 
 BAND_PIXELS = 1 << 20
+NARROW = 32
 CHANGED_STRUCTURE = 0.08  # mean change of luma, of full scale, at which half of the photo's own fine detail is left out
 
 
@@ -102,16 +103,28 @@ def fit_similarity(source: Matrix, target: Matrix, weights: Matrix) -> Matrix:
 def fit_landmarks(landmarks: Matrix, template: Matrix) -> Matrix:
     """Similarity from five landmarks (5, 2) to the template (5, 2) that one misplaced point cannot spoil.
 
-    A few rounds of reweighting: a point counts less, the further it lies from where the others put it (from about
-    a quarter of the template's eye distance). A face that only turns away keeps nearly equal weights.
+    Where four points fit the template several times better than all five, the fifth is taken for misplaced and left
+    out. A face that turns away strains all points alike and keeps them.
     """
-    tolerance = 0.25 * float(np.hypot(*(template[1] - template[0])))
-    weights = np.ones(len(template))
-    for _ in range(5):
-        matrix = fit_similarity(landmarks, template, weights)
-        distance = np.hypot(*(transformed(matrix, landmarks) - template).T)
-        weights = 1 / (1 + (distance / tolerance) ** 4)
-    return matrix
+    everyone = np.ones(len(template))
+    matrix = fit_similarity(landmarks, template, everyone)
+    misfit = _misfit(matrix, landmarks, template, everyone)
+    if misfit < 0.08 * float(np.hypot(*(template[1] - template[0]))):
+        return matrix
+    without_one = []
+    for index in range(len(template)):
+        weights = everyone.copy()
+        weights[index] = 0
+        fitted = fit_similarity(landmarks, template, weights)
+        without_one.append((_misfit(fitted, landmarks, template, weights), index, fitted))
+    best = min(without_one)
+    return best[2] if best[0] < 0.3 * misfit else matrix
+
+
+def _misfit(matrix: Matrix, landmarks: Matrix, template: Matrix, weights: Matrix) -> float:
+    """Root mean square distance of the weighted points from the template."""
+    squares = ((transformed(matrix, landmarks) - template) ** 2).sum(axis=1)
+    return float(np.sqrt((weights * squares).sum() / weights.sum()))
 
 
 def transformed(matrix: Matrix, points: Matrix) -> Matrix:
@@ -300,7 +313,9 @@ def _aligned(pixels: NDArray[Any], matrix: Matrix, size: int) -> Floats:
     box = _clipped_box(transformed(_inverse(matrix), corners), pixels.shape, margin)
     left, top, right, bottom = box or (0, 0, pixels.shape[1], pixels.shape[0])
     to_part = _product(_shift(-left, -top), _inverse(matrix))
-    return _resampled(pixels[top:bottom, left:right], to_part, (size, size), cv2.BORDER_REFLECT_101)
+    narrow = min(bottom - top, right - left) < NARROW  # OpenCV mirrors step by step: endless for a strip
+    border = cv2.BORDER_REPLICATE if narrow else cv2.BORDER_REFLECT_101
+    return _resampled(pixels[top:bottom, left:right], to_part, (size, size), border)
 
 
 def _resampled(picture: NDArray[Any], to_picture: Matrix, size: tuple[int, int], border: int) -> Floats:
