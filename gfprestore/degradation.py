@@ -61,9 +61,9 @@ class Ageing:
     grain_probability: float = 0.5
     grain: Range = (2.0, 18.0)
     grain_size: Range = (0.0, 0.0025)
-    fading_probability: float = 0.4
-    fading_black: Range = (0.0, 0.25)
-    fading_white: Range = (0.7, 1.0)
+    fading_probability: float = 0.25
+    fading_black: Range = (0.0, 0.2)
+    fading_white: Range = (0.75, 1.0)
     sepia_probability: float = 0.25
     sepia_strength: Range = (0.2, 1.0)
     halftone_probability: float = 0.06
@@ -151,15 +151,23 @@ OFFICIAL = DegradationOptions(
 
 HEAVY = DegradationOptions(
     isotropic_probability=0.5,
-    sigma=(0.1, 8.0),
-    downscale=(0.8, 6.0),
+    sigma=(0.1, 5.0),
+    downscale=(0.8, 5.0),
     noise=(0.0, 15.0),
     jpeg_quality=(40, 100),
+    shift=10.0,
+    brightness=(0.8, 1.2),
+    contrast=(0.8, 1.2),
+    saturation=(0.6, 1.3),
+    hue=(-0.02, 0.02),
     grey_probability=0.3,
     grey_gt=True,
     ageing=Ageing(),
 )
-"""For old photos: prints that were copied, faded, scratched and printed before they were scanned."""
+"""For old photos: prints that were copied, faded, scratched and printed before they were scanned.
+
+For pictures of about 256 pixels a side: there, the paper's blur would leave nothing of most faces.
+"""
 
 
 @dataclass(frozen=True)

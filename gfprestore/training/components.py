@@ -24,6 +24,7 @@ Points = NDArray[Any]
 PARTS = ("left_eye", "right_eye", "mouth")
 COMPONENT_FILE = "FFHQ_eye_mouth_landmarks_512.pth"
 LANDMARK_FILE = "ffhq-dataset-v2.json"
+FFHQ_FOLDER = "images1024x1024"
 
 RULE_SIZE = 512
 FFHQ_SIZE = 1024
@@ -116,6 +117,35 @@ def read_landmark_file(path: Path) -> dict[int, Boxes]:
             f"{path} is no landmark file of FFHQ that can be read ({type(error).__name__}: {error}). Fetch "
             f"{LANDMARK_FILE} again, or take it away to go on without."
         ) from error
+
+
+def known_boxes(folder: Path, components: Path | None = None) -> dict[int, Boxes]:
+    """Boxes (3, 4) in shares of the side by the pictures' numbers, from FFHQ's files; empty where there are none.
+
+    Args:
+        folder: A folder of aligned faces.
+        components: FFHQ's component or landmark file; None looks in the folder and beside it.
+
+    Raises:
+        FolderError: The file is missing or cannot be read.
+    """
+    if components is not None and not components.is_file():
+        raise FolderError(f"{components} is not there. Name FFHQ's {COMPONENT_FILE} or {LANDMARK_FILE}.")
+    places = [place / name for place in (folder, folder.parent) for name in (COMPONENT_FILE, LANDMARK_FILE)]
+    path = components or next((place for place in places if place.is_file()), None)
+    if path is None:
+        return {}
+    return read_landmark_file(path) if path.suffix == ".json" else read_component_file(path)
+
+
+def number_of(path: Path) -> int:
+    """The number that FFHQ's files know a picture by: its name; -1 where that is no number."""
+    return int(path.stem) if path.stem.isascii() and path.stem.isdigit() else -1
+
+
+def aligned_part(folder: Path) -> Path:
+    """Where the aligned pictures lie: in FFHQ's own layout one of several folders."""
+    return folder / FFHQ_FOLDER if (folder / FFHQ_FOLDER).is_dir() else folder
 
 
 def _square_boxes(centres: Points, halves: Points) -> Boxes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,17 +31,16 @@ from gfprestore.photo import PHOTO_SUFFIXES, TEMPORARY_PREFIX, read_photo
 from gfprestore.tensors import full_scale, pixels_to_signed
 from gfprestore.training.components import (
     COMPONENT_FILE,
-    LANDMARK_FILE,
     Boxes,
+    aligned_part,
     boxes_from_five,
+    known_boxes,
     mirrored_boxes,
-    read_component_file,
-    read_landmark_file,
+    number_of,
     unknown_boxes,
 )
 from gfprestore.training.index import INDEX_NAME, read_index
 
-FFHQ_FOLDER = "images1024x1024"
 TABLE_NAME = "index.csv"
 
 _ORDER, _PICTURE = 0, 1  # what a generator is for: the same seed must not give both the same numbers
@@ -287,8 +286,8 @@ def list_faces(folder: Path, components: Path | None = None, *, want_boxes: bool
     elif (folder / TABLE_NAME).is_file():
         faces = _faces_of_table(folder)
     else:
-        numbered = _numbered_boxes(folder, components) if want_boxes else {}
-        faces = [Face(path, numbered.get(_number_of(path))) for path in _pictures(folder)]
+        numbered = known_boxes(folder, components) if want_boxes else {}
+        faces = [Face(path, numbered.get(number_of(path))) for path in _pictures(folder)]
     if not faces:
         raise FolderError(
             f"There are no pictures in {folder}. Name a folder of aligned faces, or make one of photos with: "
@@ -315,28 +314,10 @@ def _five_points(text: str | None) -> NDArray[np.float64] | None:
     return np.array([float(number) for number in text.split()]).reshape(5, 2) if text else None
 
 
-def _numbered_boxes(folder: Path, components: Path | None) -> Mapping[int, Boxes]:
-    """Boxes in shares of the side by the pictures' numbers, from FFHQ's files."""
-    if components is not None and not components.is_file():
-        raise FolderError(f"{components} is not there. Name FFHQ's {COMPONENT_FILE} or {LANDMARK_FILE}.")
-    places = [folder / name for name in (COMPONENT_FILE, LANDMARK_FILE)]
-    places += [folder.parent / name for name in (COMPONENT_FILE, LANDMARK_FILE)]
-    path = components or next((place for place in places if place.is_file()), None)
-    if path is None:
-        return {}
-    return read_landmark_file(path) if path.suffix == ".json" else read_component_file(path)
-
-
-def _number_of(path: Path) -> int:
-    """The number that FFHQ's files know a picture by: its name; -1 where that is no number."""
-    return int(path.stem) if path.stem.isascii() and path.stem.isdigit() else -1
-
-
 def _pictures(folder: Path) -> list[Path]:
     """Pictures in a folder and those below it; of FFHQ's own layout only the aligned ones. Nothing hidden."""
-    start = folder / FFHQ_FOLDER if (folder / FFHQ_FOLDER).is_dir() else folder
     found = []
-    for place, folders, names in os.walk(start, onerror=_tell_unreadable):
+    for place, folders, names in os.walk(aligned_part(folder), onerror=_tell_unreadable):
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
         pictures = (name for name in names if not name.startswith((".", TEMPORARY_PREFIX)))
         found += [Path(place, name) for name in sorted(pictures, key=natural_key) if _is_picture(name)]

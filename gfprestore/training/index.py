@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class IndexedPhoto:
     modified_ns: int
     settings: str
     faces: tuple[IndexedFace, ...] = ()
-    rejected: dict[str, int] | None = None
+    rejected: dict[str, int] = field(default_factory=dict)
     error: str = ""
 
 
@@ -88,7 +88,7 @@ def read_index(folder: Path) -> list[IndexedPhoto]:
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last line end was cut short
         try:
             photo = _photo_of(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FolderError(
                 f"{path}, line {number}, is damaged ({type(error).__name__}: {error}). Take that line out and run "
                 "`gfprestore prepare` again."
@@ -99,7 +99,7 @@ def read_index(folder: Path) -> list[IndexedPhoto]:
 
 def line_of(photo: IndexedPhoto) -> bytes:
     """A photo as one line of the index."""
-    return json.dumps(asdict(photo), ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+    return json.dumps(asdict(photo), ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
 def write_index(folder: Path, photos: Iterable[IndexedPhoto]) -> None:
@@ -129,6 +129,7 @@ def _photo_of(values: dict[str, Any]) -> IndexedPhoto:
         ValueError: A crop lies outside the set.
         KeyError: Something is missing.
         TypeError: Something is of another kind.
+        AttributeError: The same.
     """
     return IndexedPhoto(
         str(values["source"]),
@@ -136,7 +137,7 @@ def _photo_of(values: dict[str, Any]) -> IndexedPhoto:
         int(values["modified_ns"]),
         str(values["settings"]),
         tuple(_face_of(face) for face in values["faces"]),
-        {str(reason): int(count) for reason, count in (values["rejected"] or {}).items()},
+        {str(reason): int(count) for reason, count in values["rejected"].items()},
         str(values["error"]),
     )
 
