@@ -179,8 +179,11 @@ def test_gradients_reach_the_pictures_and_not_the_weights(blurred: bool) -> None
     assert all(parameter.grad is None for parameter in module.parameters())
 
 
-def test_the_packages_vgg_feels_blur_and_noise_and_hardly_a_shift(astronaut: NDArray[np.uint8]) -> None:
-    """Real weights, run wrongly (another normalisation, other poolings), lose this order."""
+def test_the_packages_weights_give_the_distances_of_its_own_module(astronaut: NDArray[np.uint8]) -> None:
+    """The two numbers are what stlpips_pytorch 0.0.2's LPIPS(net="vgg", variant="shift_tolerant") gives these pictures.
+
+    With plain poolings the shift would cost 0.0218, without ImageNet's normalisation the blur 0.450.
+    """
     state: dict[str, Any] = torch.load(packaged_file(), map_location="cpu", weights_only=True)
     module = VGGFeatures.from_state(state, ["conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3"])
     assert module.config == VGGConfig("vgg16", blurred=True)
@@ -196,11 +199,7 @@ def test_the_packages_vgg_feels_blur_and_noise_and_hardly_a_shift(astronaut: NDA
         return float(total)
 
     here, shifted = photo[..., 1:129, 1:129], photo[..., 2:130, 1:129]
+    blurred = F.avg_pool2d(F.pad(here, (3, 3, 3, 3), mode="reflect"), 7, stride=1)
     with torch.no_grad():
-        same = distance(here, here)
-        shift = distance(here, shifted)
-        noise = distance(here, here + 0.1 * torch.randn_like(here))
-        blur = distance(here, F.avg_pool2d(F.pad(here, (3, 3, 3, 3), mode="reflect"), 7, stride=1))
-    assert same == 0
-    assert 0 < shift < 0.5 * noise and shift < 0.25 * blur
-    assert 0.1 < blur < 1.5
+        assert distance(here, shifted) == pytest.approx(0.0121251, rel=1e-3)
+        assert distance(here, blurred) == pytest.approx(0.5778657, rel=1e-3)
