@@ -36,8 +36,11 @@ Network = TypeVar("Network", bound=nn.Module)
 BORDER = 10
 """Mirrored pixels that the network sees at the right and the bottom of the photo, as the released tool has it."""
 
-TILE_BYTES_ON_CPU = 1200 << 20
-"""Working memory of one tile on the CPU; larger tiles are no faster."""
+TILE_BYTES_ON_CPU = 1100 << 20
+"""Working memory of one tile on the CPU; more would save little of the context that tiles compute twice."""
+
+STRIP_BYTES = 400 << 20
+"""Working memory that does not grow with the tile: the strips of rows in which RRDBNet works."""
 
 TILE_PIXELS = 1 << 20
 """Pixels that the network sees at once at the most, however much memory there is: progress shows, and a stop comes."""
@@ -122,7 +125,7 @@ class NetworkBackground:
         module: The network with its weights; moved to `device`.
         name: Name of the weights.
         device: Where to compute.
-        dtype: Floating-point type of the inner convolutions; None takes the fastest that shows no difference
+        dtype: Floating-point type of the inner convolutions; None takes the fastest without a difference that shows
             (`fastest_precision`). Tiles in which half precision fails are computed again in float32.
         tile: Side of a tile's core in photo pixels, context not counted; None chooses from free memory.
     """
@@ -186,7 +189,7 @@ class NetworkBackground:
             return max(self.tile, SMALLEST_TILE), max(self.tile, SMALLEST_TILE)
         free = free_memory(self.device)
         usable = free * 3 // 4 if self.device.type == "cuda" else min((free - output_bytes) // 2, TILE_BYTES_ON_CPU)
-        pixels_at_once = min(usable // bytes_per_pixel(self._fast), TILE_PIXELS)
+        pixels_at_once = min((usable - STRIP_BYTES) // bytes_per_pixel(self._fast), TILE_PIXELS)
         return plan_tiles(height, width, pixels_at_once)
 
     def _upscale(self, tile: Pixels, *, grey: bool) -> NDArray[np.float32]:
@@ -248,23 +251,22 @@ def plan_tiles(height: int, width: int, pixels_at_once: int) -> tuple[int, int]:
 
 
 def bytes_per_pixel(module: RRDBNet | SRVGGNetCompact) -> int:
-    """Working memory of a network per pixel of its input, the picture in float32 included; measured, rounded up."""
-    picture = 4 * 3 * module.scale**2 * 5  # the network's, in levels, weighted, summed, and a copy on the way
-    if isinstance(module, SRVGGNetCompact):
-        return picture + 3 * 4 * module.config.features
-    config = module.config
-    size = module.body[0].get_parameter("rdb1.conv1.weight").element_size()
-    sums = 5 * 4 * config.features
-    dense = size * (2 * config.features + 8 * config.growth)  # two of the growing stacks at a time
-    return picture + (sums + dense) // module.folding**2
+    """Working memory of a network per pixel of its input, `STRIP_BYTES` not counted; measured on the CPU."""
+    picture = (
+        5 * 4 * 3 * module.scale**2
+    )  # the network's, in levels, weighted, resized, and one on the way, all float32
+    folding = module.folding if isinstance(module, RRDBNet) else 1
+    features = 4 * 4 * module.config.features // folding**2  # the input of a block and of its parts, and the results
+    return max(picture, features)
 
 
 def fastest_precision(device: torch.device) -> torch.dtype:
-    """The floating-point type in which `device` computes fastest without a visible difference.
+    """The floating-point type in which `device` computes fastest without a difference that shows.
 
-    Half precision on CUDA. On a CPU with AMX, which multiplies bfloat16 several times faster than float32, bfloat16:
-    with the sums and the picture's own layers in float32, as `lower_precision` leaves them, some 2 values in 10,000
-    are more than a level off. Else float32.
+    Half precision on CUDA. On a CPU with AMX, which multiplies bfloat16 several times faster than float32, bfloat16,
+    with the sums and the picture's own layers in float32, as `lower_precision` leaves them: on a clean photo some 2
+    values in 10,000 are more than a level off. Where the network makes texture out of noise, any rounding changes that
+    texture, by about a level on average. Else float32.
     """
     if device.type == "cuda":
         return torch.float16
@@ -288,7 +290,7 @@ def estimated_seconds(pixels: int, device: torch.device, dtype: torch.dtype | No
     seconds = _seconds(shallow, lq)
     seconds += (RRDBNetConfig().blocks - 1) / 2 * max(_seconds(deep, lq) - seconds, 0)
     square = math.isqrt(max(pixels, 1))
-    cores = plan_tiles(square, square, TILE_BYTES_ON_CPU // bytes_per_pixel(shallow))
+    cores = plan_tiles(square, square, (TILE_BYTES_ON_CPU - STRIP_BYTES) // bytes_per_pixel(shallow))
     overlap = math.prod(min(core + 2 * CONTEXT, square + BORDER) / min(core, square) for core in cores)
     return seconds / side**2 * pixels * overlap
 
