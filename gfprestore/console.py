@@ -6,6 +6,7 @@ On a terminal a run shows one moving bar; elsewhere it writes one quiet line a p
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +18,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # to a terminal; line ends are not
+
 
 def printable(text: str) -> str:
-    """Text that any stream can encode: undecodable bytes of file names become escapes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Text that any stream can encode and no terminal obeys: what a hostile file name may hold becomes escapes."""
+    encodable = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), encodable)
 
 
 class Reporter:
