@@ -441,6 +441,7 @@ def test_a_folder_nobody_vetted(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert any(why in line for line in lines_of_it), (name, lines_of_it)
     assert "Traceback" not in told.err and "bug of gfprestore" not in told.err + told.out
     outputs = {Path(results[str(path)]["output"]) for path in good}
+    assert "\x1b" not in told.err and "escape \\x1b[31m.png" in told.err  # a name is shown, not obeyed
     assert_nothing_else_was_written(before, snapshot(tmp_path), out, outputs)
 
 
