@@ -99,3 +99,13 @@ class PhotoTooLargeError(PhotoError):
 
 class PhotoWriteError(PhotoError):
     """A restored photo could not be written; nothing is left under its name."""
+
+
+class TrainingDivergedError(GfprestoreError):
+    """The losses of a training are no numbers, and going back with lower rates did not help."""
+
+
+class TrainingInterruptedError(GfprestoreError):
+    """A training was stopped; its checkpoint is written."""
+
+    exit_code = ExitCode.INTERRUPTED

@@ -1,0 +1,378 @@
+"""What a training is: presets as a table, losses and ablations by name, and `TrainConfig`, which holds all of it.
+
+A preset is everything that decides how the network comes out; a `TrainConfig` adds where the data are, where the output
+goes and on what to compute. Sources: the paper (Wang et al., CVPR 2021, sections 3 and 4), and the official training
+configuration where it says more. Opens no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from gfprestore.degradation import HEAVY, OFFICIAL, PAPER, DegradationOptions
+from gfprestore.errors import UsageError
+from gfprestore.networks.gfpgan import GFPGANConfig, Modulation
+from gfprestore.networks.stylegan2 import Layout
+
+Stage = Literal["prior", "restoration"]
+PerceptualNetwork = Literal["vgg19", "vgg16"]
+
+STAGES: tuple[Stage, ...] = ("prior", "restoration")
+
+LOSSES: dict[str, str] = {
+    "reconstruction": "L1 between the restored face and the ground truth",
+    "perceptual": "L1 of VGG features, with the style term where the preset has one",
+    "style": "L1 of Gram matrices of VGG features",
+    "pyramid": "L1 of the U-Net's pictures at every scale",
+    "adversarial": "logistic loss of StyleGAN2's discriminator",
+    "components": "everything about eyes and mouth: their discriminators and what is compared in them",
+    "component-style": "L1 of Gram matrices of the component discriminators' features",
+    "component-matching": "L1 of the component discriminators' features",
+    "identity": "L1 of ArcFace embeddings",
+}
+"""The names that `--without` takes and the log uses."""
+
+_SWITCHED_OFF_WITH: dict[str, tuple[str, ...]] = {
+    "perceptual": ("perceptual", "style"),
+    "components": ("components", "component_style", "component_matching"),
+}
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What each loss is multiplied with; 0 leaves it out. The defaults are the paper's (section 4.1)."""
+
+    reconstruction: float = 0.1
+    perceptual: float = 1.0
+    style: float = 0.0
+    pyramid: float = 1.0
+    adversarial: float = 0.1
+    components: float = 1.0
+    component_style: float = 200.0
+    component_matching: float = 0.0
+    identity: float = 10.0
+
+    def without(self, name: str) -> LossWeights:
+        """These weights with one loss of `LOSSES` left out, and whatever cannot be without it.
+
+        Raises:
+            UsageError: No loss is called so.
+        """
+        if name not in LOSSES:
+            raise UsageError(f"--without {name}: no loss is called so. Use one of {', '.join(LOSSES)}.")
+        names = _SWITCHED_OFF_WITH.get(name, (name.replace("-", "_"),))
+        return replace(self, **dict.fromkeys(names, 0.0))
+
+    def used(self) -> dict[str, float]:
+        """The losses that count, by their names in `LOSSES`."""
+        weights = {item.name.replace("_", "-"): float(getattr(self, item.name)) for item in fields(self)}
+        return {name: weight for name, weight in weights.items() if weight > 0}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything that decides how the network comes out. The defaults are the paper's.
+
+    Attributes:
+        about: One line for people.
+        layout: Of the generator's weights, `paper` or `clean`.
+        size: Height and width of the pictures.
+        narrow: Factor on the generator's channels; the discriminator has the same.
+        channel_multiplier: Factor on the generator's channels at 64 and more.
+        style_dim: Length of a style code.
+        mlp_layers: Layers of the prior's style network.
+        modulation: What the U-Net's features modulate in the prior.
+        start: What a restoration starts from: a `prior`, a whole `restorer`, or `nothing` but random weights.
+        train_decoder: Whether the prior inside the restorer learns too; the paper freezes it.
+        batch_size: Pictures a step, over all processes and accumulated parts.
+        steps: Steps in all.
+        rate: Adam's learning rate of the generator; plain convolutions need far less than the paper's equalised ones.
+        discriminator_rate: That of the discriminator.
+        component_rate: That of the component discriminators.
+        milestones: Steps after which all rates are halved.
+        discriminator_warmup: First steps in which only the discriminators learn.
+        losses: What each loss is multiplied with.
+        perceptual_network: The network of the perceptual and the style loss.
+        pyramid_until: The last step of the pyramid loss; None keeps it.
+        r1_gamma: Weight of the gradient penalty of the discriminator.
+        r1_every: Steps from one penalty to the next.
+        path_weight: Weight of the path length penalty of the prior.
+        path_every: Steps from one such penalty to the next.
+        mixing: Share of the prior's pictures made with two style codes.
+        degradation: How low quality is made from the ground truth.
+        ema_halflife: Steps after which half of the moving average is new.
+    """
+
+    about: str
+    layout: Layout = "paper"
+    size: int = 512
+    narrow: float = 1.0
+    channel_multiplier: float = 1.0
+    style_dim: int = 512
+    mlp_layers: int = 8
+    modulation: Modulation = "split"
+    start: Literal["prior", "restorer", "nothing"] = "prior"
+    train_decoder: bool = False
+    batch_size: int = 12
+    steps: int = 800_000
+    rate: float = 2e-3
+    discriminator_rate: float = 2e-3
+    component_rate: float = 2e-3
+    milestones: tuple[int, ...] = (700_000, 750_000)
+    discriminator_warmup: int = 0
+    losses: LossWeights = field(default_factory=LossWeights)
+    perceptual_network: PerceptualNetwork = "vgg19"
+    pyramid_until: int | None = 50_000
+    r1_gamma: float = 10.0
+    r1_every: int = 16
+    path_weight: float = 2.0
+    path_every: int = 4
+    mixing: float = 0.9
+    degradation: DegradationOptions = PAPER
+    ema_halflife: float = 10_000 / 32
+
+    def network(self) -> GFPGANConfig:
+        """The sizes of the generator.
+
+        Raises:
+            UsageError: No such network can be built.
+        """
+        try:
+            return GFPGANConfig.from_widths(
+                self.layout,
+                size=self.size,
+                narrow=self.narrow,
+                channel_multiplier=self.channel_multiplier,
+                style_dim=self.style_dim,
+                mlp_layers=self.mlp_layers,
+                modulation=self.modulation,
+            )
+        except ValueError as error:
+            raise UsageError(f"no network can be built: {error}. Choose another --size.") from error
+
+    def rate_factor(self, step: int) -> float:
+        """What the learning rates are multiplied with at `step`, 1 being the first: halved after each milestone."""
+        return float(0.5 ** sum(step > milestone for milestone in self.milestones))
+
+
+PRESETS: dict[str, Preset] = {
+    "paper": Preset(about="The paper: 512, 800,000 steps of 12 pictures, a frozen StyleGAN2 prior."),
+    "official": Preset(
+        about="The official configuration file: as the paper, wider degradation, a style loss, earlier milestones.",
+        milestones=(600_000, 700_000),
+        losses=LossWeights(style=50.0),
+        degradation=OFFICIAL,
+    ),
+    "compact": Preset(
+        about="A small network at 256 that trains in hours, from nothing, on heavily degraded pictures.",
+        layout="clean",
+        size=256,
+        narrow=0.25,
+        start="nothing",
+        train_decoder=True,
+        batch_size=4,
+        steps=4_000,
+        rate=5e-4,
+        discriminator_rate=1e-3,
+        component_rate=5e-4,
+        milestones=(3_000, 3_600),
+        losses=LossWeights(reconstruction=1.0, perceptual=0.1, adversarial=0.02, components=0.05,
+                           component_style=10.0, identity=0.0),
+        perceptual_network="vgg16",
+        pyramid_until=None,
+        degradation=HEAVY,
+        ema_halflife=100.0,
+    ),
+    "finetune": Preset(
+        about="Goes on from a released clean model at a low rate; the discriminators learn first.",
+        layout="clean",
+        channel_multiplier=2.0,
+        start="restorer",
+        batch_size=4,
+        steps=20_000,
+        rate=5e-5,
+        discriminator_rate=5e-4,
+        component_rate=5e-4,
+        milestones=(15_000,),
+        discriminator_warmup=1_000,
+        losses=LossWeights(pyramid=0.0),  # released models left it behind long ago
+    ),
+}  # fmt: skip
+"""The recipes by name. The rates of `compact` and `finetune` are this project's own; the paper trains neither."""
+
+
+def _with_losses(preset: Preset, **weights: float) -> Preset:
+    return replace(preset, losses=replace(preset.losses, **weights))
+
+
+MATCHING_WEIGHT = 10.0
+"""Of feature matching, which the paper compares with and gives no weight for; pix2pixHD's, where it comes from."""
+
+ABLATIONS: dict[str, str] = {
+    "no-spatial-modulation": "table 4, a: style codes only, no CS-SFT",
+    "plain-sft": "table 4, b: the U-Net modulates all channels of the prior",
+    "no-prior": "table 4, c: the decoder starts from random weights and learns",
+    "no-pyramid": "table 4, d: no intermediate supervision of the U-Net",
+    "no-components": "no loss on eyes and mouth",
+    "component-discriminator-only": "component discriminators without anything compared in them",
+    "feature-matching": "component features compared themselves, not their Gram matrices",
+    "feature-style": "component features compared by Gram matrices: the paper's own choice",
+}
+"""The paper's ablations (table 4, and the component loss of section 4.3) by the names that `--ablation` takes."""
+
+
+def ablated(preset: Preset, name: str) -> Preset:
+    """The preset with one ablation of `ABLATIONS`.
+
+    Raises:
+        UsageError: No ablation is called so.
+    """
+    match name:
+        case "no-spatial-modulation":
+            return replace(preset, modulation="none")
+        case "plain-sft":
+            return replace(preset, modulation="all")
+        case "no-prior":
+            return replace(preset, start="nothing", train_decoder=True)
+        case "no-pyramid":
+            return _with_losses(preset, pyramid=0.0)
+        case "no-components":
+            return replace(preset, losses=preset.losses.without("components"))
+        case "component-discriminator-only":
+            return _with_losses(preset, component_style=0.0, component_matching=0.0)
+        case "feature-matching":
+            return _with_losses(preset, component_style=0.0, component_matching=MATCHING_WEIGHT)
+        case "feature-style":
+            style = preset.losses.component_style or LossWeights().component_style
+            return _with_losses(preset, component_style=style, component_matching=0.0)
+    raise UsageError(f"--ablation {name} is unknown. Use one of {', '.join(ABLATIONS)}.")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training.
+
+    Attributes:
+        data: Folder of aligned faces.
+        output: Folder of the checkpoint, the restorer, the log and the samples.
+        preset: The recipe, with what the options changed in it.
+        preset_name: Its name in `PRESETS`.
+        stage: `prior` trains StyleGAN2 alone, `restoration` the restorer.
+        weights: What to start from: a StyleGAN2 prior or a whole restorer, told apart by its tensors.
+        perceptual_weights: File of the VGG network; None looks where weights are kept.
+        identity_weights: File of the ArcFace network; None looks where weights are kept.
+        accumulate: Parts that a step's pictures are computed in, one after the other, to spare memory.
+        device: `auto` or a torch device.
+        precision: `auto`, `fp32`, `bf16` or `fp16`.
+        workers: Processes that load pictures; None measures how many are needed.
+        seed: Of everything random.
+        log_every: Steps from one line of the log to the next.
+        sample_every: Steps from one sample picture to the next.
+        save_every: Steps from one checkpoint to the next.
+        ablation: The ablation that is in `preset`, if any.
+        left_out: The losses that were switched off by option.
+    """
+
+    data: Path
+    output: Path
+    preset: Preset
+    preset_name: str = "paper"
+    stage: Stage = "restoration"
+    weights: Path | None = None
+    perceptual_weights: Path | None = None
+    identity_weights: Path | None = None
+    accumulate: int = 1
+    device: str = "auto"
+    precision: str = "auto"
+    workers: int | None = None
+    seed: int = 0
+    log_every: int = 10
+    sample_every: int = 500
+    save_every: int = 500
+    ablation: str | None = None
+    left_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("accumulate", "log_every", "sample_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} is 1 or more, not {getattr(self, name)}.")
+        if self.workers is not None and self.workers < 0:
+            raise UsageError(f"--workers is 0 or more, not {self.workers}.")
+        if self.preset.steps < 1 or self.preset.batch_size < 1:
+            raise UsageError(f"--steps and --batch-size are 1 or more: {self.preset.steps}, {self.preset.batch_size}.")
+        if self.preset.batch_size % self.accumulate:
+            raise UsageError(
+                f"--accumulate {self.accumulate} does not divide a batch of {self.preset.batch_size} pictures."
+            )
+
+
+def make_config(
+    data: Path,
+    output: Path,
+    preset: str = "paper",
+    *,
+    stage: str = "restoration",
+    without: Sequence[str] = (),
+    ablation: str | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    size: int | None = None,
+    perceptual_network: PerceptualNetwork | None = None,
+    weights: Path | None = None,
+    perceptual_weights: Path | None = None,
+    identity_weights: Path | None = None,
+    accumulate: int = 1,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int | None = None,
+    seed: int = 0,
+    log_every: int = 10,
+    sample_every: int = 500,
+    save_every: int = 500,
+) -> TrainConfig:
+    """A training from the command line's options; None leaves a value to the preset.
+
+    Raises:
+        UsageError: A name is unknown or a value out of range.
+    """
+    if preset not in PRESETS:
+        raise UsageError(f"--preset {preset} is unknown. Use one of {', '.join(PRESETS)}.")
+    if stage not in STAGES:
+        raise UsageError(f"--stage {stage} is unknown. Use prior or restoration.")
+    if perceptual_network not in (None, "vgg19", "vgg16"):
+        raise UsageError(f"the perceptual network is vgg19 or vgg16, not {perceptual_network}.")
+    chosen = PRESETS[preset] if ablation is None else ablated(PRESETS[preset], ablation)
+    losses = chosen.losses
+    for name in without:
+        losses = losses.without(name)
+    given: dict[str, Any] = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "size": size,
+        "perceptual_network": perceptual_network,
+    }
+    chosen = replace(chosen, losses=losses, **{name: value for name, value in given.items() if value is not None})
+    chosen.network()  # an impossible size is told at once
+    return TrainConfig(
+        data=data,
+        output=output,
+        preset=chosen,
+        preset_name=preset,
+        stage="prior" if stage == "prior" else "restoration",
+        weights=weights,
+        perceptual_weights=perceptual_weights,
+        identity_weights=identity_weights,
+        accumulate=accumulate,
+        device=device,
+        precision=precision,
+        workers=workers,
+        seed=seed,
+        log_every=log_every,
+        sample_every=sample_every,
+        save_every=save_every,
+        ablation=ablation,
+        left_out=tuple(without),
+    )

