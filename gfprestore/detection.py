@@ -154,9 +154,7 @@ class _BoundedDetector(ABC):
             faces = max([faces, *(self._turned_faces(picture, turns) for turns in (1, 2, 3))], key=_total_score)
         scale = np.array([width / pixels.shape[1], height / pixels.shape[0]], np.float32)
         return [
-            DetectedFace(
-                (face.box.reshape(2, 2) / scale).reshape(4), (face.landmarks + 0.5) / scale - 0.5, face.score
-            )
+            DetectedFace((face.box.reshape(2, 2) / scale).reshape(4), (face.landmarks + 0.5) / scale - 0.5, face.score)
             for face in faces
         ]
 

