@@ -156,20 +156,19 @@ class FaceDataset(torch.utils.data.Dataset[Sample]):
         Raises:
             FolderError: No picture of the set can be used.
         """
-        newly_skipped: list[Skipped] = []
-        for later in range(self.count):
+        passed_over: dict[Skipped, None] = {}
+        for later in range(2 * self.count):  # holds one whole epoch, so every picture
             index = self._picture_at(position + later)
-            if index in self._unusable:
-                newly_skipped.append(self._unusable[index])
-                continue
-            try:
-                pixels, side = self._read(self.faces[index].path)
-            except PhotoError as error:
-                self._unusable[index] = Skipped(self.faces[index].path, str(error), is_problem=True)
-                newly_skipped.append(self._unusable[index])
-                continue
-            random = np.random.default_rng([self.seed, _PICTURE, position])
-            return self._pair(pixels, self.faces[index].boxes_at(self.size, side), random, tuple(newly_skipped))
+            face = self.faces[index]
+            if index not in self._unusable:
+                try:
+                    pixels, side = self._read(face.path)
+                except PhotoError as error:
+                    self._unusable[index] = Skipped(face.path, str(error), is_problem=True)
+                else:
+                    random = np.random.default_rng([self.seed, _PICTURE, position])
+                    return self._pair(pixels, face.boxes_at(self.size, side), random, tuple(passed_over))
+            passed_over[self._unusable[index]] = None
         first = next(iter(self._unusable.values()))
         raise FolderError(f"None of the {self.count} pictures in {self.folder} can be used. The first: {first.reason}")
 
