@@ -15,7 +15,7 @@ from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, ParamSpec, cast
 
 import typer
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from gfprestore.folders import Plan
     from gfprestore.pipeline import OutputOptions, PhotoResult
     from gfprestore.restoration import Restoration
+    from gfprestore.training.config import PerceptualNetwork
+    from gfprestore.training.loop import Progress
 
 Arguments = ParamSpec("Arguments")
 
@@ -517,3 +519,173 @@ def demo(
     reporter.note(f"before and after, side by side: {output / 'restored' / '_compare'}")
     if failed:
         raise typer.Exit(int(ExitCode.SOME_FAILED))
+
+
+@app.command()
+@command
+def prepare(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of photos, or FFHQ with its landmark file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The training set.")],
+    size: Annotated[int, typer.Option("--size", metavar="PX", help="Side of the crops.")] = 512,
+    min_eye_distance: Annotated[
+        float | None, typer.Option("--min-eye-distance", metavar="PX", help="In the photo; default: a fifth of --size.")
+    ] = None,
+    min_sharpness: Annotated[
+        float, typer.Option("--min-sharpness", help="Variance of the Laplacian of the face, for a crop of 512.")
+    ] = 15.0,
+    max_yaw: Annotated[
+        float, typer.Option("--max-yaw", help="The nose's distance from between the eyes, in eye distances.")
+    ] = 0.45,
+    max_outside: Annotated[
+        float, typer.Option("--max-outside", metavar="0..1", help="Share of a crop that lies outside the photo.")
+    ] = 0.15,
+    min_score: Annotated[
+        float | None, typer.Option("--detection-threshold", metavar="0..1", help="Leave out less certain detections.")
+    ] = None,
+    quality: Annotated[
+        int | None, typer.Option("--quality", metavar="1..100", help="Crops as JPEG of this quality; default: PNG.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", metavar="PATTERN", help="Leave out matching names; repeatable.")
+    ] = None,
+    detector: Annotated[
+        str, typer.Option("--detector", metavar="NAME", help="auto, mtcnn, retinaface-resnet50 or -mobilenet.")
+    ] = "auto",
+    device: Device = "auto",
+    weights_dir: WeightsDir = None,
+    offline: Offline = False,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Crop, align and box the faces of a folder into a training set."""
+    from gfprestore.console import Reporter, RunProgress, download_reporter
+    from gfprestore.device import choose_device
+    from gfprestore.opening import Opener
+    from gfprestore.training.prepare import PrepareOptions
+    from gfprestore.training.prepare import prepare as prepare_set
+    from gfprestore.weights import WeightsStore
+
+    options = PrepareOptions(
+        size, min_eye_distance, min_sharpness, max_yaw, max_outside, min_score, quality, tuple(exclude or ())
+    )
+    reporter = Reporter(json_output)
+    opener = Opener(
+        store=WeightsStore(weights_dir, offline=offline),
+        device=choose_device(device),
+        tell=reporter.note,
+        download_report=download_reporter(reporter),
+    )
+    with RunProgress(reporter, 0) as progress:
+        report = prepare_set(source, output, options, lambda: opener.detector(detector), reporter.note, progress.at)
+    for entry in report.failed:
+        reporter.warn(f"{entry.path}: {entry.reason}")
+    counts = {"photos": report.photos, "done_before": report.done_before, "faces": report.faces}
+    rejected = dict(report.rejected)
+    reporter.record({"summary": {**counts, "rejected": rejected, "failed": len(report.failed)}})
+    rows = [*counts.items(), *((f"left out: {reason}", count) for reason, count in rejected.items())]
+    reporter.table("", ["what", "count"], [[name, str(count)] for name, count in rows])
+    reporter.note(f"index: {report.index}")
+    if report.failed:
+        raise typer.Exit(int(ExitCode.SOME_FAILED))
+
+
+@app.command()
+@command
+def train(
+    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Aligned faces: FFHQ, or a set of `prepare`.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Default: gfprestore-<preset>, here.")
+    ] = None,
+    preset: Annotated[str, typer.Option("--preset", help="paper, official, compact or finetune.")] = "paper",
+    stage: Annotated[
+        str, typer.Option("--stage", help="prior trains StyleGAN2 alone, then restoration.")
+    ] = "restoration",
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="FILE", help="Start from this prior or restorer.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Steps in all.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", metavar="N", help="Pictures a step.")] = None,
+    accumulate: Annotated[
+        int, typer.Option("--accumulate", metavar="N", help="Parts that a step is computed in, to spare memory.")
+    ] = 1,
+    size: Annotated[int | None, typer.Option("--size", metavar="PX", help="Side of the pictures.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option("--without", metavar="LOSS", help="Leave a loss out; repeatable.")
+    ] = None,
+    ablation: Annotated[
+        str | None, typer.Option("--ablation", metavar="NAME", help="One of the paper's; a wrong name lists them.")
+    ] = None,
+    perceptual: Annotated[
+        str | None,
+        typer.Option("--perceptual", metavar="NET", help="vgg19 (the paper's) or vgg16 (in the extra train)."),
+    ] = None,
+    perceptual_weights: Annotated[
+        Path | None, typer.Option("--perceptual-weights", metavar="FILE", help="Torchvision's file of that network.")
+    ] = None,
+    identity_weights: Annotated[
+        Path | None, typer.Option("--identity-weights", metavar="FILE", help="The ArcFace network's file.")
+    ] = None,
+    device: Device = "auto",
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Floating-point type of the networks.")
+    ] = Precision.AUTO,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", help="Processes that load pictures; default: as measured.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of everything random.")] = 0,
+    log_every: Annotated[int, typer.Option("--log-every", metavar="N", help="Steps between lines of the log.")] = 10,
+    sample_every: Annotated[int, typer.Option("--sample-every", metavar="N", help="Steps between pictures.")] = 500,
+    save_every: Annotated[int, typer.Option("--save-every", metavar="N", help="Steps between checkpoints.")] = 500,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the memory it needs.")] = False,
+    weights_dir: WeightsDir = None,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train GFP-GAN as the paper does; the same command goes on where it stopped."""
+    from gfprestore.console import Reporter
+    from gfprestore.training.config import make_config
+    from gfprestore.training.train import plan
+    from gfprestore.training.train import train as train_networks
+    from gfprestore.weights import WeightsStore
+
+    config = make_config(
+        data,
+        output or Path(f"gfprestore-{preset}" if stage == "restoration" else f"gfprestore-{preset}-{stage}"),
+        preset,
+        stage=stage,
+        without=without or (),
+        ablation=ablation,
+        steps=steps,
+        batch_size=batch_size,
+        size=size,
+        perceptual_network=cast("PerceptualNetwork | None", perceptual),  # make_config refuses other names
+        weights=weights,
+        perceptual_weights=perceptual_weights,
+        identity_weights=identity_weights,
+        accumulate=accumulate,
+        device=device,
+        precision=precision.value,
+        workers=workers,
+        seed=seed,
+        log_every=log_every,
+        sample_every=sample_every,
+        save_every=save_every,
+    )
+    reporter = Reporter(json_output)
+    store = WeightsStore(weights_dir, offline=True)
+    if dry_run:
+        rows = plan(config, store)
+        reporter.record(dict(rows))
+        if not json_output:
+            reporter.listing("", ["what", "value"], [list(row) for row in rows])
+        return
+
+    def show(progress: Progress) -> None:
+        reporter.note(progress.line)
+        reporter.record(
+            {"step": progress.step, **progress.losses, "images_per_second": round(progress.images_per_second, 3)}
+        )
+
+    report = train_networks(config, reporter.note, show, store)
+    reporter.record({"summary": {**asdict(report), "weights": str(report.weights)}})
+    reporter.note(f"{report.step} steps done, {report.images_per_second:.3g} images/s; weights: {report.weights}")

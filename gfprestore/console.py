@@ -128,6 +128,18 @@ class RunProgress:
                 self.task, current=escape(printable(what)), completed=min(self.done + fraction, float(self.total))
             )
 
+    def at(self, done: int, total: int) -> None:
+        """So many photos of so many are done; a line at every tenth where there is no bar."""
+        self.done, self.total = done, total
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=done, total=total, rate=self._rate())
+        elif 10 * done // max(total, 1) != 10 * (done - 1) // max(total, 1):
+            self.reporter.note(f"[{done}/{total}]")
+
+    def _rate(self) -> str:
+        rate = self.done / max(time.monotonic() - self.started, 1e-9)
+        return f"{rate:.1f} photos/s" if rate >= 1 else f"{1 / max(rate, 1e-9):.1f} s/photo"
+
     def advance(self, line: str, faces: int, failed: bool) -> None:
         """One photo is finished; `line` is its quiet line, shown on a terminal only where it failed."""
         self.done += 1
@@ -139,9 +151,7 @@ class RunProgress:
         if failed:
             self.reporter.error(line)
         if self.task is not None:
-            rate = self.done / max(time.monotonic() - self.started, 1e-9)
-            text = f"{rate:.1f} photos/s" if rate >= 1 else f"{1 / rate:.1f} s/photo"
-            self.bar.update(self.task, completed=self.done, faces=self.faces, rate=text)
+            self.bar.update(self.task, completed=self.done, faces=self.faces, rate=self._rate())
 
 
 class DownloadProgress:

@@ -44,20 +44,20 @@ class Opener:
     Args:
         store: Where weights are found and downloaded to.
         device: Where to compute.
-        dtype: Floating-point type of the restorer; detector and parser compute in float32.
-        background_dtype: That of the background; None takes the fastest that shows no difference.
         tell: Takes lines for people.
         download_report: Gives, for a weights name, a function that is told (bytes received, total bytes or None).
+        dtype: Floating-point type of the restorer; detector and parser compute in float32.
+        background_dtype: That of the background; None takes the fastest that shows no difference.
     """
 
     def __init__(
         self,
         store: WeightsStore,
         device: torch.device,
-        dtype: torch.dtype,
-        background_dtype: torch.dtype | None,
         tell: Callable[[str], None],
         download_report: DownloadReport | None = None,
+        dtype: torch.dtype = torch.float32,
+        background_dtype: torch.dtype | None = None,
     ) -> None:
         self.store = store
         self.device = device

@@ -182,7 +182,7 @@ class Restoration:
         self.dtype = choose_precision(self.options.precision, self.device)
         store = WeightsStore(self.options.weights_dir, offline=self.options.offline)
         background_dtype = None if self.options.precision == "auto" else self.dtype
-        opener = Opener(store, self.device, self.dtype, background_dtype, self.tell, download_progress)
+        opener = Opener(store, self.device, self.tell, download_progress, self.dtype, background_dtype)
         self.restorer = opener.restorer(self.options.restorer, self.options.weights)
         if self.options.aligned and self.restorer is None:
             raise UsageError("--aligned restores face crops, so --restorer none leaves nothing to do.")
