@@ -91,9 +91,7 @@ def read_checkpoint(path: Path, sizes: Sizes, device: torch.device | None = None
         raise WeightsMissingError(f"{path} does not exist.") from None
     except Exception as error:  # torch raises a dozen kinds for files that are none of its own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsDamagedError(
-            f"{path} is damaged or is no checkpoint of a training: {reason}. {advice}"
-        ) from error
+        raise WeightsDamagedError(f"{path} is damaged or is no checkpoint of a training: {reason}. {advice}") from error
     if checkpoint.sizes != sizes:
         names = [name for name in {**sizes, **checkpoint.sizes} if sizes.get(name) != checkpoint.sizes.get(name)]
         differences = ", ".join(f"{name} {checkpoint.sizes.get(name)} instead of {sizes.get(name)}" for name in names)

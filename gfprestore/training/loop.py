@@ -215,6 +215,8 @@ class _Training:
         self.returns = 0
         self.saved_step = -1
         self.returns_to_saved = 0
+        self.feed = _Feed(dataset, config, device, world, self.tell)
+        self.log: _Log | None = None
 
     def run(self, is_stopped: Callable[[], bool]) -> TrainReport:
         """All steps that are left."""
@@ -226,8 +228,8 @@ class _Training:
             self.tell(f"Going on from step {self.step} of {steps} ({self.checkpoint_path}).")
         else:
             self._save()  # a place to go back to, and a disk that is full is told before the first step
-        log = _Log(self.config.output, self.step) if self.world.leads else None
-        feed = _Feed(self.dataset, self.config, self.device, self.world, self.tell)
+        self.log = log = _Log(self.config.output, self.step) if self.world.leads else None
+        feed = self.feed
         meter = _Meter(self.config.preset.batch_size)
         losses: dict[str, float] = {}
         try:
@@ -241,14 +243,11 @@ class _Training:
                 meter.add(feed.waited)
                 if not all(map(math.isfinite, losses.values())):
                     self._go_back(losses)
-                    feed.rewind()
-                    if log:
-                        log.rewind(self.step)
                     continue
                 self.step += 1
                 self.position += self.config.preset.batch_size
+                self._report(losses, meter)
                 stopping = self.world.any(is_stopped(), self.device)
-                self._report(losses, log, meter)
                 self._keep(stopping or self.step == steps)
                 if stopping and self.step < steps:
                     raise TrainingInterruptedError(
@@ -291,9 +290,7 @@ class _Training:
 
     def _save(self) -> None:
         if self.world.leads:
-            checkpoint = Checkpoint(
-                self.step, self.position, self.rate_scale, self.recipe.sizes(), self.recipe.state()
-            )
+            checkpoint = Checkpoint(self.step, self.position, self.rate_scale, self.recipe.sizes(), self.recipe.state())
             write_checkpoint(checkpoint, self.checkpoint_path)
         if self.step != self.saved_step:
             self.returns_to_saved = 0
@@ -320,17 +317,20 @@ class _Training:
         rate_scale = self.rate_scale / 2
         self._resume()
         self.rate_scale = rate_scale
+        self.feed.close()
+        if self.log is not None:
+            self.log.rewind(self.step)
         self.tell(
             f"{broken} is no number at step {failed_step}: back to step {self.step}, "
             f"learning rates now {rate_scale:g} of the preset's."
         )
 
-    def _report(self, losses: Mapping[str, float], log: _Log | None, meter: _Meter) -> None:
+    def _report(self, losses: Mapping[str, float], meter: _Meter) -> None:
         steps = self.config.preset.steps
-        if self.step % self.config.log_every and self.step != steps or log is None:
+        if self.log is None or (self.step % self.config.log_every and self.step != steps):
             return
         pace, wait = meter.since_last()
-        log.write({
+        self.log.write({
             "step": self.step, **losses, "rate": self.recipe.rate(), "images_per_second": round(pace, 4),
             "data_wait": round(wait, 4),
         })  # fmt: skip
@@ -425,15 +425,10 @@ class _Feed:
             f"Loading a step's {self.config.preset.batch_size} pictures takes {self.waited:.3f} s in one process, "
             f"learning from them {seconds:.3f} s: {self.workers or 'no'} worker process(es)."
         )
-        self.rewind()
-
-    def rewind(self) -> None:
-        """Forgets what was loaded ahead; the next batches begin where they are asked for."""
         self.close()
-        self.iterator = None
 
     def close(self) -> None:
-        """Ends the worker processes."""
+        """Ends the worker processes and forgets what was loaded ahead; the next batches begin where asked for."""
         self.iterator = None
 
     def _open(self, position: int) -> Iterator[Sample]:

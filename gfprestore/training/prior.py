@@ -244,9 +244,7 @@ class PriorRecipe:
             directions = torch.stack(
                 [torch.randn(pictures.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
             ).to(self.device)
-            penalty, self.mean_path_length = path_length_penalty(
-                pictures, latents, self.mean_path_length, directions
-            )
+            penalty, self.mean_path_length = path_length_penalty(pictures, latents, self.mean_path_length, directions)
             penalties.append(penalty.detach())
             weight = self.preset.path_weight * self.preset.path_every
             self.updates.backward(weight * penalty / totals.parts)

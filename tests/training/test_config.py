@@ -1,0 +1,135 @@
+"""Presets, losses and ablations: the published numbers, and options that mean what they say."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gfprestore.degradation import HEAVY, OFFICIAL, PAPER
+from gfprestore.errors import ExitCode, UsageError
+from gfprestore.networks.gfpgan import GFPGAN
+from gfprestore.training.config import ABLATIONS, LOSSES, PRESETS, LossWeights, TrainConfig, ablated, make_config
+
+SHARED = {"reconstruction", "pyramid", "adversarial"}
+
+
+def config_of(preset: str = "paper", **options: Any) -> TrainConfig:
+    return make_config(Path("faces"), Path("out"), preset, **options)
+
+
+def test_the_papers_preset_has_the_papers_numbers() -> None:
+    """Section 4.1 of the paper; batch, R1 and EMA as in the official configuration."""
+    paper = PRESETS["paper"]
+    assert (paper.size, paper.steps, paper.batch_size, paper.rate) == (512, 800_000, 12, 2e-3)
+    assert [paper.rate_factor(step) for step in (1, 700_000, 700_001, 750_000, 750_001)] == [1, 1, 0.5, 0.5, 0.25]
+    assert (paper.r1_gamma, paper.r1_every, paper.pyramid_until) == (10, 16, 50_000)
+    assert 0.5 ** (1 / paper.ema_halflife) == pytest.approx(0.5 ** (32 / 10_000), rel=1e-12)
+    assert (paper.degradation, paper.perceptual_network, paper.train_decoder) == (PAPER, "vgg19", False)
+    assert paper.losses.used() == {
+        "reconstruction": 0.1, "perceptual": 1, "pyramid": 1, "adversarial": 0.1, "components": 1,
+        "component-style": 200, "identity": 10,
+    }  # fmt: skip
+    assert paper.network().channels == (512, 512, 512, 512, 256, 128, 64, 32), "channel multiplier 1"
+
+
+def test_the_official_preset_differs_where_the_official_file_does() -> None:
+    official = PRESETS["official"]
+    assert official.milestones == (600_000, 700_000)
+    assert official.degradation == OFFICIAL
+    assert official.losses.style == 50
+    same = replace(official, milestones=PRESETS["paper"].milestones, losses=LossWeights(), degradation=PAPER)
+    assert replace(same, about="") == replace(PRESETS["paper"], about="")
+
+
+def test_compact_is_a_small_network_on_heavy_degradation_that_needs_no_prior() -> None:
+    compact = PRESETS["compact"]
+    assert (compact.size, compact.narrow, compact.channel_multiplier, compact.rate) == (256, 0.25, 1, 5e-4)
+    assert (compact.layout, compact.start, compact.degradation) == ("clean", "nothing", HEAVY)
+    numbers = sum(parameter.numel() for parameter in GFPGAN(compact.network()).parameters())
+    assert 10e6 < numbers < 16e6
+    assert "identity" not in compact.losses.used()
+
+
+def test_finetuning_spares_loaded_weights() -> None:
+    finetune = PRESETS["finetune"]
+    assert finetune.rate <= 2e-3 / 20, "2e-3 destroys loaded weights"
+    assert finetune.discriminator_warmup > 0
+    assert finetune.network().channels == (512, 512, 512, 512, 512, 256, 128, 64), "channel multiplier 2"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_ablation_of_every_preset_is_one_option(name: str, preset: str) -> None:
+    config = config_of(preset, ablation=name)
+    assert config.ablation == name
+    assert config.preset == ablated(PRESETS[preset], name)
+
+
+def test_ablations_change_what_table_4_changes_and_nothing_else() -> None:
+    paper = PRESETS["paper"]
+    expected: dict[str, dict[str, Any]] = {
+        "no-spatial-modulation": {"modulation": "none"},
+        "plain-sft": {"modulation": "all"},
+        "no-prior": {"start": "nothing", "train_decoder": True},
+        "no-pyramid": {"losses": LossWeights(pyramid=0)},
+        "no-components": {"losses": LossWeights(components=0, component_style=0)},
+        "component-discriminator-only": {"losses": LossWeights(component_style=0)},
+        "feature-matching": {"losses": LossWeights(component_style=0, component_matching=10)},
+        "feature-style": {},
+    }
+    assert expected.keys() == ABLATIONS.keys()
+    for name, change in expected.items():
+        assert ablated(paper, name) == replace(paper, **change), name
+
+
+def test_the_losses_have_one_name_in_the_weights_the_table_and_the_option() -> None:
+    assert {item.name.replace("_", "-") for item in fields(LossWeights)} == set(LOSSES)
+
+
+@pytest.mark.parametrize(
+    ("without", "left"),
+    [
+        (["identity"], {*SHARED, "perceptual", "style", "components", "component-style"}),
+        (["perceptual"], {*SHARED, "components", "component-style", "identity"}),
+        (["components", "style"], {*SHARED, "perceptual", "identity"}),
+        (["component-style", "perceptual", "identity"], {*SHARED, "components"}),
+    ],
+)
+def test_a_loss_is_switched_off_with_what_hangs_on_it(without: list[str], left: set[str]) -> None:
+    config = config_of("official", without=without)
+    assert set(config.preset.losses.used()) == left
+    assert config.left_out == tuple(without)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "papers"}, "--preset papers is unknown. Use one of paper, official, compact, finetune"),
+        ({"stage": "both"}, "--stage both is unknown"),
+        ({"without": ["gan"]}, "--without gan: no loss is called so. Use one of reconstruction"),
+        ({"ablation": "no-gan"}, "--ablation no-gan is unknown. Use one of no-spatial-modulation"),
+        ({"perceptual_network": "alexnet"}, "vgg19 or vgg16, not alexnet"),
+        ({"size": 500}, "power of two from 8 to 1024, not 500.*--size"),
+        ({"steps": 0}, "--steps and --batch-size are 1 or more"),
+        ({"batch_size": -1}, "--steps and --batch-size are 1 or more"),
+        ({"accumulate": 0}, "--accumulate is 1 or more"),
+        ({"accumulate": 5}, "--accumulate 5 does not divide a batch of 12"),
+        ({"save_every": 0}, "--save-every is 1 or more"),
+        ({"workers": -2}, "--workers is 0 or more, not -2"),
+    ],
+)
+def test_wrong_options_are_usage_errors(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        config_of(**options)
+    assert error.value.exit_code == ExitCode.USAGE
+
+
+def test_options_override_the_preset_and_leave_the_table_alone() -> None:
+    config = config_of("compact", steps=7, batch_size=2, size=128, perceptual_network="vgg19")
+    preset = config.preset
+    assert (preset.steps, preset.batch_size, preset.size, preset.perceptual_network) == (7, 2, 128, "vgg19")
+    assert preset.rate == PRESETS["compact"].rate
+    assert (PRESETS["compact"].steps, PRESETS["compact"].size) == (4_000, 256)

@@ -1,0 +1,385 @@
+"""The loop: resuming bit for bit, stopping, going back, files that are whole, several processes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from faces import Descent, make_faces, tiny_config
+from pictures import pixels_of
+from torch import Tensor
+
+from gfprestore.errors import (
+    ExitCode,
+    FolderError,
+    TrainingDivergedError,
+    TrainingInterruptedError,
+    UsageError,
+    WeightsDamagedError,
+    WeightsMismatchError,
+)
+from gfprestore.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint, write_whole
+from gfprestore.training.config import TrainConfig
+from gfprestore.training.dataset import FaceDataset
+from gfprestore.training.loop import Progress, TrainReport, fit, workers_for
+from gfprestore.training.train import open_data, train
+
+CPU = torch.device("cpu")
+SIZES: dict[str, Any] = {"weights": 4}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_faces(tmp_path_factory.mktemp("loop") / "faces")
+
+
+def config_of(data: Path, output: Path, **options: Any) -> TrainConfig:
+    return tiny_config(data, output, losses={"reconstruction": 1.0}, **options)
+
+
+def fitted(recipe: Descent, config: TrainConfig, told: list[str] | None = None, **options: Any) -> TrainReport:
+    tell = (lambda line: None) if told is None else told.append
+    return fit(recipe, open_data(config), config, CPU, tell=tell, **options)
+
+
+def log_of(output: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+def without_times(log: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{name: line[name] for name in line if name not in ("images_per_second", "data_wait")} for line in log]
+
+
+def flattened(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        items: Any = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    else:
+        return {prefix: value}
+    return {key: leaf for name, inner in items for key, leaf in flattened(inner, f"{prefix}/{name}").items()}
+
+
+def assert_same_bits(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    first, second = flattened(ours), flattened(theirs)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        same = torch.equal(value, second[name]) if isinstance(value, Tensor) else value == second[name]
+        assert same, name
+
+
+def interrupt_at(step: int, number: signal.Signals) -> Any:
+    def progress(now: Progress) -> None:
+        if now.step == step:
+            os.kill(os.getpid(), number)
+
+    return progress
+
+
+@pytest.mark.parametrize("stage", ["restoration", "prior"])
+def test_a_resumed_training_ends_with_the_same_bits_as_one_that_was_never_stopped(
+    stage: str, data: Path, tmp_path: Path
+) -> None:
+    whole = replace(tiny_config(data, tmp_path / "whole", steps=5, r1_every=2, path_every=2), stage=stage)  # type: ignore[arg-type]
+    stopped = replace(whole, output=tmp_path / "stopped", workers=1)
+    train(whole, print)
+    train(replace(stopped, preset=replace(stopped.preset, steps=3)), print)
+    report = train(stopped, print)
+    assert (report.step, report.steps_now) == (5, 2)
+    first, second = (torch.load(config.output / "checkpoint.pt", weights_only=True) for config in (whole, stopped))
+    assert_same_bits(first, second)
+    assert without_times(log_of(whole.output)) == without_times(log_of(stopped.output))
+    assert [line["step"] for line in log_of(stopped.output)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_step_writes_the_checkpoint_and_loses_nothing(
+    number: signal.Signals, data: Path, tmp_path: Path
+) -> None:
+    whole, stopped = (config_of(data, tmp_path / name, steps=6) for name in ("whole", "stopped"))
+    fitted(Descent(), whole)
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(TrainingInterruptedError, match=r"stopped at step 4 of 6.*goes on from there") as stop:
+        fitted(Descent(), stopped, progress=interrupt_at(4, number))
+    assert stop.value.exit_code == ExitCode.INTERRUPTED == 130
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert read_checkpoint(stopped.output / "checkpoint.pt", SIZES).step == 4
+    assert fitted(Descent(), stopped).steps_now == 2
+    first, second = (torch.load(config.output / "checkpoint.pt", weights_only=True) for config in (whole, stopped))
+    assert_same_bits(first, second)
+
+
+def test_a_loss_that_is_no_number_goes_back_to_the_last_checkpoint_at_half_the_rate(data: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    recipe = Descent(breaks=[5, 6])
+    config = config_of(data, tmp_path, steps=8, save_every=4)
+    report = fitted(recipe, config, told)
+    assert report.returns == 2
+    assert recipe.rates == [(step, 0.1) for step in (1, 2, 3, 4, 5)] + [(5, 0.05), (6, 0.05)] + [
+        (step, 0.025) for step in (5, 6, 7, 8)
+    ]
+    assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [line["rate"] for line in log_of(tmp_path)] == [0.1] * 4 + [0.025] * 4
+    assert told[-2:] == [
+        "distance is no number at step 5: back to step 4, learning rates now 0.5 of the preset's.",
+        "distance is no number at step 6: back to step 4, learning rates now 0.25 of the preset's.",
+    ]
+    assert read_checkpoint(tmp_path / "checkpoint.pt", SIZES).rate_scale == 0.25
+
+
+def test_weights_that_are_no_numbers_are_never_written(data: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    recipe = Descent(poisons=4)
+    fitted(recipe, config_of(data, tmp_path, steps=6, save_every=2), told)
+    assert "weights is no number" in told[-1] and "back to step 2" in told[-1]
+    checkpoint = read_checkpoint(tmp_path / "checkpoint.pt", SIZES)
+    assert checkpoint.step == 6
+    assert checkpoint.recipe["weight"].isfinite().all()
+    assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_training_that_always_breaks_gives_up_with_its_last_good_state_kept(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingDivergedError, match="step 3, also after going back to step 2 5 times"):
+        fitted(Descent(breaks=[3] * 20), config_of(data, tmp_path, steps=6, save_every=2))
+    checkpoint = read_checkpoint(tmp_path / "checkpoint.pt", SIZES)
+    assert (checkpoint.step, checkpoint.position) == (2, 4)
+
+
+def test_a_full_disk_is_a_clear_error_and_no_checkpoint_is_lost(data: Path, tmp_path: Path) -> None:
+    config = config_of(data, tmp_path, steps=6, save_every=2)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(now: Progress) -> None:
+        if now.step == 3:  # from here on no file may grow beyond some bytes: writing fails in the middle
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+
+    try:
+        with pytest.raises(FolderError, match="the previous one is kept") as full:
+            fitted(Descent(), config, progress=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert full.value.exit_code == ExitCode.FOLDER
+    assert read_checkpoint(tmp_path / "checkpoint.pt", SIZES).step == 2
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".part")]
+    assert fitted(Descent(), config).steps_now == 4
+
+
+def test_no_space_left_is_told_as_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FolderError, match="the disk is full; the previous one is kept"):
+        write_whole(path, lambda stream: stream.write(b"new"))
+    assert path.read_bytes() == b"old"
+    assert [item.name for item in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_checkpoint_of_other_sizes_names_what_differs(data: Path, tmp_path: Path) -> None:
+    train(tiny_config(data, tmp_path, losses={"reconstruction": 1.0}, steps=1), print)
+    wider = tiny_config(data, tmp_path, losses={"reconstruction": 1.0}, steps=2, narrow=1 / 16)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(
+        WeightsMismatchError, match=r"channels \[16, 16, 16, 16\] instead of \[32, 32, 32, 32\]"
+    ) as error:
+        train(wider, print)
+    assert error.value.exit_code == ExitCode.WEIGHTS
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "code"])
+def test_a_damaged_checkpoint_is_an_error_and_its_code_is_never_run(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    write_checkpoint(Checkpoint(1, 2, 1.0, SIZES, {"weight": torch.zeros(1000)}), path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-700])
+    elif damage == "text":
+        path.write_text("no checkpoint")
+    else:
+        torch.save({"step": 1, "recipe": Path(tmp_path)}, path)
+    with pytest.raises(WeightsDamagedError, match=r"damaged or is no checkpoint.*--output"):
+        read_checkpoint(path, SIZES)
+
+
+def test_a_training_that_is_done_returns_at_once(data: Path, tmp_path: Path) -> None:
+    config = config_of(data, tmp_path, steps=3)
+    fitted(Descent(), config)
+    recipe = Descent()
+    report = fitted(recipe, config)
+    assert (report.step, report.steps_now, report.losses) == (3, 0, {})
+    assert recipe.rates == []
+    assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3]
+
+
+def test_the_log_has_every_loss_by_name_and_the_pace(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path, steps=4, log_every=2)
+    train(config, print)
+    log = log_of(tmp_path)
+    assert [line["step"] for line in log] == [2, 4]
+    losses = {"reconstruction", "pyramid", "adversarial", "components", "component-style"}
+    others = {"discriminator", "component-discriminator", "r1", "rate", "images_per_second", "data_wait", "step"}
+    assert set(log[0]) == losses | others
+    assert all(math.isfinite(value) for line in log for value in line.values())
+    assert all(line["images_per_second"] > 0 and 0 <= line["data_wait"] < 1 for line in log)
+
+
+def test_a_torn_line_of_the_log_is_taken_out_on_resuming(data: Path, tmp_path: Path) -> None:
+    config = config_of(data, tmp_path, steps=2)
+    fitted(Descent(), config)
+    with (tmp_path / "log.jsonl").open("a") as stream:
+        stream.write('{"step": 3, "dist')
+    fitted(Descent(), replace(config, preset=replace(config.preset, steps=3)))
+    assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3]
+
+
+def test_the_sample_picture_shows_the_same_faces_in_columns(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path, losses={"reconstruction": 1.0}, steps=2, sample_every=1)
+    train(config, print)
+    first, second = (pixels_of(tmp_path / "samples" / f"000000{step}.png").astype(int) for step in (1, 2))
+    assert first.shape == (4 * 32, 4 * 32, 3)
+    dataset = open_data(config)
+    for row in range(4):
+        sample = dataset[row]
+        for column, expected in ((0, sample.lq), (3, sample.gt)):
+            cell = first[32 * row : 32 * row + 32, 32 * column : 32 * column + 32]
+            levels = (expected.permute(1, 2, 0).numpy() + 1) * 127.5
+            np.testing.assert_allclose(cell, levels, atol=0.51)
+    assert (first[:, :32] == second[:, :32]).all() and (first[:, 96:] == second[:, 96:]).all()
+    assert (first[:, 64:96] != second[:, 64:96]).any(), "the restored faces change"
+
+
+def test_a_damaged_picture_is_left_out_and_named_once(data: Path, tmp_path: Path) -> None:
+    faces = make_faces(tmp_path / "faces", count=3)
+    (faces / "01.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
+    told: list[str] = []
+    fitted(Descent(), config_of(faces, tmp_path / "out", steps=6, workers=1), told)
+    assert len([line for line in told if "01.png" in line]) == 1
+
+
+def test_an_empty_folder_is_an_error_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "faces").mkdir()
+    with pytest.raises(FolderError, match="no pictures"):
+        train(config_of(tmp_path / "faces", tmp_path / "out"), print)
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_that_are_all_too_small_are_an_error_in_a_worker_too(tmp_path: Path) -> None:
+    faces = make_faces(tmp_path / "faces", count=2, size=16)
+    with pytest.raises(FolderError, match=r"^None of the 2 pictures .*16 pixels a side"):
+        fitted(Descent(), config_of(faces, tmp_path / "out", workers=1))
+
+
+def test_an_output_that_is_a_file_is_an_error(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("in the way")
+    with pytest.raises(FolderError, match="cannot be made"):
+        fitted(Descent(), config_of(data, tmp_path / "out"))
+
+
+def test_a_batch_that_cannot_be_shared_is_a_usage_error(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not divide a batch of 2"):
+        config_of(data, tmp_path, accumulate=4)
+
+
+@pytest.mark.parametrize(
+    ("loading", "learning", "cores", "is_cpu", "expected"),
+    [
+        (0.01, 1.0, 2, True, 0),  # a hundredth of the step: no process is worth it
+        (0.20, 1.0, 2, True, 1),
+        (0.20, 1.0, 16, False, 1),
+        (2.00, 0.5, 16, False, 5),  # four keep up, a quarter to spare
+        (9.00, 0.5, 8, False, 7),  # one core is left
+        (9.00, 0.5, 1, False, 1),
+    ],
+)
+def test_as_many_workers_load_as_keep_up(
+    loading: float, learning: float, cores: int, is_cpu: bool, expected: int
+) -> None:
+    assert workers_for(loading, learning, cores, is_cpu=is_cpu) == expected
+
+
+def test_the_number_of_workers_is_measured_and_told(data: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    report = fitted(Descent(), config_of(data, tmp_path, steps=4, workers=None), told)
+    (line,) = [line for line in told if "Loading a step's 2 pictures takes" in line]
+    assert line.endswith(f"{report.workers} worker process(es).") or report.workers == 0
+
+
+def test_measured_or_given_workers_see_the_same_pictures(data: Path, tmp_path: Path) -> None:
+    weights = []
+    for name, workers in (("none", 0), ("two", 2), ("measured", None)):
+        recipe = Descent()
+        fitted(recipe, config_of(data, tmp_path / name, steps=5, workers=workers))
+        weights.append(recipe.weight)
+    assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
+
+
+TOGETHER = """
+    import sys
+    from pathlib import Path
+    import torch
+    sys.path[:0] = {paths!r}
+    from faces import tiny_config
+    from gfprestore.training.train import train
+
+    torch.set_num_threads(1)
+    train(tiny_config(Path({data!r}), Path({output!r}), batch_size=8, steps=3, r1_every=2), print)
+"""
+
+
+def test_two_processes_learn_what_one_does(data: Path, tmp_path: Path) -> None:
+    """The same pictures in all: discriminator, components and penalties included."""
+    train(tiny_config(data, tmp_path / "1", batch_size=8, steps=3, r1_every=2), print)
+    tests = Path(__file__).resolve().parents[1]
+    script = tmp_path / "train.py"
+    paths = [str(tests), str(tests / "training")]
+    text = TOGETHER.format(paths=paths, data=str(data), output=str(tmp_path / "2"))
+    script.write_text(textwrap.dedent(text), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("pictures in") == 1, "one process talks"
+    one, two = (
+        flattened(torch.load(tmp_path / processes / "checkpoint.pt", weights_only=True)["recipe"])
+        for processes in ("1", "2")
+    )
+    moments = 0
+    for name, value in one.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 1:
+            torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}")
+            moments += "exp_avg_sq" in name
+    assert moments > 50, "the squares of the gradients were compared"
+    for ours, theirs in zip(log_of(tmp_path / "1"), log_of(tmp_path / "2"), strict=True):
+        for name in ("reconstruction", "pyramid", "adversarial", "components", "component-style", "discriminator"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4)
+
+
+def test_the_stream_is_the_datasets_own(data: Path, tmp_path: Path) -> None:
+    """What a step sees does not depend on how its batch is cut: 8 pictures at once, or in four parts."""
+    seen: dict[int, list[Tensor]] = {}
+
+    class Watching(Descent):
+        def step(self, batches: Any, step: int, rate_scale: float) -> dict[str, Tensor]:
+            seen.setdefault(len(batches), []).append(torch.cat([batch.sample.gt for batch in batches]))
+            return super().step(batches, step, rate_scale)
+
+    for parts in (1, 4):
+        config = config_of(data, tmp_path / str(parts), steps=2, batch_size=8, accumulate=parts)
+        fitted(Watching(), config)
+    dataset: FaceDataset = open_data(config)
+    expected = torch.stack([dataset[position].gt for position in range(16)])
+    for parts in (1, 4):
+        assert torch.equal(torch.cat(seen[parts]), expected)

@@ -1,0 +1,387 @@
+"""The recipes: what learns, when, from which losses; what they start from and what they leave behind."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from faces import make_faces, none_but, tiny_config
+from torch import Tensor, nn
+
+from gfprestore.checkpoints import load_network, load_state, read_metadata
+from gfprestore.errors import ExitCode, WeightsMismatchError, WeightsMissingError
+from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
+from gfprestore.networks.stylegan2 import StyleGAN2Generator
+from gfprestore.training.config import TrainConfig, ablated
+from gfprestore.training.critics import Critics, Start, open_critics, open_start
+from gfprestore.training.dataset import collate
+from gfprestore.training.gfpgan import RestorationRecipe
+from gfprestore.training.loop import Batch
+from gfprestore.training.prior import PriorRecipe
+from gfprestore.training.train import memory_needed, open_data, plan, train
+from gfprestore.training.updates import update_average
+from gfprestore.weights import WeightsStore
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_faces(tmp_path_factory.mktemp("recipe") / "faces")
+
+
+def recipe_of(config: TrainConfig, **options: Any) -> RestorationRecipe:
+    return RestorationRecipe(config, open_start(config, WeightsStore()), Critics(), CPU, **options)
+
+
+def batch_of(config: TrainConfig, count: int = 2, first: int = 0) -> Batch:
+    dataset = open_data(config)
+    places = range(first, first + count)
+    return Batch(collate([dataset[place] for place in places]), list(places))
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def changed(module: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    return {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+def restorer_state(**options: Any) -> dict[str, Tensor]:
+    sizes = {"size": 32, "narrow": 1 / 32, "channel_multiplier": 1, "style_dim": 32, "mlp_layers": 2, **options}
+    return GFPGAN(GFPGANConfig.from_widths("clean", **sizes)).state_dict()
+
+
+def test_the_reconstruction_loss_falls_by_half(data: Path, tmp_path: Path) -> None:
+    losses = {"reconstruction": 1.0, "pyramid": 1.0}
+    config = tiny_config(data, tmp_path, losses=losses, narrow=1 / 8, batch_size=6, rate=3e-3, steps=50, log_every=1)
+    train(config, print)
+    log = [json.loads(line)["reconstruction"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert sum(log[-5:]) / 5 < 0.5 * log[0]
+
+
+def test_a_trained_restorer_loads_and_restores_as_the_moving_average_does(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path, steps=2)
+    report = train(config, print)
+    assert report.weights == tmp_path / "restorer.safetensors"
+    loaded = load_network(report.weights, "restorer")
+    assert loaded.name == "gfpgan-clean"
+    average = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["recipe"]["average"]
+    reference = GFPGAN(config.preset.network())
+    reference.load_state_dict(average)
+    lq = batch_of(config).sample.lq
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.module(lq), reference(lq))
+    metadata = read_metadata(report.weights)
+    assert (metadata["size"], metadata["channels"], metadata["step"]) == ("32", "[16, 16, 16, 16]", "2")
+    assert all(tensor.is_contiguous() for tensor in load_state(report.weights).values())
+
+
+def test_the_paper_freezes_the_prior_and_teaches_the_rest(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path, "paper", start="nothing")
+    recipe = recipe_of(config)
+    before = snapshot(recipe.generator)
+    recipe.step([batch_of(config)], 1, 1.0)
+    moved = changed(recipe.generator, before)
+    learning = {name for name in before if not name.startswith("stylegan_decoder.")}
+    assert moved == learning
+
+
+def test_without_a_prior_the_decoder_learns_too(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path, "paper")
+    config = replace(config, preset=ablated(config.preset, "no-prior"))
+    recipe = recipe_of(config)
+    before = snapshot(recipe.generator)
+    recipe.step([batch_of(config)], 1, 1.0)
+    moved = {name for name in changed(recipe.generator, before) if name.startswith("stylegan_decoder.")}
+    still = {name for name in before if name.startswith("stylegan_decoder.")} - moved
+    assert {name.split(".")[1] for name in still} == {"style_mlp", "noises"}
+
+
+def test_the_discriminators_learn_first_where_the_preset_says_so(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path, discriminator_warmup=2)
+    recipe = recipe_of(config)
+    for step, learns in ((1, False), (2, False), (3, True)):
+        before = [snapshot(module) for module in (recipe.generator, recipe.average, recipe.discriminator)]
+        recipe.step([batch_of(config)], step, 1.0)
+        assert bool(changed(recipe.generator, before[0])) is learns
+        assert bool(changed(recipe.average, before[1])) is learns
+        assert changed(recipe.discriminator, before[2])
+
+
+def test_the_penalty_comes_every_so_many_steps_and_the_rates_fit(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path, r1_every=3)
+    recipe = recipe_of(config)
+    penalties = [recipe.step([batch_of(config)], step, 1.0)["r1"].item() for step in range(1, 8)]
+    assert penalties[:2] == [0.0, 0.0]
+    assert penalties[2] == penalties[3] == penalties[4] > 0
+    assert penalties[5] == penalties[6] != penalties[4]
+    group = recipe.updates.optimisers["discriminator"].param_groups[0]
+    assert group["lr"] == pytest.approx(config.preset.discriminator_rate * 3 / 4)
+    assert group["betas"] == pytest.approx((0.0, 0.99 ** (3 / 4)))
+    assert recipe.updates.optimisers["components"].param_groups[0]["betas"] == (0.9, 0.99)
+
+
+def test_the_pyramid_loss_ends_when_the_preset_says_so(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path, losses={"reconstruction": 1.0, "pyramid": 1.0}, pyramid_until=2)
+    recipe = recipe_of(config)
+    named = [set(recipe.step([batch_of(config)], step, 1.0)) for step in (2, 3)]
+    assert named == [{"reconstruction", "pyramid"}, {"reconstruction"}]
+
+
+def test_rates_are_halved_by_milestones_and_by_the_loops_scale(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path, losses={"reconstruction": 1.0}, milestones=(2, 3), rate=8e-3)
+    recipe = recipe_of(config)
+    rates = []
+    for step in (2, 3, 4):
+        recipe.step([batch_of(config)], step, 0.5)
+        rates.append(recipe.rate())
+    assert rates == pytest.approx([4e-3, 2e-3, 1e-3])
+
+
+def test_parts_of_a_batch_add_up_to_the_whole(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path, losses={"reconstruction": 1.0, "pyramid": 1.0, "components": 1.0})
+    whole, parted = recipe_of(config), recipe_of(config)
+    first = whole.step([batch_of(config, 4)], 1, 1.0)
+    second = parted.step([batch_of(config, 2), batch_of(config, 2, first=2)], 1, 1.0)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-4, atol=1e-6)
+    gradients = [
+        torch.cat([item.grad.flatten() for item in recipe.generator.parameters() if item.grad is not None])
+        for recipe in (whole, parted)
+    ]
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5)
+
+
+def test_the_generator_is_pushed_by_the_weighted_sum_of_its_losses(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path, losses={"reconstruction": 0.5, "pyramid": 2.0, "adversarial": 0.25})
+    recipe = recipe_of(config)
+    batch = batch_of(config)
+    restored, pyramid = recipe.generator(batch.sample.lq, batch.seeds, return_pyramid=True)
+    gt = batch.sample.gt
+    total = 0.5 * (restored - gt).abs().mean()
+    total = total + 0.25 * torch.log1p(torch.exp(-recipe.discriminator(restored))).mean()
+    for picture in pyramid:
+        smaller = nn.functional.interpolate(gt, size=picture.shape[2:], mode="bilinear", antialias=False)
+        if picture.shape[2] == 8:  # halved twice, which is not quartered
+            smaller = nn.functional.avg_pool2d(gt, 4)
+        total = total + 2.0 * (picture - smaller).abs().mean()
+    expected = torch.autograd.grad(total, recipe.generator.final_linear.weight)[0]
+    recipe.updates.apply = lambda name, factor: None  # type: ignore[method-assign]
+    recipe.step([batch], 1, 1.0)
+    torch.testing.assert_close(recipe.generator.final_linear.weight.grad, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ablation", "terms"),
+    [
+        ("no-components", set()),
+        ("component-discriminator-only", {"components", "component-discriminator"}),
+        ("feature-matching", {"components", "component-matching", "component-discriminator"}),
+        ("feature-style", {"components", "component-style", "component-discriminator"}),
+    ],
+)
+def test_the_ablations_of_the_component_loss_compute_what_they_say(
+    ablation: str, terms: set[str], data: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(data, tmp_path)
+    config = replace(config, preset=ablated(config.preset, ablation))
+    values = recipe_of(config).step([batch_of(config)], 1, 1.0)
+    assert {name for name in values if "component" in name} == terms
+    assert all(value.isfinite() for value in values.values())
+
+
+@pytest.mark.parametrize(("ablation", "scales"), [("no-spatial-modulation", 0), ("plain-sft", 16)])
+def test_the_ablations_of_the_modulation_train_and_load(ablation: str, scales: int, data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path, steps=1)
+    report = train(replace(config, preset=ablated(config.preset, ablation), ablation=ablation), print)
+    state = load_state(report.weights)
+    assert state.get("condition_scale.0.2.weight", torch.empty(0)).shape[0] == scales
+    assert load_network(report.weights).config.modulation == {0: "none", 16: "all"}[scales]
+    assert read_metadata(report.weights)["ablation"] == ablation
+
+
+def test_unknown_boxes_leave_a_face_out_of_the_component_losses(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path, losses={"components": 1.0, "component_style": 200.0})
+    recipe = recipe_of(config)
+    batch = batch_of(config)
+    batch.sample.boxes[:] = math.nan
+    values = recipe.step([batch], 1, 1.0)
+    assert values["components"] == values["component-style"] == values["component-discriminator"] == 0
+    assert recipe.is_finite()
+
+
+def test_bfloat16_trains_near_float32(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path)
+    full, half = recipe_of(config), recipe_of(config, dtype=torch.bfloat16)
+    for step in (1, 2):
+        ours, theirs = (recipe.step([batch_of(config)], step, 1.0) for recipe in (half, full))
+    for name, value in theirs.items():
+        assert ours[name].item() == pytest.approx(value.item(), rel=0.1, abs=0.02), name
+    assert half.is_finite()
+    assert {parameter.dtype for parameter in half.generator.parameters()} == {torch.float32}
+
+
+def test_the_moving_average_has_the_papers_decay_once_it_is_long_enough() -> None:
+    average, module = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    for step, share in ((1, 10 / 11), (90, 0.1), (10**6, 1 - 0.5 ** (32 / 10_000))):
+        with torch.no_grad():
+            average.weight.fill_(0.0)
+            module.weight.fill_(1.0)
+        update_average(average, module, step, 10_000 / 32)
+        assert average.weight.item() == pytest.approx(share, rel=1e-4)
+
+
+def test_a_prior_goes_into_the_decoder_and_stays_there(data: Path, tmp_path: Path) -> None:
+    prior_config = replace(tiny_config(data, tmp_path / "prior", "paper", steps=2), stage="prior")
+    report = train(prior_config, print)
+    assert report.weights.name == "prior.safetensors"
+    told: list[str] = []
+    config = tiny_config(data, tmp_path / "restorer", "paper", steps=2, weights=report.weights)
+    restorer = load_state(train(config, told.append).weights)
+    assert f"Starting from the prior {report.weights}." in told
+    for name, tensor in load_state(report.weights).items():
+        assert torch.equal(restorer[f"stylegan_decoder.{name}"], tensor), name
+
+
+def test_a_prior_learns_by_its_own_losses(data: Path, tmp_path: Path) -> None:
+    config = replace(tiny_config(data, tmp_path, "paper", r1_every=2, path_every=2), stage="prior")
+    recipe = PriorRecipe(config, Start(config.preset.network(), {}), CPU)
+    before = snapshot(recipe.generator)
+    values = [recipe.step([batch_of(config)], step, 1.0) for step in (1, 2)]
+    assert set(values[0]) == {"discriminator", "adversarial", "r1", "path"}
+    assert values[0]["r1"] == values[0]["path"] == 0
+    assert values[1]["r1"] > 0 and values[1]["path"] > 0
+    assert recipe.mean_path_length > 0
+    still = set(before) - changed(recipe.generator, before)
+    assert {name.split(".")[0] for name in still} == {"noises"}
+    lazy = config.preset.path_every / (config.preset.path_every + 1)
+    assert recipe.rate() == pytest.approx(config.preset.rate * lazy)
+
+
+def test_mixed_styles_change_over_once_and_belong_to_the_picture(data: Path, tmp_path: Path) -> None:
+    config = replace(tiny_config(data, tmp_path, "paper"), stage="prior")
+    recipe = PriorRecipe(config, Start(config.preset.network(), {}), CPU)
+    with torch.no_grad():
+        pictures, latents = recipe._generate(recipe.generator, list(range(8)), mixing=1.0)
+        alone, _ = recipe._generate(recipe.generator, [5], mixing=1.0)
+        _, unmixed = recipe._generate(recipe.generator, list(range(8)), mixing=0.0)
+    jumps = (latents[:, 1:] != latents[:, :-1]).any(2).sum(1)
+    assert jumps.tolist() == [1] * 8
+    assert (unmixed[:, 1:] == unmixed[:, :-1]).all()
+    torch.testing.assert_close(alone[0], pictures[5], rtol=1e-4, atol=1e-4)
+
+
+def test_a_whole_restorer_decides_the_sizes_and_is_gone_on_from(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "own.pth"
+    state = restorer_state(narrow=1 / 16)
+    torch.save({"params_ema": state}, path)
+    config = tiny_config(data, tmp_path / "out", "finetune", weights=path)
+    start = open_start(config, WeightsStore())
+    assert (start.kind, start.network.channels) == ("restorer", (32, 32, 32, 32))
+    recipe = RestorationRecipe(config, start, Critics(), CPU)
+    assert changed(recipe.generator, dict(state)) == set()
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (restorer_state(size=64), r"faces of 64 pixels.*Use --size 64"),
+        (restorer_state(modulation="all"), r"trained with the modulation 'all', not 'split'"),
+        ({"body.0.weight": torch.zeros(1)}, r"neither a StyleGAN2 prior nor a GFP-GAN"),
+        (StyleGAN2Generator((32, 32, 32, 32), 32, 2, "clean").state_dict(), r"does not fit the prior.*size mismatch"),
+    ],
+    ids=["size", "modulation", "other", "prior"],
+)
+def test_a_start_that_does_not_fit_is_told(state: dict[str, Tensor], message: str, data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "start.pth"
+    torch.save({"params_ema": state}, path)
+    with pytest.raises(WeightsMismatchError, match=message):
+        recipe_of(tiny_config(data, tmp_path / "out", weights=path))
+
+
+@pytest.mark.parametrize(
+    ("losses", "preset", "options", "message"),
+    [
+        ({"perceptual": 1.0}, "paper", {}, r"vgg19-dcbb9e9d\.pth.*--without perceptual"),
+        ({"style": 1.0}, "paper", {}, r"--without perceptual"),
+        ({"identity": 1.0}, "paper", {}, r"gfprestore weights fetch arcface-resnet18.*--without identity"),
+        ({"reconstruction": 1.0}, "paper", {}, r"no prior of 32 pixels.*--stage prior.*--ablation no-prior"),
+        ({"reconstruction": 1.0}, "finetune", {}, r"gfprestore weights fetch gfpgan-1\.4.*--weights FILE"),
+    ],
+)
+def test_what_is_not_at_hand_is_an_error_that_names_the_way_out(
+    losses: dict[str, float], preset: str, options: dict[str, Any], message: str, data: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(data, tmp_path, preset, losses=losses)
+    with pytest.raises(WeightsMissingError, match=message) as error:
+        open_critics(config, WeightsStore())
+        open_start(config, WeightsStore())
+    assert error.value.exit_code == ExitCode.WEIGHTS
+
+
+def test_the_paper_at_full_size_asks_for_the_released_prior(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path, "paper", size=512, narrow=1.0, style_dim=512, mlp_layers=8)
+    with pytest.raises(WeightsMissingError, match="gfprestore weights fetch stylegan2-ffhq-512"):
+        open_start(config, WeightsStore())
+
+
+def test_a_loss_that_is_switched_off_is_told(data: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    config = tiny_config(data, tmp_path, steps=1)
+    train(config, told.append)
+    assert [line.split("'")[1] for line in told if line.startswith("Without the loss")] == list(config.left_out)
+    assert config.left_out == ("perceptual", "identity")
+
+
+def test_the_vgg16_of_a_package_is_found_and_compares(data: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec("stlpips_pytorch") is None:
+        pytest.skip("stlpips-pytorch is not here")
+    config = tiny_config(data, tmp_path, losses={"perceptual": 1.0, "style": 1.0}, perceptual_network="vgg16")
+    critics = open_critics(config, WeightsStore())
+    recipe = RestorationRecipe(config, open_start(config, WeightsStore()), critics, CPU)
+    before = snapshot(recipe.generator)
+    values = recipe.step([batch_of(config, 1)], 1, 1.0)
+    assert values["perceptual"] > 0.1 and values["style"] > 0
+    assert changed(recipe.generator, before)
+    with pytest.raises(WeightsMismatchError, match="is no VGG, not vgg16"):
+        torch.save({"x": torch.zeros(1)}, tmp_path / "x.pth")
+        open_critics(replace(config, perceptual_weights=tmp_path / "x.pth"), WeightsStore())
+
+
+def test_the_plan_tells_everything_and_writes_nothing(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path / "out", "paper", losses={"reconstruction": 0.1, "identity": 10.0})
+    rows = dict(plan(config))
+    assert rows["steps"] == "4 of 2 pictures"
+    assert rows["data"].endswith("each seen 1.33 times")
+    assert rows["start"].startswith("MISSING: no prior of 32 pixels")
+    assert rows["critics"].startswith("MISSING: the identity loss needs arcface-resnet18")
+    assert rows["losses"] == "reconstruction x 0.1, identity x 10; switched off: perceptual, identity"
+    assert "GiB" in rows["memory"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_memory_of_the_plan_is_that_of_the_networks(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path, losses={"reconstruction": 1.0})
+    memory = memory_needed(config, torch.float32)
+    recipe = recipe_of(config)
+    numbers = sum(item.numel() for item in recipe.generator.state_dict().values())
+    of_discriminator = sum(item.numel() for item in recipe.discriminator.state_dict().values())
+    assert memory.weights == 4 * (numbers + of_discriminator)
+    learning = [*recipe.generator.parameters(), *recipe.discriminator.parameters()]
+    assert memory.optimisers == 12 * sum(item.numel() for item in learning if item.requires_grad) + 4 * numbers
+    doubled = memory_needed(replace(config, preset=replace(config.preset, batch_size=4)), torch.float32)
+    assert 1.5 < doubled.activations / memory.activations <= 2.01
+    assert memory_needed(config, torch.bfloat16).activations * 2 == memory.activations
+
+
+def test_a_training_by_one_loss_alone_has_only_that_loss() -> None:
+    assert none_but(pyramid=2.0).used() == {"pyramid": 2.0}
