@@ -31,6 +31,7 @@ OTHER_HUE_LEFTOVER = 4.5  # ... and changes in strength, not in hue: nine in ten
 COLOURED_SPOT = 16.0  # of 99 in a hundred: a grey scene may hold a small coloured thing, ...
 COLOURED_SPOT_OF_TONE = 0.4  # ... and a strong tone leaves more: this share of the tone's own chroma is added
 AROUND_FACE_LEFTOVER = 9.0  # of nine pixels in ten around a face: skin, hair and lips differ in any colour photo
+AROUND_FACE_OFF_TONE = 13.0  # of three in four around the faces, from the tone of a picture that looks toned as a whole
 AROUND_FACE = 0.5  # how far around a face's box, in sides of the box
 
 BRIGHTNESS_LIMIT = 0.15
@@ -68,22 +69,19 @@ def toning_of(pixels: NDArray[Any], boxes: Sequence[NDArray[Any]] = ()) -> Tonin
         pixels: The photo (H, W, 3) RGB uint8 or uint16.
         boxes: Boxes (4,) of its faces: left, top, right, bottom.
     """
-    samples = [_sample(_around(pixels, box)) for box in boxes] or [_sample(pixels)]
-    chroma = [_chroma(sample) for sample in samples]
-    curves = [_fitted(sample @ LUMA, colours) for sample, colours in zip(samples, chroma, strict=True)]
-    leftovers = [
-        255 * (colours - _interpolated(curve, sample @ LUMA))
-        for sample, colours, curve in zip(samples, chroma, curves, strict=True)
-    ]
-    if boxes:
-        most = [float(np.percentile(np.linalg.norm(leftover, axis=2), 90)) for leftover in leftovers]
-        coloured = float(np.median(most)) > AROUND_FACE_LEFTOVER
-    else:
-        coloured = _is_coloured(leftovers[0], 255 * float(np.linalg.norm(np.median(chroma[0].reshape(-1, 2), axis=0))))
-    if coloured:
-        return None
-    lumas = np.concatenate([(sample @ LUMA).ravel() for sample in samples])
-    return Toning(_fitted(lumas, np.concatenate([colours.reshape(-1, 2) for colours in chroma])))
+    whole = _sample(pixels)
+    toned = not _is_coloured(*_leftover_and_tone(whole))
+    tone = Toning(_fitted(whole @ LUMA, _chroma(whole)))
+    if not len(boxes):
+        return tone if toned else None
+    samples = [_sample(_around(pixels, box)) for box in boxes]
+    sizes = [np.linalg.norm(_leftover_and_tone(sample)[0], axis=2) for sample in samples]
+    colours = np.concatenate([sample.reshape(-1, 3) for sample in samples])
+    off_tone = 255 * np.linalg.norm(_chroma(colours) - _interpolated(tone.chroma, colours @ LUMA), axis=1)
+    alike = float(np.median([np.percentile(size, 90) for size in sizes])) < AROUND_FACE_LEFTOVER
+    if alike or (toned and float(np.percentile(off_tone, 75)) < AROUND_FACE_OFF_TONE):
+        return Toning(_fitted(colours @ LUMA, _chroma(colours)))
+    return None
 
 
 def match_brightness(restored: NDArray[Any], original: NDArray[Any], mask: Floats) -> NDArray[Any]:
@@ -105,6 +103,13 @@ def match_brightness(restored: NDArray[Any], original: NDArray[Any], mask: Float
         return restored
     factor = float(np.clip(means[0] / means[1], 1 - BRIGHTNESS_LIMIT, 1 + BRIGHTNESS_LIMIT))
     return np.asarray(np.rint(np.clip(restored * np.float32(factor), 0, levels)), restored.dtype)
+
+
+def _leftover_and_tone(sample: Floats) -> tuple[Floats, float]:
+    """Chroma that luma does not explain (h, w, 2), and how much chroma the median pixel has, in 8-bit levels."""
+    luma, chroma = sample @ LUMA, _chroma(sample)
+    leftover = 255 * (chroma - _interpolated(_fitted(luma, chroma), luma))
+    return leftover, 255 * float(np.linalg.norm(np.median(chroma.reshape(-1, 2), axis=0)))
 
 
 def _is_coloured(leftover: Floats, tone: float) -> bool:
@@ -145,7 +150,7 @@ def _around(pixels: NDArray[Any], box: NDArray[Any]) -> NDArray[Any]:
 
 
 def _chroma(sample: Floats) -> Floats:
-    """R - Y and B - Y of a sample (h, w, 3): (h, w, 2)."""
+    """R - Y and B - Y of a sample (..., 3): (..., 2)."""
     return np.asarray(sample[..., [0, 2]] - (sample @ LUMA)[..., None])
 
 
