@@ -61,6 +61,7 @@ DOORS: dict[str, set[str]] = {
     "filelock": {"download"},
     "safetensors": {"checkpoints", "training"},
     "sr_vulkan": {"ncnn"},
+    "dlib": {"training"},
 }
 
 # Of the standard library: the network has its doors too, and no shell and no other process is ever started.

@@ -295,18 +295,50 @@ def list_faces(folder: Path, components: Path | None = None, *, want_boxes: bool
     return faces
 
 
+def held_out(folder: Path) -> frozenset[str]:
+    """Pictures that must not be trained on, by their paths in the folder: the split `test` of its `index.csv`.
+
+    Raises:
+        FolderError: The table cannot be read.
+    """
+    if not (folder / TABLE_NAME).is_file():
+        return frozenset()
+    return frozenset(row["file"] for row in _rows_of_table(folder) if _is_held_out(row))
+
+
 def _faces_of_table(folder: Path) -> list[Face]:
-    """Faces by an `index.csv`, those of the split `test` left out."""
-    path = folder / TABLE_NAME
+    """Faces by an `index.csv`, those of the split `test` left out.
+
+    Raises:
+        FolderError: The table cannot be read or makes no sense.
+    """
+    rows = [row for row in _rows_of_table(folder) if not _is_held_out(row)]
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = [row for row in csv.DictReader(stream) if row.get("split") != "test"]
         return [Face(folder / row["file"], None, _five_points(row.get("landmarks"))) for row in rows]
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise FolderError(
-            f"{path} cannot be read ({type(error).__name__}: {error}). It needs a column `file`, and may have "
-            "`landmarks` (ten numbers) and `split`. Mend it or take it away."
-        ) from error
+    except ValueError as error:
+        raise _table_error(folder, error) from error
+
+
+def _rows_of_table(folder: Path) -> list[dict[str, str]]:
+    try:
+        with (folder / TABLE_NAME).open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, ValueError, csv.Error) as error:
+        raise _table_error(folder, error) from error
+    if any(not row.get("file") for row in rows):
+        raise _table_error(folder, ValueError("a row names no file"))
+    return rows
+
+
+def _is_held_out(row: dict[str, str]) -> bool:
+    return row.get("split") == "test"
+
+
+def _table_error(folder: Path, error: Exception) -> FolderError:
+    return FolderError(
+        f"{folder / TABLE_NAME} cannot be read ({type(error).__name__}: {error}). It needs a column `file`, and may have "
+        "`landmarks` (ten numbers) and `split`. Mend it or take it away."
+    )
 
 
 def _five_points(text: str | None) -> NDArray[np.float64] | None:

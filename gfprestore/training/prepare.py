@@ -24,8 +24,17 @@ from gfprestore.errors import FolderError, PhotoError, PhotoWriteError, UsageErr
 from gfprestore.folders import LONGEST_NAME, PhotoTask, Skipped, plan_photos, prepare_output, remove_leftovers
 from gfprestore.metadata import Metadata
 from gfprestore.photo import PHOTO_SUFFIXES, Photo, read_photo, write_photo
-from gfprestore.training.components import Boxes, aligned_part, boxes_from_five, known_boxes, number_of
+from gfprestore.training.components import (
+    Boxes,
+    aligned_part,
+    boxes_from_68,
+    boxes_from_five,
+    known_boxes,
+    number_of,
+)
+from gfprestore.training.dataset import held_out
 from gfprestore.training.index import INDEX_NAME, IndexedFace, IndexedPhoto, line_of, read_index, write_index
+from gfprestore.training.landmarks import FindLandmarks, open_landmarks
 
 NO_FACE = "no face"
 TURNED = "turned"
@@ -37,6 +46,8 @@ REASONS = (NO_FACE, TURNED, SMALL, CUT_OFF, BLURRED)
 
 FACE_ROWS, FACE_COLUMNS = (0.3, 0.85), (0.25, 0.75)  # shares of the crop in which there is face and little else
 OUTSIDE_GRID = 33
+
+LARGEST_DISAGREEMENT = 40  # pixels of 512 between a part by 68 and by five landmarks; beyond, the 68 have lost the face
 
 VERSION = 1  # of what a crop holds: a set made by another one is done again
 
@@ -127,7 +138,8 @@ def prepare(
     """Makes a training set of a folder of photos, or goes on with one.
 
     Args:
-        source: The photos, in any folders below; or FFHQ with its landmark or component file.
+        source: The photos, in any folders below; or FFHQ with its landmark or component file. What an `index.csv` of it
+            puts into the split `test` is left out.
         output: The set: crops in the same folders, and the index.
         options: What is taken.
         open_detector: Gives the face detector; called once, and not at all where all boxes are known.
@@ -145,13 +157,24 @@ def prepare(
     plan = plan_photos(
         [photo_folder], output, suffixes=PHOTO_SUFFIXES, rename=lambda _: options.suffix, exclude=options.exclude
     )
+    kept_back = held_out(source)
+    tasks = [task for task in plan.tasks if task.relative.as_posix() not in kept_back]
     prepare_output(output)
     done = _earlier_work(output, options)
-    worker = _Worker(output, options, numbered, open_detector)
+    find_landmarks = open_landmarks()
+    worker = _Worker(output, options, numbered, open_detector, find_landmarks)
+    if len(tasks) < len(plan.tasks):
+        tell(f"{len(plan.tasks) - len(tasks)} photos are of the split `test` and are left out.")
+    if not numbered:
+        tell(
+            "boxes: from five landmarks; the extra `landmarks` gives 68."
+            if find_landmarks is None
+            else "boxes: from the 68 landmarks of dlib."
+        )
     photos: dict[str, IndexedPhoto] = {}
     done_before = 0
     with (output / INDEX_NAME).open("ab") as index:
-        for number, task in enumerate(plan.tasks, start=1):
+        for number, task in enumerate(tasks, start=1):
             name = task.relative.as_posix()
             earlier = done.pop(name, None)
             if earlier is not None and worker.is_done(task, earlier):
@@ -161,14 +184,14 @@ def prepare(
                 photos[name] = worker.do(task, earlier, index)
                 if photos[name].error:
                     tell(photos[name].error)
-            on_progress(number, len(plan.tasks))
+            on_progress(number, len(tasks))
     # The crops of a photo that is gone stay in the set.
     everything = [*photos.values(), *(photo for photo in done.values() if photo.faces)]
     _write(output, everything)
     failed = [Skipped(photo_folder / photo.source, photo.error, is_problem=True) for photo in everything if photo.error]
     rejected = sum((Counter(photo.rejected) for photo in everything), Counter[str]())
     return PrepareReport(
-        photos=len(plan.tasks),
+        photos=len(tasks),
         done_before=done_before,
         faces=sum(len(photo.faces) for photo in everything),
         rejected={reason: rejected[reason] for reason in REASONS if rejected[reason]},
@@ -201,13 +224,16 @@ class _Worker:
         options: PrepareOptions,
         numbered: Mapping[int, Boxes],
         open_detector: Callable[[], Detector],
+        find_landmarks: FindLandmarks | None,
     ) -> None:
         self._output = output
         self._options = options
         self._numbered = numbered
         self._open_detector = open_detector
+        self._find_landmarks = find_landmarks
         self._detector: Detector | None = None
-        self._settings = _settings(options, bool(numbered))
+        boxes_from = "files" if numbered else "5" if find_landmarks is None else "68"
+        self._settings = _settings(options, boxes_from)
 
     def is_done(self, task: PhotoTask, earlier: IndexedPhoto) -> bool:
         """Whether an earlier run did this photo, as it is now, with the same options, and its crops are still there."""
@@ -291,10 +317,20 @@ class _Worker:
             round(eye_distance, 2),
             round(face_sharpness(levels), 2),
             round(face_yaw(points), 4),
-            tuple(_rounded(box) for box in boxes_from_five(points, size)),
+            tuple(_rounded(box) for box in self._boxes(levels, points)),
         )
         outside = _share_outside(crop.photo_to_crop, size, pixels.shape)
         return self._reason(entry, outside), levels, entry
+
+    def _boxes(self, crop: NDArray[np.uint8], points: NDArray[np.float64]) -> Boxes:
+        """Boxes (3, 4) by 68 landmarks where they can be had and agree with the five, else by the five."""
+        size = self._options.size
+        by_five = boxes_from_five(points, size)
+        if self._find_landmarks is None:
+            return by_five
+        boxes = boxes_from_68(self._find_landmarks(crop), size)
+        apart = np.abs((boxes[:, :2] + boxes[:, 2:]) - (by_five[:, :2] + by_five[:, 2:])).max() / 2
+        return boxes if apart <= LARGEST_DISAGREEMENT * size / TEMPLATE_SIZE else by_five
 
     def _found_aligned(self, task: PhotoTask, pixels: NDArray[Any], boxes: Boxes) -> _Found:
         """An aligned face at the size asked for.
@@ -387,9 +423,9 @@ def _unwritable(output: Path, error: OSError) -> FolderError:
     return FolderError(f"The set in {output} cannot be written: {reason}. Mend that and run again: it goes on.")
 
 
-def _settings(options: PrepareOptions, boxes_known: bool) -> str:
+def _settings(options: PrepareOptions, boxes_from: str) -> str:
     """A short name of all that decides what becomes of a photo."""
-    values = {**asdict(options), "exclude": (), "boxes_known": boxes_known, "version": VERSION}
+    values = {**asdict(options), "exclude": (), "boxes_from": boxes_from, "version": VERSION}
     return hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()[:12]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 from collections.abc import Callable
@@ -16,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 from pictures import pixels_of, save
 
-from gfprestore.alignment import FFHQ_TEMPLATE
+from gfprestore.alignment import FFHQ_TEMPLATE, align_face, transformed
 from gfprestore.degradation import PAPER
 from gfprestore.detection import DetectedFace, Detector, MTCNNDetector
 from gfprestore.errors import FolderError, PhotoWriteError, UsageError
 from gfprestore.training import prepare as module
 from gfprestore.training.dataset import FaceDataset
 from gfprestore.training.index import IndexedPhoto, read_index
+from gfprestore.training.landmarks import open_landmarks
 from gfprestore.training.prepare import PrepareOptions, PrepareReport, face_sharpness, face_yaw, prepare
 
 SIZE = 64
@@ -68,6 +70,12 @@ def run(source: Path, output: Path, detector: Detector, options: PrepareOptions 
 
 def never() -> Any:
     raise AssertionError("no detector is needed")
+
+
+@pytest.fixture(autouse=True)
+def five_landmarks_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same everywhere, whatever is installed."""
+    monkeypatch.setattr(module, "open_landmarks", lambda: None)
 
 
 @pytest.fixture
@@ -224,6 +232,13 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_set(
         assert contents(broken) == contents(tmp_path / "whole")
 
 
+def test_what_a_table_holds_out_for_tests_stays_out(photos: Path, detector: KnowingDetector, tmp_path: Path) -> None:
+    (photos / "index.csv").write_text("file,split\na/0.png,train\nb/1.png,test\n")
+    report = run(photos, tmp_path / "set", detector)
+    assert sorted(entries(tmp_path / "set")) == ["a/0.png", "a/3.png", "b/4.png", "c/2.png"]
+    assert report.photos == 4
+
+
 def test_a_set_of_another_size_is_refused(photos: Path, detector: KnowingDetector, tmp_path: Path) -> None:
     run(photos, tmp_path / "set", detector)
     before = contents(tmp_path / "set")
@@ -290,6 +305,57 @@ def test_the_set_goes_straight_into_training(photos: Path, detector: KnowingDete
         assert torch.isfinite(sample.boxes).all()
         centres = ((sample.boxes[:2, :2] + sample.boxes[:2, 2:]) / 2 - 0.5).numpy()
         assert np.abs(centres - (TEMPLATE[:2] + (0, 3.5 / 8))).max() < 0.1
+
+
+def eyes_and_mouth(shift: float) -> NDArray[np.float64]:
+    """68 points whose eyes and mouth stand on the template, moved by `shift` to the right."""
+    points = np.repeat(TEMPLATE[[0, 0, 0, 0, 0]].mean(axis=0)[None], 68, axis=0)
+    points[36:42], points[42:48] = TEMPLATE[0], TEMPLATE[1]
+    points[36:38, 0] -= 4
+    points[38:40, 0] += 4
+    points[48:] = (TEMPLATE[3] + TEMPLATE[4]) / 2
+    return points + (shift, 0)
+
+
+def test_boxes_come_from_68_landmarks_where_they_can_be_had_and_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "photos" / "a.png", photo(1))
+    detector = KnowingDetector({200: [face_at(100, 100)]})
+
+    def boxes() -> NDArray[np.float64]:
+        run(tmp_path / "photos", tmp_path / "set", detector)
+        ((face,),) = (entry.faces for entry in read_index(tmp_path / "set"))
+        return np.array(face.boxes)
+
+    by_five = boxes()
+    monkeypatch.setattr(module, "open_landmarks", lambda: lambda crop: eyes_and_mouth(1.0))
+    by_68 = boxes()
+    assert len(detector.asked) == 2, "other landmarks, so the photo is done again"
+    x, y = TEMPLATE[0] + 0.5 + (1, 0)
+    assert by_68[0] == pytest.approx([x - 5.6, y - 5.6, x + 5.6, y + 5.6], abs=0.01)  # half of 8, times 1.4
+    monkeypatch.setattr(module, "open_landmarks", lambda: lambda crop: eyes_and_mouth(20.0))  # lost the face
+    (tmp_path / "set" / "a.png-1.png").unlink()
+    assert boxes() == pytest.approx(by_five)
+
+
+def test_dlib_finds_the_eyes_and_mouth_that_the_detector_finds(astronaut: NDArray[np.uint8]) -> None:
+    pytest.importorskip("dlib")
+    find = open_landmarks()
+    if find is None:
+        pytest.skip("the landmark model is not installed")
+    face = max(MTCNNDetector().detect(astronaut), key=lambda found: found.score)
+    crop = align_face(astronaut, face, 256)
+    points = find(np.asarray(crop.pixels, np.uint8))
+    assert points.shape == (68, 2)
+    five = transformed(crop.photo_to_crop, face.landmarks.astype(float))
+    for part, expected in ((slice(36, 42), five[0]), (slice(42, 48), five[1]), (slice(48, 68), five[3:].mean(axis=0))):
+        assert np.abs(points[part].mean(axis=0) - expected).max() < 8
+
+
+def test_without_dlib_there_are_no_68_landmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    assert open_landmarks() is None
 
 
 def test_crops_can_be_jpeg_and_photos_of_16_bits_become_8(tmp_path: Path) -> None:
