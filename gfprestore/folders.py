@@ -138,20 +138,38 @@ def create_folder_of(task: PhotoTask) -> None:
         FolderError: The output folder itself is gone.
         PhotoError: The folder cannot be created, or a link leads it out of the output folder.
     """
-    if not task.folder.is_dir():
+    create_folder_within(task.output.parent, task.folder)
+
+
+def create_folder_within(parent: Path, folder: Path) -> None:
+    """Creates a folder in an output folder, the folders between them too.
+
+    Raises:
+        FolderError: The output folder itself is gone.
+        PhotoError: It cannot be created, or a link leads it out of the output folder.
+    """
+    if not folder.is_dir():
         raise FolderError(
-            f"The output folder {task.folder} is gone. Bring it back (was a drive unplugged?) and run again: "
+            f"The output folder {folder} is gone. Bring it back (was a drive unplugged?) and run again: "
             "what is done is skipped."
         )
-    parent = task.output.parent
     try:
-        if not _is_within(parent, task.folder):
-            raise PhotoError(_leads_elsewhere(parent, task.folder))
+        if not _is_within(parent, folder):
+            raise PhotoError(_leads_elsewhere(parent, folder))
         parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PhotoError(
             f"The folder {parent} cannot be created: {_why(error)}. Make room for it and run again."
         ) from None
+
+
+def name_with(name: str, ending: str, folder: Path) -> str:
+    """A name with an ending behind it, shortened and marked by a hash where `folder` takes no name as long."""
+    longest = _longest_name(folder)
+    if len(os.fsencode(name + ending)) <= longest:
+        return name + ending
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return _shortened(name, f"~{digest[:8]}{ending}", longest)
 
 
 def remove_leftovers(folder: Path) -> list[Path]:

@@ -121,8 +121,12 @@ def read_source_state(path: Path) -> SourceState:
     """
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
+        # What became a pipe since it was found must not be waited for.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(descriptor, "rb") as file:
             before = os.fstat(file.fileno())
+            if not stat.S_ISREG(before.st_mode):
+                raise PhotoError(f"{path} is no regular file. Leave it out.")
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
             after = os.fstat(file.fileno())

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import torch
 
 from gfprestore.device import free_memory
-from gfprestore.errors import FaceError, FolderError, GfprestoreError
+from gfprestore.errors import FaceError, FolderError, GfprestoreError, PhotoError
 from gfprestore.folders import PhotoTask, create_folder_of
 from gfprestore.journal import FAILED, RESTORED, Journal, JournalEntry, SourceState, read_source_state, utc_now
 from gfprestore.photo import Photo, photo_size, read_photo, write_photo
@@ -238,6 +238,7 @@ class PhotoRun:
         started = time.monotonic()
         state = read_source_state(task.source)
         photo = read_photo(task.source, self.restoration.options.max_pixels)
+        check_unchanged(task.source, state, photo)
         return _Decoded(task, photo, state, time.monotonic() - started)
 
     def _prepare(self, decoded: _Decoded) -> _Pending | PhotoResult:
@@ -424,15 +425,34 @@ def decoded_bytes(path: Path) -> int:
     """Bytes that a photo's pixels will take, from its header; nothing where it cannot be read: that is told later."""
     try:
         width, height = photo_size(path)
-    except GfprestoreError:
+    except Exception:  # a header that trips the reader must not end the run; decoding it fails that photo alone
         return 0
     return 3 * width * height
+
+
+def check_unchanged(source: Path, state: SourceState, photo: Photo) -> None:
+    """What the journal will hold of an original must be what was decoded, and it was read whole.
+
+    An original that is gone by now was in memory in time.
+
+    Raises:
+        PhotoError: The file was changed after its hash was taken or while it was decoded.
+    """
+    times = photo.metadata.file_times
+    changed = times is not None and times[1] != state.modified_ns
+    with contextlib.suppress(OSError):
+        status = source.stat()
+        changed = changed or (status.st_size, status.st_mtime_ns) != (state.size, state.modified_ns)
+    if changed:
+        raise PhotoError(f"{source} changed while it was read. Run again when nothing writes to it.")
 
 
 def told(error: Exception, source: Path) -> str:
     """What a user reads of an error at one photo; a bug's traceback goes to the log, which `--debug` shows."""
     if isinstance(error, GfprestoreError):
         return str(error)
+    if isinstance(error, MemoryError):
+        return f"{source} does not fit into memory. Close other programs, or lower --workers."
     log.debug("%s failed", source, exc_info=error)
     return (
         f"{source} could not be restored: {type(error).__name__}: {error}. This is a bug of gfprestore; "

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gfprestore.folders import PhotoTask
+from gfprestore.folders import PhotoTask, create_folder_within, name_with
 from gfprestore.metadata import Metadata
 from gfprestore.photo import Photo, write_photo
 from gfprestore.restoration import RestoredPhoto
@@ -27,10 +27,12 @@ def write_comparison(task: PhotoTask, before: Photo, after: Photo) -> Path:
     """Writes before and after side by side, the before enlarged to the after, to `_compare/<name>.png`.
 
     Raises:
+        FolderError: The output folder is gone.
         PhotoError: It cannot be written.
     """
-    path = task.folder / "_compare" / task.relative.with_name(f"{task.relative.name}.png")
-    _write(side_by_side([before.pixels, after.pixels]), path)
+    name = name_with(task.relative.name, ".png", task.folder)
+    path = task.folder / "_compare" / task.relative.parent / name
+    _write(side_by_side([before.pixels, after.pixels]), path, task.folder)
     return path
 
 
@@ -38,6 +40,7 @@ def write_faces(task: PhotoTask, finished: RestoredPhoto) -> list[Path]:
     """Writes each face as the network saw it and as it came out, to `_faces/<name>/01-before.png`, `01-after.png`.
 
     Raises:
+        FolderError: The output folder is gone.
         PhotoError: One cannot be written.
     """
     folder = task.folder / "_faces" / task.relative
@@ -46,7 +49,7 @@ def write_faces(task: PhotoTask, finished: RestoredPhoto) -> list[Path]:
         for word, pixels in (("before", crop.pixels), ("after", None if face is None else face.pixels)):
             if pixels is not None:
                 paths.append(folder / f"{number:02d}-{word}.png")
-                _write(eight_bit(pixels), paths[-1])
+                _write(eight_bit(pixels), paths[-1], task.folder)
     return paths
 
 
@@ -72,7 +75,7 @@ def eight_bit(pixels: Pixels) -> NDArray[np.uint8]:
     return np.asarray(np.rint(pixels.astype(np.float32) / 257), np.uint8)
 
 
-def _write(pixels: NDArray[np.uint8], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _write(pixels: NDArray[np.uint8], path: Path, folder: Path) -> None:
+    create_folder_within(path.parent, folder)
     metadata = Metadata("PNG", (pixels.shape[1], pixels.shape[0]))
     write_photo(Photo(path, pixels, None, metadata, grey=False), path)
