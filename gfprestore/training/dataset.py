@@ -336,8 +336,8 @@ def _is_held_out(row: dict[str, str]) -> bool:
 
 def _table_error(folder: Path, error: Exception) -> FolderError:
     return FolderError(
-        f"{folder / TABLE_NAME} cannot be read ({type(error).__name__}: {error}). It needs a column `file`, and may have "
-        "`landmarks` (ten numbers) and `split`. Mend it or take it away."
+        f"{folder / TABLE_NAME} cannot be read ({type(error).__name__}: {error}). It needs a column `file`, and may "
+        "have `landmarks` (ten numbers) and `split`. Mend it or take it away."
     )
 
 
