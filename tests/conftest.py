@@ -48,18 +48,24 @@ def official() -> None:
 
 
 @pytest.fixture
-def official_gfpgan(official: None, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The official GFP-GAN classes by layout; their CUDA-only bias-activation replaced by its plain definition."""
+def official_layers(official: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The official StyleGAN2 layers on the CPU: their CUDA-only bias-activation replaced by its plain definition."""
     from basicsr.archs import stylegan2_arch
     from basicsr.ops.fused_act import fused_act
-    from gfpgan.archs.gfpganv1_arch import GFPGANv1
-    from gfpgan.archs.gfpganv1_clean_arch import GFPGANv1Clean
 
     def bias_activation(x: Tensor, bias: Tensor, negative_slope: float = 0.2, scale: float = 2**0.5) -> Tensor:
         return F.leaky_relu(x + bias.view(1, -1, *[1] * (x.ndim - 2)), negative_slope) * scale
 
     monkeypatch.setattr(fused_act, "fused_leaky_relu", bias_activation)
     monkeypatch.setattr(stylegan2_arch, "fused_leaky_relu", bias_activation)
+
+
+@pytest.fixture
+def official_gfpgan(official_layers: None) -> dict[str, Any]:
+    """The official GFP-GAN classes by layout."""
+    from gfpgan.archs.gfpganv1_arch import GFPGANv1
+    from gfpgan.archs.gfpganv1_clean_arch import GFPGANv1Clean
+
     return {"paper": GFPGANv1, "clean": GFPGANv1Clean}
 
 

@@ -7,29 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gfprestore.networks.gfpgan import GFPGAN, ChannelSplitSFT, GFPGANConfig, Modulation, config_from_state
 from gfprestore.networks.stylegan2 import Layout
 
 LAYOUTS: tuple[Layout, ...] = ("paper", "clean")
-
-
-@pytest.fixture
-def official_gfpgan(official: None, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The official classes by layout; their CUDA-only bias-activation replaced by its plain definition."""
-    import basicsr.archs.stylegan2_arch as stylegan2_arch
-    import basicsr.ops.fused_act.fused_act as fused_act
-    from gfpgan.archs.gfpganv1_arch import GFPGANv1
-    from gfpgan.archs.gfpganv1_clean_arch import GFPGANv1Clean
-
-    def bias_activation(x: Tensor, bias: Tensor, negative_slope: float = 0.2, scale: float = 2**0.5) -> Tensor:
-        return F.leaky_relu(x + bias.view(1, -1, *[1] * (x.ndim - 2)), negative_slope) * scale
-
-    monkeypatch.setattr(fused_act, "fused_leaky_relu", bias_activation)
-    monkeypatch.setattr(stylegan2_arch, "fused_leaky_relu", bias_activation)
-    return {"paper": GFPGANv1, "clean": GFPGANv1Clean}
 
 
 def make_official(classes: dict[str, Any], layout: Layout, size: int, **options: Any) -> nn.Module:

@@ -23,18 +23,12 @@ LAYOUTS: tuple[Layout, ...] = ("paper", "clean")
 
 
 @pytest.fixture
-def official_stylegan2(official: None, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The official generators by layout; their CUDA-only bias-activation replaced by its plain definition."""
-    import basicsr.archs.stylegan2_arch as paper
-    import basicsr.ops.fused_act.fused_act as fused_act
+def official_stylegan2(official_layers: None) -> dict[str, Any]:
+    """The official generators by layout."""
+    from basicsr.archs.stylegan2_arch import StyleGAN2Generator
     from gfpgan.archs.stylegan2_clean_arch import StyleGAN2GeneratorClean
 
-    def bias_activation(x: Tensor, bias: Tensor, negative_slope: float = 0.2, scale: float = 2**0.5) -> Tensor:
-        return F.leaky_relu(x + bias.view(1, -1, *[1] * (x.ndim - 2)), negative_slope) * scale
-
-    monkeypatch.setattr(fused_act, "fused_leaky_relu", bias_activation)
-    monkeypatch.setattr(paper, "fused_leaky_relu", bias_activation)
-    return {"paper": paper.StyleGAN2Generator, "clean": StyleGAN2GeneratorClean}
+    return {"paper": StyleGAN2Generator, "clean": StyleGAN2GeneratorClean}
 
 
 def tiny_generator(layout: Layout) -> StyleGAN2Generator:
