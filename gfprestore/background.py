@@ -95,7 +95,11 @@ class ResampledBackground:
         on_progress: Progress | None = None,
         should_stop: StopRequest | None = None,
     ) -> Pixels:
-        """See `Background.enlarge`."""
+        """See `Background.enlarge`.
+
+        Raises:
+            UpscalingStopped: `should_stop` returned true.
+        """
         if should_stop is not None and should_stop():
             raise UpscalingStopped
         enlarged = _resize(pixels, upscale, self.interpolation)
@@ -157,7 +161,12 @@ class NetworkBackground:
         on_progress: Progress | None = None,
         should_stop: StopRequest | None = None,
     ) -> Pixels:
-        """See `Background.enlarge`."""
+        """See `Background.enlarge`.
+
+        Raises:
+            UpscalingStopped: `should_stop` returned true.
+            DeviceError: Memory does not suffice for the smallest tile.
+        """
         height, width = pixels.shape[:2]
         output = np.empty((*enlarged_size(height, width, upscale), 3), pixels.dtype)
         seen = np.pad(pixels, ((0, BORDER), (0, BORDER), (0, 0)), mode="reflect")
