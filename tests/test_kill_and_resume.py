@@ -115,17 +115,16 @@ for line in sys.stdin:
     pid = os.fork()
     if not pid:
         child(request)
+    ended, status = 0, 0
     if request.get("signal"):
-        while results_in(request["journal"]) < request["results"] and not os.waitid(
-            os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT
-        ):
+        while results_in(request["journal"]) < request["results"] and not ended:
             time.sleep(0.001)
-        time.sleep(request["after"])
-        try:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+        if not ended:
+            time.sleep(request["after"])
             os.kill(pid, getattr(signal, request["signal"]))
-        except ProcessLookupError:
-            pass
-    status = os.waitpid(pid, 0)[1]
+    if not ended:
+        status = os.waitpid(pid, 0)[1]
     answer = {"killed": os.WIFSIGNALED(status), "code": os.waitstatus_to_exitcode(status)}
     print(json.dumps({**answer, "seconds": time.monotonic() - started}), flush=True)
 '''
