@@ -84,6 +84,7 @@ class Preset:
         channel_multiplier: Factor on the generator's channels at 64 and more.
         style_dim: Length of a style code.
         mlp_layers: Layers of the prior's style network.
+        component_width: Features of the component discriminators at the patches' full size.
         modulation: What the U-Net's features modulate in the prior.
         start: What a restoration starts from: a `prior`, a whole `restorer`, or `nothing` but random weights.
         train_decoder: Whether the prior inside the restorer learns too; the paper freezes it.
@@ -113,6 +114,7 @@ class Preset:
     channel_multiplier: float = 1.0
     style_dim: int = 512
     mlp_layers: int = 8
+    component_width: int = 64
     modulation: Modulation = "split"
     start: Literal["prior", "restorer", "nothing"] = "prior"
     train_decoder: bool = False
@@ -171,6 +173,7 @@ PRESETS: dict[str, Preset] = {
         layout="clean",
         size=256,
         narrow=0.25,
+        component_width=16,
         start="nothing",
         train_decoder=True,
         batch_size=4,

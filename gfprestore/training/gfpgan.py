@@ -45,7 +45,6 @@ from gfprestore.training.losses import (
 from gfprestore.training.updates import Updates, all_finite, frozen, place, update_average
 
 RESTORER_NAME = "restorer.safetensors"
-COMPONENT_WIDTH = 64
 
 Patches = dict[Component, Tensor]
 
@@ -113,9 +112,8 @@ class RestorationRecipe:
         self.generator = GFPGAN(self.network)
         _load_start(self.generator, start)
         self.discriminator = StyleGAN2Discriminator(self.discriminator_channels())
-        width = max(8, round(COMPONENT_WIDTH * self.preset.narrow))
         self.component_discriminators = nn.ModuleDict(
-            {component: FacialComponentDiscriminator(width) for component in COMPONENTS}
+            {component: FacialComponentDiscriminator(self.preset.component_width) for component in COMPONENTS}
         )
         self.critics = critics
         for module in (self.generator, self.discriminator, self.component_discriminators):
@@ -232,6 +230,7 @@ class RestorationRecipe:
             "style_dim": self.network.style_dim,
             "mlp_layers": self.network.mlp_layers,
             "modulation": self.network.modulation,
+            "component_width": self.preset.component_width,
             "train_decoder": self.preset.train_decoder,
         }
 

@@ -48,6 +48,7 @@ def tiny_config(
         "narrow": 1 / 32,
         "style_dim": 32,
         "mlp_layers": 2,
+        "component_width": 8,
         "batch_size": 2,
         "steps": 4,
         "degradation": MILD,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from faces import make_faces, none_but, tiny_config
 from torch import Tensor, nn
 
@@ -159,6 +160,24 @@ def test_parts_of_a_batch_add_up_to_the_whole(data: Path, tmp_path: Path) -> Non
         for recipe in (whole, parted)
     ]
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5)
+
+
+def test_steps_of_the_paper_are_those_of_the_official_classes(official: None) -> None:
+    """All losses, all five networks and their optimisers: a difference in any shows in the next step's loss."""
+    benchmark = Path(__file__).resolve().parents[1] / "benchmarks" / "bench_training.py"
+    spec = importlib.util.spec_from_file_location("bench_training", benchmark)
+    assert spec is not None and spec.loader is not None
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    vgg = torchvision.models.vgg19(weights=None, init_weights=False)
+    step_of_official = bench.OfficialStep(64, vgg, narrow=1 / 16)
+    recipe = bench.our_recipe(step_of_official, vgg, torch.float32)
+    batch = bench.faces(64, 2)  # patches of 10 and 15 pixels: no size is rounded
+    lq, gt, boxes = batch.sample.lq.contiguous(), batch.sample.gt.contiguous(), batch.sample.boxes
+    for step, tolerance in ((1, 1e-5), (16, 1e-3), (17, 1e-2)):  # the penalty comes at 16; Adam enlarges differences
+        expected = step_of_official(lq, gt, boxes - 0.5, step == 16)  # theirs counts from a pixel's centre
+        losses = recipe.step([batch], step, 1.0)
+        assert float(recipe.weighted(losses)) == pytest.approx(expected, rel=tolerance), step
 
 
 def test_the_generator_is_pushed_by_the_weighted_sum_of_its_losses(data: Path, tmp_path: Path) -> None:
