@@ -9,6 +9,7 @@ back to the last level.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ def is_grey_profile(icc: bytes) -> bool:
     return icc[16:20] == b"GRAY"
 
 
+@functools.lru_cache(maxsize=32)
 def conversion_for(icc: bytes, grey: bool, bits: int) -> Conversion | None:
     """The conversion that a profile asks for, None when the pixels are sRGB already.
 

@@ -128,9 +128,9 @@ def photo_size(path: Path) -> tuple[int, int]:
         raise _content_error(path, error) from error
 
 
-def _file_head(path: Path) -> bytes:
+def _file_head(path: Path, size: int = _HEADER_BYTES) -> bytes:
     with _opened(path) as stream:
-        return stream.read(_HEADER_BYTES)
+        return stream.read(size)
 
 
 def _file_bytes(path: Path, max_pixels: int) -> tuple[bytes, os.stat_result]:
@@ -255,7 +255,7 @@ def output_suffix(path: Path, format: str = "keep") -> str:
     """
     if format == "keep":
         try:
-            found = containers.format_of(_file_head(path)[:512])
+            found = containers.format_of(_file_head(path, 512))
         except UnreadablePhotoError:
             found = None
         if found is None:

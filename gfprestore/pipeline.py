@@ -136,11 +136,19 @@ class _Pending:
 
 @dataclass(frozen=True)
 class _Written:
-    """What the encoder reports: the file's size, its seconds, and what the output's format could not keep."""
+    """What the encoder reports.
+
+    Attributes:
+        size: The file's bytes.
+        seconds: Time spent.
+        warnings: What the output's format could not keep.
+        problem: Why a preview could not be written beside it.
+    """
 
     size: int
     seconds: float
     warnings: tuple[str, ...]
+    problem: str | None
 
 
 @dataclass(frozen=True)
@@ -326,11 +334,22 @@ class PhotoRun:
         journal = self._journals[photo.task.folder]
         journal.begin(photo.task.relative.as_posix(), photo.task.source, photo.task.output, self._fingerprint)
         warnings = write_photo(result, photo.task.output, quality=self.output.quality)
-        if self.output.compare:
-            write_comparison(photo.task, photo.photo, result)
-        if self.output.save_faces:
-            write_faces(photo.task, finished)
-        return _Written(photo.task.output.stat().st_size, time.monotonic() - started, warnings)
+        size = photo.task.output.stat().st_size
+        problem = self._write_previews(photo, finished, result)
+        return _Written(size, time.monotonic() - started, warnings, problem)
+
+    def _write_previews(self, photo: _Pending, finished: RestoredPhoto, result: Photo) -> str | None:
+        """Writes the comparison and the faces where they were asked for; says what went wrong, the photo is written."""
+        try:
+            if self.output.compare:
+                write_comparison(photo.task, photo.photo, result)
+            if self.output.save_faces:
+                write_faces(photo.task, finished)
+        except FolderError:
+            raise
+        except Exception as error:
+            return told(error, photo.task.source)
+        return None
 
     def _encoded(self) -> PhotoResult:
         """Waits for the oldest result to be on the disk."""
@@ -344,6 +363,8 @@ class PhotoRun:
             return self._failed(encoding.photo.task, error, report.seconds, report.faces)
         warnings = (*report.warnings, *written.warnings)
         report = replace(report, seconds=report.seconds + written.seconds, warnings=warnings)
+        if written.problem is not None:
+            report = replace(report, status="failed", error=" ".join(filter(None, (report.error, written.problem))))
         self._note(encoding.photo.task, report, encoding.photo.decoded.state, written.size)
         return report
 
@@ -399,7 +420,7 @@ class PhotoRun:
 
 
 def run_settings(restoration: Restoration, output: OutputOptions) -> dict[str, Any]:
-    """Everything that decides the pixels of a result, for the journal: a change of any of it redoes the photo."""
+    """Everything that decides what is written, for the journal: a change of any of it redoes the photo."""
     options = restoration.options
     return {
         "restorer": restoration.restorer_name,
@@ -418,6 +439,8 @@ def run_settings(restoration: Restoration, output: OutputOptions) -> dict[str, A
         "seed": options.seed,
         "format": output.format,
         "quality": output.quality,
+        "compare": output.compare,
+        "save_faces": output.save_faces,
     }
 
 

@@ -170,3 +170,13 @@ def test_a_photo_without_faces_does_not_wait_for_a_batch(tasks: list[PhotoTask])
     results = list(run.results(tasks))
     assert [result.faces for result in results] == [0] * 7 + [1]
     assert all(task.output.exists() for task in tasks)
+
+
+def test_a_preview_that_cannot_be_written_is_told_and_the_photo_is_there(tasks: list[PhotoTask]) -> None:
+    (tasks[0].folder / "_compare").write_text("in the way")
+    run = PhotoRun(opened(Painter(), Finder([])), OutputOptions(compare=True))
+    results = list(run.results(tasks[:1]))
+    assert results[0].status == "failed"
+    assert "_compare" in (results[0].error or "")
+    assert results[0].output == tasks[0].output
+    assert pixels_of(tasks[0].output).shape == (160, 200, 3)
