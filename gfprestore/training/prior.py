@@ -216,12 +216,12 @@ class PriorRecipe:
             totals.add("discriminator", loss)
             if penalised:
                 penalty = r1_penalty(real, real_logits)
-                penalties.append(penalty.detach())
+                penalties.append(penalty)
                 loss = loss + self.preset.r1_gamma / 2 * self.preset.r1_every * penalty
             self.updates.backward(loss / totals.parts)
         self.updates.apply("discriminator", factor)
         if penalised:
-            self.last["r1"] = float(torch.stack(penalties).mean())
+            self.last["r1"] = self.updates.mean(penalties)
 
     def _teach_generator(self, batches: Sequence[Batch], step: int, factor: float, totals: Totals) -> None:
         self.updates.clear("generator")
@@ -245,10 +245,11 @@ class PriorRecipe:
                 [torch.randn(pictures.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
             ).to(self.device)
             penalty, self.mean_path_length = path_length_penalty(pictures, latents, self.mean_path_length, directions)
-            penalties.append(penalty.detach())
+            penalties.append(penalty)
             weight = self.preset.path_weight * self.preset.path_every
             self.updates.backward(weight * penalty / totals.parts)
-        self.last["path"] = float(torch.stack(penalties).mean())
+        self.last["path"] = self.updates.mean(penalties)
+        self.mean_path_length.fill_(self.updates.mean([self.mean_path_length]))
 
 
 def _other(seeds: Sequence[int], purpose: int) -> list[int]:

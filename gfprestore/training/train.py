@@ -49,7 +49,7 @@ def train(
 
     Raises:
         UsageError: The batch cannot be shared by the processes.
-        DeviceError: The device is not here or cannot compute in the precision.
+        DeviceError: The device is not here, cannot compute in the precision, or has too little memory for the batch.
         FolderError: The data or the output folder cannot be used.
         WeightsError: What to start from, a loss's network or the checkpoint is missing, damaged or does not fit.
         TrainingDivergedError: The losses are no numbers, also at lower rates.

@@ -63,6 +63,11 @@ class Updates:
         self.world.average_gradients([item for group in optimiser.param_groups for item in group["params"]])
         self.scaler.step(optimiser)
 
+    def mean(self, values: Sequence[Tensor]) -> float:
+        """The mean of some numbers over them and over all processes."""
+        here = float(torch.stack([value.detach() for value in values]).mean())
+        return self.world.mean({"mean": here}, self.device)["mean"]
+
     def finish(self) -> None:
         """Ends a step in which at least one optimiser was applied."""
         if self.scaler.is_enabled():

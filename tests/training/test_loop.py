@@ -22,6 +22,7 @@ from pictures import pixels_of
 from torch import Tensor
 
 from gfprestore.errors import (
+    DeviceError,
     ExitCode,
     FolderError,
     TrainingDivergedError,
@@ -287,6 +288,16 @@ def test_an_output_that_is_a_file_is_an_error(data: Path, tmp_path: Path) -> Non
     (tmp_path / "out").write_text("in the way")
     with pytest.raises(FolderError, match="cannot be made"):
         fitted(Descent(), config_of(data, tmp_path / "out"))
+
+
+def test_too_little_memory_names_the_way_out(data: Path, tmp_path: Path) -> None:
+    class Hungry(Descent):
+        def step(self, batches: Any, step: int, rate_scale: float) -> dict[str, Tensor]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(DeviceError, match="too little memory for 2 pictures at once.*--accumulate 2") as error:
+        fitted(Hungry(), config_of(data, tmp_path))
+    assert error.value.exit_code == ExitCode.DEVICE
 
 
 def test_a_batch_that_cannot_be_shared_is_a_usage_error(data: Path, tmp_path: Path) -> None:

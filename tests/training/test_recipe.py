@@ -13,9 +13,11 @@ import pytest
 import torch
 import torchvision
 from faces import make_faces, none_but, tiny_config
+from pictures import pixels_of, save
 from torch import Tensor, nn
 
 from gfprestore.checkpoints import load_network, load_state, read_metadata
+from gfprestore.cli import main
 from gfprestore.errors import ExitCode, WeightsMismatchError, WeightsMissingError
 from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
 from gfprestore.networks.stylegan2 import StyleGAN2Generator
@@ -83,6 +85,24 @@ def test_a_trained_restorer_loads_and_restores_as_the_moving_average_does(data: 
     metadata = read_metadata(report.weights)
     assert (metadata["size"], metadata["channels"], metadata["step"]) == ("32", "[16, 16, 16, 16]", "2")
     assert all(tensor.is_contiguous() for tensor in load_state(report.weights).values())
+
+
+def test_run_takes_a_trained_restorer(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = train(tiny_config(data, tmp_path / "trained", steps=1), print)
+    crop = pixels_of(data / "00.png")
+    source = save(tmp_path / "crops" / "face.png", crop)
+    options = ["--weights", str(report.weights), "--aligned", "--background", "none", "--json"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as leaving:
+        main(["run", str(source), "-o", str(tmp_path / "out"), *options])
+    assert leaving.value.code in (0, None)
+    result = json.loads(capsys.readouterr().out.splitlines()[0])
+    network = load_network(report.weights).module
+    with torch.no_grad():
+        expected = network(torch.from_numpy(crop).permute(2, 0, 1).float().div(127.5).sub(1)[None])[0].clamp(-1, 1)
+    levels = (expected.permute(1, 2, 0).numpy() + 1) * 127.5
+    assert abs(pixels_of(result["output"]) - levels).max() <= 1
+    assert levels.std() > 5
 
 
 def test_the_paper_freezes_the_prior_and_teaches_the_rest(data: Path, tmp_path: Path) -> None:
