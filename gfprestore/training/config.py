@@ -91,6 +91,7 @@ class Preset:
         batch_size: Pictures a step, over all processes and accumulated parts.
         steps: Steps in all.
         rate: Adam's learning rate of the generator; plain convolutions need far less than the paper's equalised ones.
+        betas: Adam's, of the generator: 0 for the first in the paper, whose gradients the discriminator keeps turning.
         discriminator_rate: That of the discriminator.
         component_rate: That of the component discriminators.
         milestones: Steps after which all rates are halved.
@@ -121,6 +122,7 @@ class Preset:
     batch_size: int = 12
     steps: int = 800_000
     rate: float = 2e-3
+    betas: tuple[float, float] = (0.0, 0.99)
     discriminator_rate: float = 2e-3
     component_rate: float = 2e-3
     milestones: tuple[int, ...] = (700_000, 750_000)
@@ -179,10 +181,11 @@ PRESETS: dict[str, Preset] = {
         batch_size=4,
         steps=4_000,
         rate=5e-4,
+        betas=(0.5, 0.99),
         discriminator_rate=1e-3,
         component_rate=5e-4,
         milestones=(3_000, 3_600),
-        losses=LossWeights(reconstruction=1.0, perceptual=0.1, adversarial=0.02, components=0.05,
+        losses=LossWeights(reconstruction=1.0, perceptual=0.02, adversarial=0.02, components=0.05,
                            component_style=10.0, identity=0.0),
         perceptual_network="vgg16",
         pyramid_until=None,

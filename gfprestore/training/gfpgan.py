@@ -271,7 +271,7 @@ class RestorationRecipe:
         preset = self.preset
         updates = Updates(self.device, dtype, world)
         learning = [parameter for parameter in self.generator.parameters() if parameter.requires_grad]
-        updates.add("generator", [(learning, preset.rate)], (0.0, 0.99))
+        updates.add("generator", [(learning, preset.rate)], preset.betas)
         lazy = preset.r1_every / (preset.r1_every + 1)
         updates.add(
             "discriminator",
