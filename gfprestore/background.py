@@ -45,6 +45,9 @@ STRIP_BYTES = 400 << 20
 TILE_PIXELS = 1 << 20
 """Pixels that the network sees at once at the most, however much memory there is: progress shows, and a stop comes."""
 
+LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+"""Weights of the channels where a grey photo's picture is made grey again, as the released tool has them (BT.601)."""
+
 PROCESSORS = Path("/proc/cpuinfo")
 """Where Linux lists the instructions that the processor has."""
 
@@ -213,7 +216,7 @@ class NetworkBackground:
             picture = picture[:, :, : height * self.scale, : width * self.scale]
             picture = picture.float().clamp_(0, 1)
             if grey:
-                picture = picture.mean(dim=1, keepdim=True)
+                picture = (picture * LUMA.to(picture.device)).sum(dim=1, keepdim=True)
             levels = picture.mul_(full_scale(tile.dtype)).squeeze(0).permute(1, 2, 0)  # (C, H, W) -> (H, W, C)
             result: NDArray[np.float32] = levels.cpu().numpy()
         return result

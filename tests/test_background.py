@@ -46,7 +46,7 @@ def tiny_network(scale: int = 4) -> RRDBNet:
 
 
 def official_picture(state: dict[str, Tensor], pixels: NDArray[Any], upscale: float, folder: Path) -> NDArray[Any]:
-    """What RealESRGANer makes of RGB pixels with its default settings."""
+    """What RealESRGANer makes of RGB pixels (H, W, 3) or grey ones (H, W) with its default settings."""
     from basicsr.archs.rrdbnet_arch import RRDBNet as OfficialRRDBNet
     from realesrgan import RealESRGANer
 
@@ -55,8 +55,9 @@ def official_picture(state: dict[str, Tensor], pixels: NDArray[Any], upscale: fl
     model = OfficialRRDBNet(3, 3, config.scale, config.features, config.blocks, config.growth)
     torch.save({"params_ema": state}, folder / "weights.pth")
     upsampler = RealESRGANer(config.scale, str(folder / "weights.pth"), model=model, device=CPU)
-    picture, _ = upsampler.enhance(np.ascontiguousarray(pixels[:, :, ::-1]), upscale)
-    return picture[:, :, ::-1]
+    bgr = pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[:, :, ::-1])
+    picture, _ = upsampler.enhance(bgr, upscale)
+    return picture if picture.ndim == 2 else picture[:, :, ::-1]
 
 
 def share_beyond(levels: int, actual: NDArray[Any], expected: NDArray[Any]) -> float:
@@ -101,6 +102,16 @@ def test_released_network_gives_the_picture_of_the_official_tool(
     assert share_beyond(1, actual, expected) <= 0.005
     if dtype == torch.float32:
         assert share_beyond(0, actual, expected) <= 0.001
+
+
+@pytest.mark.usefixtures("official")
+def test_a_grey_photo_gives_the_grey_picture_of_the_official_tool(tmp_path: Path) -> None:
+    network = tiny_network()
+    grey = astronaut(30, 200, 45, 52)[:, :, 1]
+    expected = official_picture(network.state_dict(), grey, 4, tmp_path)
+    actual = NetworkBackground(network, "tiny", CPU, torch.float32).enlarge(grey[:, :, None].repeat(3, axis=2), 4)
+    for channel in range(3):
+        assert share_beyond(1, actual[:, :, channel], expected) == 0
 
 
 @pytest.mark.slow
