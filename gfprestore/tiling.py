@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-CONTEXT = 48
+CONTEXT = 56
 """Input pixels around a core that the upscaling function sees; two neighbours overlap by twice as much."""
 
 FEATHER = 8
