@@ -165,7 +165,7 @@ def yield_to_neighbours(mask: Floats, crop: FaceCrop, neighbours: Sequence[FaceC
         points = transformed(crop_to_other, np.stack([x.ravel(), y.ravel()], axis=1))
         points = rescaled(points, TEMPLATE_SIZE / len(other.pixels)).reshape(size, size, 2)
         theirs = _face_radius(points[..., 0], points[..., 1])
-        if theirs.min() > 1.3:
+        if np.min(theirs) > 1.3:
             continue
         if own is None:
             template_grid = rescaled(grid, to_template)

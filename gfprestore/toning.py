@@ -159,7 +159,7 @@ def _fitted(luma: Floats, chroma: Floats) -> Floats:
     luma, chroma = luma.ravel(), chroma.reshape(-1, 2)
     band = np.clip((luma * KNOTS).astype(int), 0, KNOTS - 1)
     counts = np.bincount(band, minlength=KNOTS)
-    filled = np.flatnonzero(counts >= min(max(8, len(luma) // 2000), counts.max()))
+    filled = np.flatnonzero(counts >= min(max(8, len(luma) // 2000), int(np.max(counts))))
     centres = [float(luma[band == index].mean()) for index in filled]
     medians = np.array([np.median(chroma[band == index], axis=0) for index in filled])
     knots = np.linspace(0, 1, KNOTS + 1)

@@ -56,7 +56,7 @@ def boxes_from_68(landmarks: Points, size: int) -> Boxes:
     scale = size / RULE_SIZE
     parts = [np.asarray(landmarks[part], np.float64) for part in (_LEFT_EYE, _RIGHT_EYE, _MOUTH)]
     centres = np.stack([part.mean(axis=0) for part in parts])
-    halves = np.array([max(np.ptp(part, axis=0).max() / 2, SMALLEST_HALF * scale) for part in parts])
+    halves = np.array([max(float(np.max(np.ptp(part, axis=0))) / 2, SMALLEST_HALF * scale) for part in parts])
     return _square_boxes(centres, halves)
 
 
