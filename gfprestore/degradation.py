@@ -322,7 +322,7 @@ def _blurred_round(picture: Picture, size: int, sigma: float) -> Picture:
 
 def _light_border(*profiles: NDArray[np.float64]) -> int:
     """Width of a kernel's border that weighs nothing in 8-bit levels: without it narrow blurs are cheap."""
-    return min(int((profile > np.max(profile) * 1e-7).argmax()) for profile in profiles)
+    return min(int(np.argmax(profile > np.max(profile) * 1e-7)) for profile in profiles)
 
 
 def _coloured(
