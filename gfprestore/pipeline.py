@@ -193,8 +193,13 @@ class PhotoRun:
         """
         with contextlib.ExitStack() as stack:
             for folder in dict.fromkeys(task.folder for task in tasks):
-                self._journals[folder] = stack.enter_context(Journal.open(folder))
-                self._fingerprint = self._journals[folder].note_settings(self._settings)
+                journal = self._journals[folder] = stack.enter_context(Journal.open(folder))
+                if journal.damaged_lines:
+                    self.restoration.tell(
+                        f"{journal.path}: {journal.damaged_lines} lines cannot be read and are skipped; a photo "
+                        "that only they name counts as not done."
+                    )
+                self._fingerprint = journal.note_settings(self._settings)
             decoders = stack.enter_context(_worker_threads(self.output.workers, "decode"))
             encoders = stack.enter_context(_worker_threads(self.output.workers, "encode"))
             pending: list[_Pending] = []

@@ -180,3 +180,16 @@ def test_a_preview_that_cannot_be_written_is_told_and_the_photo_is_there(tasks: 
     assert "_compare" in (results[0].error or "")
     assert results[0].output == tasks[0].output
     assert pixels_of(tasks[0].output).shape == (160, 200, 3)
+
+
+def test_lines_of_the_journal_that_cannot_be_read_are_told_with_their_number(tasks: list[PhotoTask]) -> None:
+    list(PhotoRun(opened(Painter(), Finder([]))).results(tasks[:1]))
+    with (tasks[0].folder / ".gfprestore.jsonl").open("ab") as file:
+        file.write(b"scratched\n{torn")
+    restoration = opened(Painter(), Finder([]))
+    told: list[str] = []
+    restoration.tell = told.append
+    results = list(PhotoRun(restoration).results(tasks[:1]))
+    assert [result.status for result in results] == ["skipped"]
+    assert len(told) == 1
+    assert ".gfprestore.jsonl: 2 lines" in told[0]
