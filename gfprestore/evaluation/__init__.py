@@ -1,0 +1,1 @@
+"""Evaluation as the papers of blind face restoration do it: test sets, metrics with their protocol, reports."""
