@@ -22,7 +22,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "tensors", "tiling", "degradation", "networks", "exif", "web"),
     ("photo", "decoding", "encoding", "containers", "metadata", "colourspace")
     + ("weights", "weights_table", "checkpoints", "download", "ncnn")
-    + ("folders", "device", "console"),
+    + ("folders", "face_folders", "device", "console"),
     ("detection", "alignment", "parsing", "toning", "background", "restorers", "journal"),
     ("restoration", "opening"),
     ("pipeline", "previews", "training", "evaluation"),
@@ -38,6 +38,7 @@ FAMILY: dict[str, set[str]] = {
     "weights": {"weights_table", "checkpoints", "download", "ncnn"},
     "checkpoints": {"weights_table", "download"},
     "download": {"weights_table"},
+    "face_folders": {"folders", "photo"},
     "alignment": {"detection"},
     "restoration": {"opening"},
     "pipeline": {"previews"},

@@ -10,8 +10,6 @@ flat or nested. FFHQ's component and landmark files are found in the folder or b
 
 from __future__ import annotations
 
-import csv
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +24,9 @@ from torch import Tensor
 
 from gfprestore.degradation import DegradationOptions, degrade, grey_of
 from gfprestore.errors import FolderError, PhotoError
-from gfprestore.folders import Skipped, natural_key
-from gfprestore.photo import PHOTO_SUFFIXES, TEMPORARY_PREFIX, read_photo
+from gfprestore.face_folders import TABLE_NAME, is_held_out, pictures_in, table_error, table_rows
+from gfprestore.folders import Skipped
+from gfprestore.photo import read_photo
 from gfprestore.tensors import full_scale, pixels_to_signed
 from gfprestore.training.components import (
     COMPONENT_FILE,
@@ -40,8 +39,6 @@ from gfprestore.training.components import (
     unknown_boxes,
 )
 from gfprestore.training.index import INDEX_NAME, read_index
-
-TABLE_NAME = "index.csv"
 
 _ORDER, _PICTURE = 0, 1  # what a generator is for: the same seed must not give both the same numbers
 
@@ -286,7 +283,7 @@ def list_faces(folder: Path, components: Path | None = None, *, want_boxes: bool
         faces = _faces_of_table(folder)
     else:
         numbered = known_boxes(folder, components) if want_boxes else {}
-        faces = [Face(path, numbered.get(number_of(path))) for path in _pictures(folder)]
+        faces = [Face(path, numbered.get(number_of(path))) for path in pictures_in(aligned_part(folder))]
     if not faces:
         raise FolderError(
             f"There are no pictures in {folder}. Name a folder of aligned faces, or make one of photos with: "
@@ -303,7 +300,7 @@ def held_out(folder: Path) -> frozenset[str]:
     """
     if not (folder / TABLE_NAME).is_file():
         return frozenset()
-    return frozenset(row["file"] for row in _rows_of_table(folder) if _is_held_out(row))
+    return frozenset(row["file"] for row in table_rows(folder) if is_held_out(row))
 
 
 def _faces_of_table(folder: Path) -> list[Face]:
@@ -312,54 +309,12 @@ def _faces_of_table(folder: Path) -> list[Face]:
     Raises:
         FolderError: The table cannot be read or makes no sense.
     """
-    rows = [row for row in _rows_of_table(folder) if not _is_held_out(row)]
+    rows = [row for row in table_rows(folder) if not is_held_out(row)]
     try:
         return [Face(folder / row["file"], None, _five_points(row.get("landmarks"))) for row in rows]
     except ValueError as error:
-        raise _table_error(folder, error) from error
-
-
-def _rows_of_table(folder: Path) -> list[dict[str, str]]:
-    try:
-        with (folder / TABLE_NAME).open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, ValueError, csv.Error) as error:
-        raise _table_error(folder, error) from error
-    if any(not row.get("file") for row in rows):
-        raise _table_error(folder, ValueError("a row names no file"))
-    return rows
-
-
-def _is_held_out(row: dict[str, str]) -> bool:
-    return row.get("split") == "test"
-
-
-def _table_error(folder: Path, error: Exception) -> FolderError:
-    return FolderError(
-        f"{folder / TABLE_NAME} cannot be read ({type(error).__name__}: {error}). It needs a column `file`, and may "
-        "have `landmarks` (ten numbers) and `split`. Mend it or take it away."
-    )
+        raise table_error(folder, error) from error
 
 
 def _five_points(text: str | None) -> NDArray[np.float64] | None:
     return np.array([float(number) for number in text.split()]).reshape(5, 2) if text else None
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """Pictures in a folder and those below it; of FFHQ's own layout only the aligned ones. Nothing hidden."""
-    found = []
-    for place, folders, names in os.walk(aligned_part(folder), onerror=_tell_unreadable):
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
-        pictures = (name for name in names if not name.startswith((".", TEMPORARY_PREFIX)))
-        found += [Path(place, name) for name in sorted(pictures, key=natural_key) if _is_picture(name)]
-    return found
-
-
-def _is_picture(name: str) -> bool:
-    return Path(name).suffix.lower() in PHOTO_SUFFIXES
-
-
-def _tell_unreadable(error: OSError) -> None:
-    raise FolderError(
-        f"The folder {error.filename} cannot be read: {error.strerror}. Check its permissions."
-    ) from error
