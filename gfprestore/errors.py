@@ -109,3 +109,20 @@ class TrainingInterruptedError(GfprestoreError):
     """A training was stopped; its checkpoint is written."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+class MetricUnavailable(GfprestoreError):  # noqa: N818 (a state of this machine, no fault)
+    """A metric cannot be computed here; the others can.
+
+    Args:
+        label: The metric, for people.
+        reason: What is missing, as a sentence.
+        remedy: The command that gets it, as a sentence.
+    """
+
+    exit_code = ExitCode.WEIGHTS
+
+    def __init__(self, label: str, reason: str, remedy: str) -> None:
+        super().__init__(f"{label} is unavailable: {reason} {remedy}")
+        self.reason = reason
+        self.remedy = remedy
