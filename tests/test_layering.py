@@ -62,7 +62,7 @@ DOORS: dict[str, set[str]] = {
     "filelock": {"download"},
     "safetensors": {"checkpoints", "training"},
     "sr_vulkan": {"ncnn"},
-    "dlib": {"training"},
+    "dlib": {"training", "evaluation"},
 }
 
 # Of the standard library: the network has its doors too, and no shell and no other process is ever started.
@@ -71,7 +71,7 @@ STANDARD_DOORS: dict[str, set[str]] = {
     "http": {"web", "download"},
     "ssl": {"web", "download"},
     "socket": {"web", "download"},
-    "pickle": {"checkpoints"},  # for the name of the error that safe loading raises
+    "pickle": {"checkpoints", "evaluation"},  # for the name of the error that safe loading raises
     "subprocess": set(),
     "multiprocessing": set(),
     "shelve": set(),

@@ -13,7 +13,10 @@ import torch
 
 from gfprestore.errors import MetricUnavailable, UsageError
 from gfprestore.evaluation import fidelity
+from gfprestore.evaluation.fid import Progress, open_fid
+from gfprestore.evaluation.identity import open_deg, open_dlib_identity, open_landmark_distance
 from gfprestore.evaluation.niqe import PRISTINE_FILE, load_pristine, niqe
+from gfprestore.evaluation.perceptual import open_lpips, open_shift_tolerant
 from gfprestore.evaluation.pictures import mean_score, pairs, pictures
 from gfprestore.evaluation.specs import DEFAULT_METRICS, METRICS, MetricSpec, PictureMetric, Pixels, SetMetric
 from gfprestore.weights import WeightsStore, embedded_folder, sha256_of
@@ -28,9 +31,6 @@ __all__ = [
     "SetMetric",
     "open_metric",
 ]
-
-Progress = Callable[[int, int], None]
-"""Called with the pictures that are done and the pictures in all."""
 
 _PAIR_FUNCTIONS: dict[str, Callable[[Pixels, Pixels], float]] = {
     "psnr": fidelity.psnr,
@@ -98,6 +98,9 @@ def open_metric(
     Raises:
         UsageError: No metric is called so.
         MetricUnavailable: What it needs is not here.
+        WeightsError: A file that it needs is damaged or of another network.
+        FolderError: The reference folder cannot be used.
+        PhotoError: A picture of the reference folder cannot be read.
     """
     if name not in METRICS:
         raise UsageError(f"No metric is called {name!r}. Known: {', '.join(METRICS)}.")
@@ -107,7 +110,24 @@ def open_metric(
         return PairMetric(spec, _PAIR_FUNCTIONS[name])
     if name == "niqe":
         return _open_niqe(spec, used)
-    raise MetricUnavailable(spec.label, "it is not built yet.", "")
+    if name == "fid":
+        return open_fid(
+            spec,
+            store,
+            device,
+            used,
+            statistics=statistics,
+            reference=reference,
+            cache=cache,
+            progress=progress,
+        )
+    if name in ("lpips", "lpips_alex"):
+        return open_lpips(spec, store, device, used)
+    if name == "st_lpips":
+        return open_shift_tolerant(spec, device, used)
+    if name in ("deg", "deg_all"):
+        return open_deg(spec, store, device, used)
+    return open_dlib_identity(spec, used) if name == "identity_dlib" else open_landmark_distance(spec, used)
 
 
 def _open_niqe(spec: MetricSpec, used: dict[str, str]) -> PictureMetric:

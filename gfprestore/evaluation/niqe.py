@@ -78,7 +78,7 @@ def luma(pixels: Pixels) -> NDArray[np.float32]:
     """(H, W, 3) RGB uint8 to luma (H, W) of whole levels."""
     unit = pixels.astype(np.float32) / np.float32(255)
     levels = (unit @ np.array(_LUMA) + 16.0) / 255.0
-    return np.round(levels.astype(np.float32) * np.float32(255))
+    return np.asarray(np.round(levels.astype(np.float32) * np.float32(255)), np.float32)
 
 
 def normalised(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -119,7 +119,7 @@ def _halving_weights() -> NDArray[np.float32]:
 def _blocks(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     """(H, W) -> (N, side, side)."""
     rows, columns = values.shape[0] // side, values.shape[1] // side
-    return values.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(rows * columns, side, side)
+    return np.asarray(values.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(-1, side, side))
 
 
 def _block_features(blocks: NDArray[np.float32]) -> NDArray[np.float64]:
