@@ -75,6 +75,14 @@ class Format(str, Enum):
     TIFF = "tiff"
 
 
+class Alignment(str, Enum):
+    """What the inputs of an evaluation are."""
+
+    AUTO = "auto"
+    ALIGNED = "aligned"
+    PHOTO = "photo"
+
+
 Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
 WeightsDir = Annotated[
     Path | None, typer.Option("--weights-dir", metavar="DIR", help="Folder of weights, looked into before all others.")
@@ -689,3 +697,135 @@ def train(
     report = train_networks(config, reporter.note, show, store)
     reporter.record({"summary": {**asdict(report), "weights": str(report.weights)}})
     reporter.note(f"{report.step} steps done, {report.images_per_second:.3g} images/s; weights: {report.weights}")
+
+
+@app.command("eval")
+@command
+def evaluate(
+    test_set: Annotated[
+        str | None,
+        typer.Option(
+            "--set", metavar="NAME|DIR", help="celeba-test, lfw-test, celebchild-test, webphoto-test, or any folder."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="Where the named set lies; a missing set says where it would."),
+    ] = None,
+    restored: Annotated[
+        list[Path] | None,
+        typer.Option("--restored", metavar="DIR", help="Score these pictures, of any method; repeatable."),
+    ] = None,
+    gt: Annotated[Path | None, typer.Option("--gt", metavar="DIR", help="Originals; default: the set's own.")] = None,
+    lq: Annotated[Path | None, typer.Option("--lq", metavar="DIR", help="Inputs; default: the set's own.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option("--metrics", metavar="A,B", help="Default: all. A wrong name lists them.")
+    ] = None,
+    statistics: Annotated[
+        Path | None,
+        typer.Option("--statistics", metavar="FILE|DIR", help="For the FID: statistics, or pictures to compare with."),
+    ] = None,
+    restorer: Annotated[
+        str | None,
+        typer.Option("--restorer", metavar="NAME", help="As for run; with --restored nothing is restored without it."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="FILE", help="Own face restorer, recognised by its tensors.")
+    ] = None,
+    alignment: Annotated[
+        Alignment, typer.Option("--alignment", help="Inputs are aligned crops, or whole photos with a face each.")
+    ] = Alignment.AUTO,
+    detector: Annotated[
+        str, typer.Option("--detector", metavar="NAME", help="As for run; for whole photos only.")
+    ] = "auto",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Default: gfprestore-eval-<set>, here.")
+    ] = None,
+    device: Device = "auto",
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Floating-point type of the restorer.")
+    ] = Precision.AUTO,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", metavar="N", help="Faces restored together.")
+    ] = None,
+    weights_dir: WeightsDir = None,
+    offline: Offline = False,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Restore a test set, score it, and report beside the published rows; or score anyone's pictures."""
+    from gfprestore.console import Reporter, StageProgress, download_reporter
+    from gfprestore.evaluation.evaluate import EvalOptions, Evaluation, Listener
+    from gfprestore.evaluation.report import as_json, published_notes, table_of
+
+    options = EvalOptions(
+        test_set=test_set,
+        data=data,
+        restored=tuple(restored or ()),
+        gt=gt,
+        lq=lq,
+        metrics=None if metrics is None else tuple(dict.fromkeys(filter(None, metrics.replace(" ", "").split(",")))),
+        statistics=statistics,
+        restorer=restorer,
+        weights=weights,
+        alignment=alignment.value,
+        detector=detector,
+        output=output,
+        device=device,
+        precision=precision.value,
+        batch_size=batch_size,
+        offline=offline,
+        weights_dir=weights_dir,
+    )
+    reporter = Reporter(json_output)
+    with StageProgress(reporter) as progress:
+        report = Evaluation(options, Listener(reporter.note, progress, download_reporter(reporter))).run()
+    reporter.record(as_json(report, with_pictures=False))
+    (reporter.table if json_output else reporter.listing)("", *table_of(report))
+    for line in published_notes(report):
+        reporter.note(line)
+    for line in report.warnings:
+        reporter.warn(line)
+    for method in report.methods:
+        for name, reason in method.failed.items():
+            reporter.error(f"{name}: {reason}")
+    if any(method.failed for method in report.methods):
+        raise typer.Exit(int(ExitCode.SOME_FAILED))
+
+
+@app.command()
+@command
+def degrade(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of aligned, square faces.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The set: lq/, gt/, what was drawn.")],
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of everything random.")],
+    preset: Annotated[str, typer.Option("--preset", help="Ranges: paper, official or heavy.")] = "paper",
+    size: Annotated[int, typer.Option("--size", metavar="PX", help="Side of the pictures.")] = 512,
+    split: Annotated[
+        str | None, typer.Option("--split", metavar="NAME", help="Only these rows of the source's index.csv.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", metavar="PATTERN", help="Leave out matching names; repeatable.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", metavar="N", min=1, help="Threads.")] = 2,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make a low-quality test set as CelebA-Test was made; the same command gives the same bytes."""
+    from gfprestore.console import Reporter, StageProgress
+    from gfprestore.evaluation.degrading import DegradeOptions, degrade_folder
+
+    options = DegradeOptions(seed, preset, size, split, tuple(exclude or ()))
+    reporter = Reporter(json_output)
+    with StageProgress(reporter) as progress:
+        report = degrade_folder(source, output, options, functools.partial(progress, "degrade"), workers)
+    for entry in report.failed:
+        reporter.error(f"{entry.path}: {entry.reason}")
+    counts = {"made": report.made, "done_before": report.done_before, "failed": len(report.failed)}
+    reporter.record({"summary": {**counts, "output": str(output)}})
+    reporter.note(
+        f"{report.made} pictures made, {report.done_before} done before, {len(report.failed)} failed: {output}. "
+        f"Next: gfprestore eval --set {output}"
+    )
+    if report.failed:
+        raise typer.Exit(int(ExitCode.SOME_FAILED))

@@ -154,6 +154,54 @@ class RunProgress:
             self.bar.update(self.task, completed=self.done, faces=self.faces, rate=self._rate())
 
 
+class StageProgress:
+    """Progress of work in several stages: a bar for the present one on a terminal, a line at each tenth elsewhere.
+
+    Args:
+        reporter: Where to write.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.last: tuple[str, int] = ("", -1)
+        self.task: TaskID | None = None
+        self.bar: Progress | None = None
+        if reporter.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                TimeRemainingColumn(),
+                console=reporter.console,
+                transient=True,
+            )
+
+    def __enter__(self) -> StageProgress:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """So many of so many are done in a stage."""
+        now = (stage, 10 * done // max(total, 1))
+        if self.bar is None:
+            if now != self.last and done:
+                self.reporter.note(f"{stage} [{done}/{total}]")
+        elif stage != self.last[0] or self.task is None:
+            if self.task is not None:
+                self.bar.remove_task(self.task)
+            self.task = self.bar.add_task(escape(printable(stage)), total=total, completed=done)
+        else:
+            self.bar.update(self.task, completed=done, total=total)
+        self.last = now
+
+
 class DownloadProgress:
     """Progress of one download: a bar on a terminal, a line at every tenth elsewhere.
 

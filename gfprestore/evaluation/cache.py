@@ -1,0 +1,158 @@
+"""What was measured once and need not be measured again: scores of pictures, and features of pictures.
+
+A key is the SHA-256 of the metric, its protocol, its weights, this program's version and the bytes of the pictures, so
+that nothing has to be thrown away when anything changes. Both files are only ever appended to, one write a batch; what
+a killed run left torn at the end is skipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gfprestore import __version__
+from gfprestore.errors import FolderError
+
+SCORES_NAME = "scores.jsonl"
+KEY_BYTES = 32
+
+Features = NDArray[np.float32]
+
+
+def metric_key(name: str, protocol: str, weights: Mapping[str, str]) -> str:
+    """What a metric's results belong to, in hex digits; another version of this program measures anew."""
+    document = json.dumps([__version__, name, protocol, sorted(weights.items())])
+    return hashlib.sha256(document.encode("utf-8")).hexdigest()
+
+
+def picture_key(metric: str, restored_sha256: str, gt_sha256: str | None) -> str:
+    """What one picture's result belongs to, in hex digits."""
+    return hashlib.sha256(f"{metric}\0{restored_sha256}\0{gt_sha256 or ''}".encode()).hexdigest()
+
+
+class ScoreCache:
+    """Scores, and notes on how pictures were read, by picture key.
+
+    Args:
+        folder: An existing folder; the scores lie in `scores.jsonl`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / SCORES_NAME
+        self._scores: dict[str, float] = {}
+        self._notes: dict[str, list[str]] = {}
+        if self.path.is_file():
+            for line in self.path.read_bytes().splitlines():
+                with contextlib.suppress(ValueError, TypeError, KeyError):
+                    document = json.loads(line)
+                    if "notes" in document:
+                        self._notes[str(document["key"])] = [str(note) for note in document["notes"]]
+                    else:
+                        self._scores[str(document["key"])] = float(document["score"])
+
+    def get(self, key: str) -> float | None:
+        """The score, None where it is not known."""
+        return self._scores.get(key)
+
+    def put(self, scores: Mapping[str, float]) -> None:
+        """Keeps scores; infinite ones too.
+
+        Raises:
+            FolderError: They cannot be written.
+        """
+        lines = [json.dumps({"key": key, "score": repr(float(score))}) + "\n" for key, score in scores.items()]
+        append(self.path, "".join(lines).encode("ascii"), b"\n")
+        self._scores.update({key: float(score) for key, score in scores.items()})
+
+
+    def notes(self, key: str) -> list[str] | None:
+        """What was noted of a picture when it was read; None where it was not read yet."""
+        return self._notes.get(key)
+
+    def put_notes(self, notes: Mapping[str, list[str]]) -> None:
+        """Keeps notes of pictures; those that are known already are not written again.
+
+        Raises:
+            FolderError: They cannot be written.
+        """
+        fresh = {key: value for key, value in notes.items() if self._notes.get(key) != value}
+        if fresh:
+            lines = [json.dumps({"key": key, "notes": value}) + "\n" for key, value in fresh.items()]
+            append(self.path, "".join(lines).encode("ascii"), b"\n")
+            self._notes.update(fresh)
+
+
+class FeatureCache:
+    """Features of pictures under one metric: vectors of one length by picture key.
+
+    Args:
+        folder: An existing folder.
+        metric: The metric's key.
+    """
+
+    def __init__(self, folder: Path, metric: str) -> None:
+        self._folder = folder
+        self._metric = metric[:16]
+        self._rows: dict[str, Features] = {}
+        for path in sorted(folder.glob(f"features-{self._metric}-*.bin")):
+            with contextlib.suppress(ValueError):
+                self._load(path, int(path.stem.rsplit("-", 1)[1]))
+
+    def _load(self, path: Path, length: int) -> None:
+        size = KEY_BYTES + 4 * length
+        data = path.read_bytes()
+        whole = len(data) - len(data) % size
+        if whole < len(data):
+            os.truncate(path, whole)
+        for start in range(0, whole, size):
+            key = data[start : start + KEY_BYTES].hex()
+            self._rows[key] = np.frombuffer(data, "<f4", length, start + KEY_BYTES).astype(np.float32)
+
+    def get(self, key: str) -> Features | None:
+        """The vector (D,), None where it is not known."""
+        return self._rows.get(key)
+
+    def put(self, keys: Sequence[str], features: Features) -> None:
+        """Keeps vectors.
+
+        Args:
+            keys: One a row.
+            features: (B, D).
+
+        Raises:
+            FolderError: They cannot be written.
+        """
+        rows = [bytes.fromhex(key) + row.astype("<f4").tobytes() for key, row in zip(keys, features, strict=True)]
+        append(self._folder / f"features-{self._metric}-{features.shape[1]}.bin", b"".join(rows))
+        self._rows.update(zip(keys, features, strict=True))
+
+
+def append(path: Path, data: bytes, line_end: bytes = b"") -> None:
+    """Adds to the end of a file in one write; a torn last line before it is ended first.
+
+    Args:
+        path: The file, made where it is missing.
+        data: What to add.
+        line_end: What a line ends with, for files of lines.
+
+    Raises:
+        FolderError: It cannot be written.
+    """
+    try:
+        with path.open("ab+") as stream:
+            if line_end and stream.tell():
+                stream.seek(-len(line_end), os.SEEK_END)
+                if stream.read(len(line_end)) != line_end:
+                    data = line_end + data
+            stream.write(data)
+    except OSError as error:
+        raise FolderError(
+            f"{path} cannot be written: {error.strerror or error}. Make room or name another folder with --output."
+        ) from None

@@ -1,0 +1,354 @@
+"""The report of an evaluation: as JSON, as a table for the terminal, and as Markdown.
+
+Published rows stand beside ours with their source, and each of their numbers with the word whether it was made by the
+same protocol. Nothing here computes anything; the page with the pictures is made by `page`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gfprestore.evaluation.metrics import METRICS
+from gfprestore.evaluation.published import PublishedTable
+from gfprestore.evaluation.scoring import READING_RULE, SIZE_RULE, MethodScores, MetricScore, Subject
+from gfprestore.evaluation.testsets import CHECKSUM_RULE, TestSet, listed
+
+ARROWS = {"higher": "↑", "lower": "↓"}
+NOT_SAME = {"other": "†", "unknown": "‡"}
+NO_VALUE = "–"
+
+ALIGNED_RULE = "Inputs are aligned crops; the network's output is taken as it is."
+PHOTO_RULE = (
+    "Inputs are whole photos: the face nearest the centre is found, aligned on the FFHQ template at 512 and restored; "
+    "that crop is scored, the network's output as it is."
+)
+GIVEN_RULE = "Pictures of --restored were made elsewhere and are scored as they are."
+NAME_RULE = "Pictures belong together by their path within their folder, without the suffix."
+
+
+@dataclass(frozen=True)
+class MethodReport:
+    """One method and its scores.
+
+    Attributes:
+        name: What tables call it.
+        folder: Where its pictures lie.
+        subjects: Pictures that were scored.
+        scores: What came out.
+        missing: Pictures of the set that it lacks.
+        extra: Pictures that the set does not have.
+        unrestored: Why a picture could not be restored, by name.
+        settings: What it was restored with; None where the pictures were given.
+        notes: What was found when its folder was listed.
+    """
+
+    name: str
+    folder: Path
+    subjects: tuple[Subject, ...]
+    scores: MethodScores = field(default_factory=MethodScores)
+    missing: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    unrestored: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Why a picture has no score, by name."""
+        return {**self.unrestored, **self.scores.failed}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What readers of the scores should know."""
+        found = [*self.notes, *self.scores.warnings]
+        for names, text in (
+            (self.missing, "{count} pictures of the set are missing: {names}."),
+            (self.extra, "{count} pictures are not of the set and were left out: {names}."),
+            (tuple(self.failed), "{count} pictures could not be used: {names}."),
+        ):
+            if names:
+                found.append(text.format(count=len(names), names=listed(names)))
+        for score in self.scores.scores.values():
+            if score.warning:
+                found.append(f"{score.spec.label}: {score.warning}")
+        return found
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that an evaluation found, with what is needed to judge it.
+
+    Attributes:
+        test_set: The pictures.
+        checksum: Of their files, by `CHECKSUM_RULE`.
+        metrics: Names of the metrics, in the order of the tables.
+        methods: In the order in which they were named; the one restored here comes first.
+        published: Rows of others for the same set.
+        versions: Of this program and its libraries.
+        machine: Device and precision.
+        created: UTC time in ISO 8601.
+    """
+
+    test_set: TestSet
+    checksum: str
+    metrics: tuple[str, ...]
+    methods: tuple[MethodReport, ...]
+    published: PublishedTable | None
+    versions: Mapping[str, str]
+    machine: Mapping[str, str]
+    created: str
+
+    @property
+    def rules(self) -> list[str]:
+        """The protocol beyond the metrics' own."""
+        rules = [NAME_RULE, READING_RULE, SIZE_RULE]
+        if any(method.settings is not None for method in self.methods):
+            rules.append(PHOTO_RULE if self.test_set.whole_photos else ALIGNED_RULE)
+        if any(method.settings is None for method in self.methods):
+            rules.append(GIVEN_RULE)
+        return rules
+
+    @property
+    def warnings(self) -> list[str]:
+        """All warnings; a method's begin with its name."""
+        of_methods = [f"{method.name}: {text}" for method in self.methods for text in method.warnings]
+        return [*self.test_set.warnings, *of_methods]
+
+    @property
+    def unavailable(self) -> list[str]:
+        """Why metrics have no number, a sentence each; a reason that all methods share is told once."""
+        found: list[str] = []
+        for name in self.metrics:
+            label = METRICS[name].label
+            reasons = {method.name: method.scores.scores[name].reason for method in self.methods}
+            told = {reason for reason in reasons.values() if reason}
+            if len(told) == 1 and None not in reasons.values():
+                reason = next(iter(told))
+                found.append(reason if reason.startswith(label) else f"{label}: {reason}")
+            else:
+                found += [f"{label} of {method}: {reason}" for method, reason in reasons.items() if reason]
+        return found
+
+
+def as_json(report: Report, *, with_pictures: bool) -> dict[str, Any]:
+    """The report as one JSON object; numbers that are not finite are null.
+
+    Args:
+        report: The report.
+        with_pictures: Also the scores of each picture; `--json` leaves them to the file.
+    """
+    test_set = report.test_set
+    document: dict[str, Any] = {
+        "sets": [_method_json(report, method, with_pictures) for method in report.methods],
+        "test_set": {
+            "name": test_set.name,
+            "folder": None if test_set.folder is None else str(test_set.folder),
+            "count": len(test_set.names),
+            "expected_count": test_set.expected,
+            "with_gt": sum(name in test_set.gt for name in test_set.names),
+            "checksum": report.checksum,
+            "checksum_rule": CHECKSUM_RULE,
+            "whole_photos": test_set.whole_photos,
+            "made_with": test_set.description,
+        },
+        "protocol": report.rules,
+        "versions": dict(report.versions),
+        "machine": dict(report.machine),
+        "created": report.created,
+        "warnings": report.warnings,
+        "published": None if report.published is None else _published_json(report.published),
+    }
+    if with_pictures and test_set.degradation:
+        document["test_set"]["degradation"] = test_set.degradation
+    return document
+
+
+def json_text(report: Report) -> str:
+    """`report.json`."""
+    return json.dumps(as_json(report, with_pictures=True), indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def _method_json(report: Report, method: MethodReport, with_pictures: bool) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "name": report.test_set.name,
+        "method": method.name,
+        "restored": str(method.folder),
+        "count": len(method.subjects),
+        "scores": {name: _score_json(score) for name, score in method.scores.scores.items()},
+        "settings": None if method.settings is None else dict(method.settings),
+        "missing": list(method.missing),
+        "extra": list(method.extra),
+        "failed": method.failed,
+        "warnings": method.warnings,
+    }
+    if with_pictures:
+        document["pictures"] = [
+            {
+                "name": subject.name,
+                "restored_sha256": subject.restored_sha256,
+                "gt_sha256": subject.gt_sha256,
+                "scores": {
+                    name: number if math.isfinite(number) else None
+                    for name, score in method.scores.scores.items()
+                    if (number := score.pictures.get(subject.name)) is not None
+                },
+            }
+            for subject in method.subjects
+        ]
+    return document
+
+
+def _score_json(score: MetricScore) -> dict[str, Any]:
+    return {
+        "value": score.value,
+        "reason": score.reason,
+        "protocol": score.spec.protocol,
+        "better": score.spec.better,
+        "count": score.count,
+        "warning": score.warning,
+        "weights": dict(score.weights),
+    }
+
+
+def _published_json(table: PublishedTable) -> dict[str, Any]:
+    return {
+        "source": table.source,
+        "protocols": {
+            name: {"same_as_here": protocol.sameness, "text": protocol.text}
+            for name, protocol in table.protocols.items()
+        },
+        "rows": table.rows,
+    }
+
+
+def number_text(value: float, name: str) -> str:
+    """A number as tables show it: as many places as the papers give."""
+    if math.isinf(value):
+        return "∞"
+    return f"{value:.4f}" if abs(value) < 2 and name not in ("niqe", "deg", "deg_all", "fid") else f"{value:.3f}"
+
+
+def shown_metrics(report: Report) -> list[str]:
+    """The metrics that have a number for some method; if none has, all."""
+    with_value = [
+        name
+        for name in report.metrics
+        if any(method.scores.scores[name].value is not None for method in report.methods)
+    ]
+    return with_value or list(report.metrics)
+
+
+def table_of(report: Report) -> tuple[list[str], list[list[str]]]:
+    """The columns and rows of the table: our methods, then the published ones."""
+    names = shown_metrics(report)
+    columns = ["method", "pictures", *(f"{METRICS[name].label} {ARROWS[METRICS[name].better]}" for name in names)]
+    rows = []
+    for method in report.methods:
+        scores = [method.scores.scores[name] for name in names]
+        cells = [NO_VALUE if score.value is None else number_text(score.value, score.spec.name) for score in scores]
+        rows.append([method.name, str(len(method.subjects)), *cells])
+    if report.published is not None:
+        for label, numbers in report.published.rows.items():
+            cells = [_published_cell(report.published, numbers, name) for name in names]
+            rows.append([f"{label} (published)", "", *cells])
+    return columns, rows
+
+
+def _published_cell(table: PublishedTable, numbers: Mapping[str, float], name: str) -> str:
+    if name not in numbers:
+        return NO_VALUE
+    return number_text(numbers[name], name) + NOT_SAME.get(table.protocols[name].sameness, "")
+
+
+def published_notes(report: Report) -> list[str]:
+    """What has to be known to read the published rows beside ours."""
+    table = report.published
+    if table is None:
+        known = report.test_set.known
+        return [] if known is None else [f"No published rows are at hand for {known.title}."]
+    notes = [f"Published rows: {table.source}."]
+    expected = report.test_set.expected
+    if any(len(method.subjects) != expected for method in report.methods):
+        notes.append(
+            f"They are of {expected} pictures; a row here with another number of pictures is not comparable with them."
+        )
+    notes.append(
+        "They are comparable only if these are the same files, which no published checksum can prove, and only in "
+        "columns of the same protocol."
+    )
+    for name in shown_metrics(report):
+        protocol = table.protocols.get(name)
+        if protocol is not None:
+            word = {
+                "same": "the same protocol as here",
+                "other": "another protocol than here (†), not comparable",
+                "unknown": "not known to be the same protocol as here (‡)",
+            }[protocol.sameness]
+            notes.append(f"{METRICS[name].label}: {word}: {protocol.text}")
+    return notes
+
+
+def markdown(report: Report) -> str:
+    """`report.md`."""
+    test_set = report.test_set
+    columns, rows = table_of(report)
+    expected = "" if test_set.expected is None else f" (of {test_set.expected})"
+    lines = [
+        f"# {_plain(test_set.known.title if test_set.known else test_set.name)}",
+        "",
+        f"{len(test_set.names)} pictures{expected}, "
+        f"{sum(name in test_set.gt for name in test_set.names)} with gt. "
+        f"Checksum of the file list: `{report.checksum}`.",
+        "",
+        _markdown_row(columns),
+        _markdown_row(["---", *("---:" for _ in columns[1:])]),
+        *map(_markdown_row, rows),
+        "",
+    ]
+    sections = {
+        "Beside the published rows": published_notes(report),
+        "No number": report.unavailable,
+        "Warnings": report.warnings,
+        "Protocol": [*report.rules, *(f"{METRICS[name].label}: {METRICS[name].protocol}" for name in report.metrics)],
+        "Weights": _weights_lines(report),
+        "The set was made with": _description_lines(test_set.description),
+        "Versions": [f"{name} {version}" for name, version in {**report.versions, **report.machine}.items()],
+    }
+    for title, items in sections.items():
+        if items:
+            lines += [f"## {title}", "", *(f"- {_plain(item)}" for item in items), ""]
+    lines.append(f"Made on {report.created} by gfprestore {report.versions.get('gfprestore', '')}.")
+    return "\n".join(lines) + "\n"
+
+
+def _weights_lines(report: Report) -> list[str]:
+    used: dict[str, str] = {}
+    for method in report.methods:
+        if method.settings is not None:
+            used[f"restorer {method.name}"] = str(method.settings.get("weights"))
+        for score in method.scores.scores.values():
+            used.update({f"{score.spec.label}, {name}": digest for name, digest in score.weights.items()})
+    return [f"{name}: {digest}" for name, digest in used.items()]
+
+
+def _description_lines(description: Mapping[str, Any] | None) -> list[str]:
+    if description is None:
+        return []
+    return [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in description.items()]
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_plain(cell) for cell in cells) + " |"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is: a file name must neither end a cell nor become a link or markup."""
+    one_line = " ".join(text.split())
+    for character in "\\`*_[]<>|#&":
+        one_line = one_line.replace(character, f"\\{character}")
+    return one_line

@@ -1,0 +1,368 @@
+"""Scores pictures by several metrics at once: each picture is read once for all metrics that do not know it yet.
+
+Memory holds one small batch of pictures, whatever the size of the set. What is wrong with one picture is told by its
+name and leaves that picture out; what is wrong with one metric leaves that metric out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+
+from gfprestore.device import is_out_of_memory, release_memory
+from gfprestore.errors import GfprestoreError, PhotoError
+from gfprestore.evaluation.cache import FeatureCache, ScoreCache, metric_key, picture_key
+from gfprestore.evaluation.files import Pixels, ReadPicture, read_pixels, resized
+from gfprestore.evaluation.metrics import METRICS, MetricSpec, MetricUnavailable, PictureMetric, SetMetric
+from gfprestore.evaluation.testsets import listed
+
+SAME_ASPECT = 0.01  # difference of width to height, as a share, up to which pictures of two sizes are the same view
+
+SIZE_RULE = (
+    "A restored picture of another size than its gt is resized to the gt's for what compares the two (averaged where "
+    "it shrinks, bicubic where it grows) where width to height agree to 1 %, else left out of it; NIQE and FID take it "
+    "as it is."
+)
+READING_RULE = (
+    "Pictures are read as 8-bit sRGB: 16-bit levels to the nearest, ICC profiles applied, transparency left out, one "
+    "grey channel taken three times."
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One picture to score: its name, the files, and the SHA-256 of their bytes."""
+
+    name: str
+    restored: Path
+    restored_sha256: str
+    gt: Path | None = None
+    gt_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class OpenMetric:
+    """A metric that can be computed here, or the reason why it cannot.
+
+    Attributes:
+        spec: What it is.
+        metric: The metric; None where it is unavailable.
+        reason: Why it is unavailable, and what would help.
+        weights: SHA-256 of the networks that it uses, by name.
+    """
+
+    spec: MetricSpec
+    metric: PictureMetric | SetMetric | None
+    reason: str | None = None
+    weights: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """What its cached results belong to."""
+        return metric_key(self.spec.name, self.spec.protocol, self.weights)
+
+    @property
+    def of_pictures(self) -> PictureMetric:
+        """The metric, where it has one number a picture."""
+        assert self.metric is not None and not self.spec.of_set
+        return cast("PictureMetric", self.metric)
+
+    @property
+    def of_sets(self) -> SetMetric:
+        """The metric, where it has one number a set."""
+        assert self.metric is not None and self.spec.of_set
+        return cast("SetMetric", self.metric)
+
+
+class MetricOpener(Protocol):
+    """Opens a metric by its name; `weights_used` takes the SHA-256 of each network by name."""
+
+    def __call__(self, name: str, weights_used: dict[str, str]) -> PictureMetric | SetMetric:
+        """The metric.
+
+        Raises:
+            MetricUnavailable: It cannot be computed here.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class MetricScore:
+    """What a metric says of a method.
+
+    Attributes:
+        spec: The metric.
+        value: The set's number; None where there is none.
+        reason: Why there is none.
+        pictures: The number of each picture that has one, by name; infinite for the PSNR of identical pictures.
+        count: Pictures that the value is of.
+        warning: What makes the value doubtful.
+        weights: SHA-256 of the networks that it used.
+    """
+
+    spec: MetricSpec
+    value: float | None
+    reason: str | None = None
+    pictures: dict[str, float] = field(default_factory=dict)
+    count: int = 0
+    warning: str | None = None
+    weights: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class MethodScores:
+    """All that was found out about a method: scores by metric, warnings, and why pictures could not be scored."""
+
+    scores: dict[str, MetricScore] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def open_metrics(names: Sequence[str], opener: MetricOpener) -> list[OpenMetric]:
+    """Opens metrics by name; one that cannot be had is there with its reason."""
+    opened = []
+    for name in names:
+        weights: dict[str, str] = {}
+        try:
+            metric = opener(name, weights)
+        except MetricUnavailable as error:
+            opened.append(OpenMetric(METRICS[name], None, str(error)))
+        else:
+            opened.append(OpenMetric(metric.spec, metric, None, weights))
+    return opened
+
+
+class Scorer:
+    """Scores one method's pictures after the other.
+
+    Args:
+        metrics: What to compute.
+        folder: Where results are kept; an existing folder.
+        device: Where the networks compute.
+        batch_size: Pictures in memory.
+        on_progress: Told how many pictures of the method are done.
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[OpenMetric],
+        folder: Path,
+        device: torch.device,
+        batch_size: int,
+        on_progress: Callable[[int], None],
+    ) -> None:
+        self.metrics = metrics
+        self.device = device
+        self.batch_size = batch_size
+        self.on_progress = on_progress
+        self._cache = ScoreCache(folder)
+        self._features = {
+            entry.spec.name: FeatureCache(folder, entry.key)
+            for entry in metrics
+            if entry.spec.of_set and entry.metric is not None
+        }
+        self._broken: dict[str, str] = {}
+
+    def score(self, subjects: Sequence[Subject]) -> MethodScores:
+        """Scores a method.
+
+        Args:
+            subjects: Its pictures, in the order of the report.
+
+        Raises:
+            FolderError: Results cannot be kept.
+        """
+        found = MethodScores()
+        for start in range(0, len(subjects), self.batch_size):
+            batch = subjects[start : start + self.batch_size]
+            self._score_batch(batch, found)
+            self.on_progress(start + len(batch))
+        noted = {subject.name: self._notes_of(subject) for subject in subjects}
+        for note, text in NOTES.items():
+            names = [name for name, notes in noted.items() if note in notes]
+            if names:
+                found.warnings.append(text.format(count=len(names), names=listed(names)))
+        for entry in self.metrics:
+            found.scores[entry.spec.name] = self._summary(entry, subjects, found)
+        return found
+
+    def _score_batch(self, batch: Sequence[Subject], found: MethodScores) -> None:
+        wanted = {entry.spec.name: self._unknown(entry, batch) for entry in self.metrics}
+        read: dict[str, _Pair] = {}
+        notes: dict[str, list[str]] = {}
+        for subject in batch:
+            users = [entry for entry in self.metrics if subject in wanted[entry.spec.name]]
+            if users:
+                want_gt = any(entry.spec.needs_gt for entry in users)
+                pair, noted = _read_pair(subject, want_gt, found)
+                if pair is not None:
+                    read[subject.name] = pair
+                    notes[picture_key("notes", subject.restored_sha256, subject.gt_sha256 if want_gt else None)] = noted
+        self._cache.put_notes(notes)
+        for entry in self.metrics:
+            subjects = [subject for subject in wanted[entry.spec.name] if subject.name in read]
+            if entry.spec.needs_gt:
+                subjects = [subject for subject in subjects if read[subject.name].gt is not None]
+            if subjects:
+                self._compute(entry, subjects, read, found)
+
+    def _notes_of(self, subject: Subject) -> Sequence[str]:
+        """What was noted when the picture was read, now or in an earlier run; with its gt where that was read."""
+        keys = [picture_key("notes", subject.restored_sha256, gt) for gt in (subject.gt_sha256, None)]
+        return next((notes for notes in map(self._cache.notes, keys) if notes is not None), ())
+
+    def _unknown(self, entry: OpenMetric, batch: Sequence[Subject]) -> list[Subject]:
+        """The pictures of a batch whose result is not known yet."""
+        if entry.metric is None or entry.spec.name in self._broken:
+            return []
+        fitting = [subject for subject in batch if subject.gt is not None or not entry.spec.needs_gt]
+        return [subject for subject in fitting if not self._is_known(entry, subject)]
+
+    def _is_known(self, entry: OpenMetric, subject: Subject) -> bool:
+        key = _key_of(entry, subject)
+        store = self._features.get(entry.spec.name)
+        return (self._cache.get(key) if store is None else store.get(key)) is not None
+
+    def _compute(
+        self, entry: OpenMetric, subjects: Sequence[Subject], read: Mapping[str, _Pair], found: MethodScores
+    ) -> None:
+        """Computes and keeps results; fewer at a time where memory is short, one by one where one is refused."""
+        try:
+            self._compute_together(entry, subjects, read)
+        except MetricUnavailable as error:
+            self._broken[entry.spec.name] = str(error)
+        except Exception as error:
+            if not isinstance(error, GfprestoreError) and not is_out_of_memory(error):
+                raise
+            if len(subjects) > 1:
+                for subject in subjects:
+                    self._compute(entry, [subject], read, found)
+            elif isinstance(error, GfprestoreError):
+                found.warnings.append(f"{subjects[0].name} has no {entry.spec.label}: {error}")
+            else:
+                self._broken[entry.spec.name] = (
+                    f"memory does not suffice for {subjects[0].restored}. Use --device cpu, or close other programs."
+                )
+
+    def _compute_together(self, entry: OpenMetric, subjects: Sequence[Subject], read: Mapping[str, _Pair]) -> None:
+        keys = [_key_of(entry, subject) for subject in subjects]
+        pairs = [read[subject.name] for subject in subjects]
+        try:
+            if entry.spec.of_set:
+                features = entry.of_sets.features([pair.restored for pair in pairs])
+                self._features[entry.spec.name].put(keys, features)
+                return
+            restored = [pair.fitted if entry.spec.needs_gt else pair.restored for pair in pairs]
+            gts = [pair.gt for pair in pairs if pair.gt is not None] if entry.spec.needs_gt else None
+            scores = entry.of_pictures.score(restored, gts)
+        except Exception as error:
+            if is_out_of_memory(error):
+                release_memory(self.device)
+            raise
+        self._cache.put(dict(zip(keys, scores, strict=True)))
+
+    def _summary(self, entry: OpenMetric, subjects: Sequence[Subject], found: MethodScores) -> MetricScore:
+        """The set's number from what is known of its pictures."""
+        spec, weights = entry.spec, dict(entry.weights)
+        reason = entry.reason or self._broken.get(spec.name)
+        if reason is None and spec.needs_gt and all(subject.gt is None for subject in subjects):
+            reason = "it compares with a gt, and there is none; name its folder with --gt."
+        if reason is not None or entry.metric is None:
+            return MetricScore(spec, None, reason, weights=weights)
+        if spec.of_set:
+            return self._summary_of_set(entry, subjects, weights)
+        known = {subject.name: self._cache.get(_key_of(entry, subject)) for subject in subjects}
+        scores = {name: score for name, score in known.items() if score is not None}
+        numbers = {name: score for name, score in scores.items() if not math.isnan(score)}
+        without = [name for name in scores if name not in numbers]
+        if without:
+            found.warnings.append(f"{len(without)} pictures have no {spec.label}: {listed(without)}.")
+        value = entry.of_pictures.summarise(list(scores.values())) if scores else math.nan
+        return MetricScore(spec, *_finite(value, numbers), numbers, len(numbers), weights=weights)
+
+    def _summary_of_set(self, entry: OpenMetric, subjects: Sequence[Subject], weights: dict[str, str]) -> MetricScore:
+        store = self._features[entry.spec.name]
+        rows = [row for subject in subjects if (row := store.get(_key_of(entry, subject))) is not None]
+        if not rows:
+            return MetricScore(entry.spec, None, "there is no picture to compute it from.", weights=weights)
+        value = entry.of_sets.value(np.stack(rows))
+        warning = entry.of_sets.warning(len(rows))
+        if not math.isfinite(value):
+            reason = f"{len(rows)} pictures do not suffice for it."
+            return MetricScore(entry.spec, None, reason, count=len(rows), warning=warning, weights=weights)
+        return MetricScore(entry.spec, value, None, {}, len(rows), warning, weights)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A restored picture, the same at its gt's size, and the gt; without a gt that fits, the picture alone."""
+
+    restored: Pixels
+    fitted: Pixels
+    gt: Pixels | None
+
+
+NOTES = {
+    "resized": "{count} restored pictures have another size than their gt and were resized to it: {names}.",
+    "aspect": "{count} restored pictures show another section than their gt (width to height differs) and are left out "
+    "of what compares the two: {names}.",
+    "grey": "{count} restored pictures are grey where their gt is in colour; the grey was taken for all three "
+    "channels: {names}.",
+    "grey gt": "{count} restored pictures are in colour where their gt is grey; the grey was taken for all three "
+    "channels: {names}.",
+    "16 bit": "{count} restored pictures have 16 bits a channel and were reduced to 8: {names}.",
+    "alpha": "{count} restored pictures have transparency, which was left out: {names}.",
+}
+"""What is told of pictures that were not measured just as they are."""
+
+
+def _read_pair(subject: Subject, want_gt: bool, found: MethodScores) -> tuple[_Pair | None, list[str]]:
+    """Reads a picture and, where it is wanted, its gt; with the keys of `NOTES` that hold for it."""
+    try:
+        restored = read_pixels(subject.restored)
+    except PhotoError as error:
+        found.failed[subject.name] = str(error)
+        return None, []
+    alone = _Pair(restored.pixels, restored.pixels, None)
+    if subject.gt is None or not want_gt:
+        return alone, list(restored.notes)
+    try:
+        gt = read_pixels(subject.gt)
+    except PhotoError as error:
+        found.failed[subject.name] = f"its gt cannot be used: {error}"
+        return alone, list(restored.notes)
+    return _fitted(restored, gt)
+
+
+def _fitted(restored: ReadPicture, gt: ReadPicture) -> tuple[_Pair, list[str]]:
+    """Brings a picture to its gt's size by `SIZE_RULE`."""
+    notes = list(restored.notes)
+    if restored.grey != gt.grey:
+        notes.append("grey" if restored.grey else "grey gt")
+    height, width = gt.pixels.shape[:2]
+    if restored.pixels.shape == gt.pixels.shape:
+        return _Pair(restored.pixels, restored.pixels, gt.pixels), notes
+    aspect = restored.pixels.shape[1] / restored.pixels.shape[0]
+    if abs(aspect / (width / height) - 1) > SAME_ASPECT:
+        return _Pair(restored.pixels, restored.pixels, None), [*notes, "aspect"]
+    return _Pair(restored.pixels, resized(restored.pixels, width, height), gt.pixels), [*notes, "resized"]
+
+
+def _key_of(entry: OpenMetric, subject: Subject) -> str:
+    return picture_key(entry.key, subject.restored_sha256, subject.gt_sha256 if entry.spec.needs_gt else None)
+
+
+def _finite(value: float, numbers: Mapping[str, float]) -> tuple[float | None, str | None]:
+    """A set's number and why it has none: JSON knows no infinity, and no table should show one."""
+    if math.isfinite(value):
+        return value, None
+    endless = [name for name, number in numbers.items() if math.isinf(number)]
+    if endless:
+        return None, f"infinite: {len(endless)} pictures are identical with their gt: {listed(endless)}."
+    return None, "no picture of the set has one."
