@@ -99,14 +99,22 @@ def read_checkpoint(path: Path, sizes: Sizes, device: torch.device | None = None
     return checkpoint
 
 
-def write_weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path) -> None:
-    """Writes a network's tensors as `.safetensors`, float32 and contiguous.
+def write_weights(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path, dtype: torch.dtype = torch.float32
+) -> None:
+    """Writes a network's tensors as `.safetensors`, contiguous.
+
+    Args:
+        tensors: By name.
+        metadata: What the file says about itself.
+        path: The file.
+        dtype: What the tensors are written in.
 
     Raises:
         FolderError: The disk is full, or the folder is gone or locked.
     """
     plain = {
-        name: tensor.detach().to("cpu", torch.float32).contiguous(memory_format=torch.contiguous_format).clone()
+        name: tensor.detach().to("cpu", dtype).contiguous(memory_format=torch.contiguous_format).clone()
         for name, tensor in tensors.items()
     }
     content = safetensors_bytes(plain, dict(metadata))

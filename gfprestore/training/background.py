@@ -1,0 +1,221 @@
+"""The recipe of the background stage: a small network learns to enlarge as a large one does.
+
+The student is a SRVGGNetCompact, whose convolutions all work at the input's size; the teacher is Real-ESRGAN (Wang et
+al., ICCVW 2021). What the teacher makes of noise and JPEG blocks is part of what the student copies. Pictures are
+(B, 3, H, W) RGB, in [-1, 1] for the losses and in [0, 1] for the networks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gfprestore import __version__
+from gfprestore.background import Background, NetworkBackground
+from gfprestore.checkpoints import LoadedNetwork, load_network
+from gfprestore.errors import WeightsMismatchError
+from gfprestore.networks.rrdbnet import RRDBNet
+from gfprestore.networks.srvgg import SRVGGConfig, SRVGGNetCompact
+from gfprestore.training.checkpoint import Sizes, write_weights
+from gfprestore.training.config import Distillation, TrainConfig
+from gfprestore.training.critics import Critics
+from gfprestore.training.distributed import World
+from gfprestore.training.gfpgan import Totals
+from gfprestore.training.loop import Batch
+from gfprestore.training.losses import perceptual_loss, reconstruction_loss
+from gfprestore.training.updates import Updates, all_finite, place, update_average
+from gfprestore.weights import WeightsStore
+
+BACKGROUND_NAME = "background.safetensors"
+
+
+class BackgroundRecipe:
+    """A student that copies the teacher's pictures.
+
+    Args:
+        config: The training.
+        start: A student to go on from; None starts from random weights.
+        critics: The fixed networks of the losses in use.
+        device: Where to compute.
+        dtype: What to compute in; weights are float32.
+        world: The processes that train together.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        start: LoadedNetwork | None,
+        critics: Critics,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        world: World | None = None,
+    ) -> None:
+        self.config = config
+        self.preset = config.preset
+        self.losses = config.preset.losses
+        self.device = device
+        self.distillation = config.preset.distillation or Distillation()
+        self.network = student_config(config)
+        torch.manual_seed(config.seed)  # the random weights to start from
+        self.generator = SRVGGNetCompact(self.network)
+        if start is not None:
+            self.generator.load_state_dict(start.module.state_dict())
+        place(self.generator, device)
+        self.average = SRVGGNetCompact(self.network).eval().requires_grad_(False)
+        self.average.load_state_dict(self.generator.state_dict())
+        place(self.average, device)
+        self.critics = critics
+        if critics.perceptual is not None:
+            place(critics.perceptual, device)
+        self.updates = Updates(device, dtype, world or World())
+        self.updates.add("generator", [(list(self.generator.parameters()), self.preset.rate)], self.preset.betas)
+
+    def step(self, batches: Sequence[Batch], step: int, rate_scale: float) -> dict[str, Tensor]:
+        """Learns from one step's pictures; see `Recipe.step`."""
+        totals = Totals(len(batches))
+        self.updates.clear("generator")
+        weights = self.losses.used()
+        for batch in batches:
+            with self.updates.autocast():
+                losses = self.losses_of(batch, step)
+            for name, value in losses.items():
+                totals.add(name, value)
+            weighted = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+            self.updates.backward(weighted / totals.parts)
+        self.updates.apply("generator", self.preset.rate_factor(step) * rate_scale)
+        self.updates.finish()
+        update_average(self.average, self.generator, step, self.preset.ema_halflife)
+        return totals.values
+
+    def losses_of(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """The losses that count at `step` by name, unweighted."""
+        gt = batch.sample.gt
+        enlarged = self._enlarged(self.generator, batch)
+        losses = {}
+        if self.losses.reconstruction > 0:
+            losses["reconstruction"] = reconstruction_loss(enlarged, gt)
+        network, layer_weights = self.critics.perceptual, self.critics.layer_weights
+        if network is not None and layer_weights is not None and step > self.distillation.perceptual_after:
+            enlarged, gt = _same_piece(enlarged, gt, self.preset.perceptual_crop)
+            with torch.no_grad():
+                gt_features = network(gt)
+            losses["perceptual"] = perceptual_loss(network(enlarged), gt_features, layer_weights)
+        return losses
+
+    def state(self) -> dict[str, Any]:
+        """See `Recipe.state`."""
+        return {
+            "generator": self.generator.state_dict(),
+            "average": self.average.state_dict(),
+            "updates": self.updates.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """See `Recipe.load_state`."""
+        self.generator.load_state_dict(state["generator"])
+        self.average.load_state_dict(state["average"])
+        self.updates.load_state(state["updates"])
+
+    def sizes(self) -> Sizes:
+        """See `Recipe.sizes`."""
+        return {
+            "stage": "background",
+            "scale": self.network.scale,
+            "features": self.network.features,
+            "convolutions": self.network.convolutions,
+        }
+
+    def is_finite(self) -> bool:
+        """See `Recipe.is_finite`."""
+        return all_finite(self.generator)
+
+    def rate(self) -> float:
+        """See `Recipe.rate`."""
+        return float(self.updates.optimisers["generator"].param_groups[0]["lr"])
+
+    def pictures(self, batch: Batch) -> list[Tensor]:
+        """The patch resampled bicubically, what the moving average makes of it, and what the teacher makes of it."""
+        resampled = F.interpolate(batch.sample.lq, scale_factor=float(self.network.scale), mode="bicubic")
+        with torch.no_grad(), self.updates.autocast():
+            enlarged = self._enlarged(self.average, batch)
+        return [resampled.clamp(-1, 1), enlarged.float().clamp(-1, 1), batch.sample.gt]
+
+    def export(self, folder: Path, step: int) -> Path:
+        """Writes the moving average as `background.safetensors`, in half precision, ready for `run`."""
+        path = folder / BACKGROUND_NAME
+        metadata = {
+            "network": "srvgg",
+            **{name: json.dumps(value) for name, value in self.sizes().items()},
+            "preset": self.config.preset_name,
+            "teacher": teacher_name(self.config),
+            "step": str(step),
+            "trained_with": f"gfprestore {__version__}",
+        }
+        write_weights(self.average.state_dict(), metadata, path, torch.float16)
+        return path
+
+    def _enlarged(self, module: SRVGGNetCompact, batch: Batch) -> Tensor:
+        """What a student makes of the patches: (B, 3, S, S) in [-1, 1] to (B, 3, S * scale, S * scale)."""
+        enlarged: Tensor = module((batch.sample.lq + 1) / 2)
+        return enlarged * 2 - 1
+
+
+def open_student(config: TrainConfig) -> LoadedNetwork | None:
+    """The student that `--weights` names; None to start from random weights.
+
+    Raises:
+        WeightsMissingError: There is no such file.
+        WeightsDamagedError: The file is damaged.
+        WeightsUnsafeError: It holds pickled code.
+        WeightsMismatchError: It is no SRVGGNetCompact, or one of other sizes.
+    """
+    if config.weights is None:
+        return None
+    network = load_network(config.weights, "background")
+    wanted = student_config(config)
+    if network.config != wanted:
+        raise WeightsMismatchError(
+            f"{config.weights} is {network.name} with {network.config}, and the training is of {wanted}. "
+            "Start from a file of the same sizes, or leave out --weights."
+        )
+    return network
+
+
+def open_teacher(config: TrainConfig, store: WeightsStore, device: torch.device) -> Background:
+    """The network that is copied, as `run` uses it.
+
+    Raises:
+        WeightsError: Its weights are missing, damaged or of another network.
+    """
+    name = teacher_name(config)
+    module = store.load(name).module
+    assert isinstance(module, (RRDBNet, SRVGGNetCompact))
+    return NetworkBackground(module, name, device)
+
+
+def student_config(config: TrainConfig) -> SRVGGConfig:
+    """The sizes of the network that learns."""
+    distillation = config.preset.distillation
+    assert distillation is not None
+    return SRVGGConfig(distillation.scale, distillation.features, distillation.convolutions)
+
+
+def teacher_name(config: TrainConfig) -> str:
+    """The name of the network that is copied."""
+    assert config.preset.distillation is not None
+    return config.preset.distillation.teacher
+
+
+def _same_piece(enlarged: Tensor, gt: Tensor, side: int | None) -> tuple[Tensor, Tensor]:
+    """A square of both batches at the same random place; drawn from torch's generator."""
+    if side is None or side >= gt.shape[2]:
+        return enlarged, gt
+    top, left = torch.randint(gt.shape[2] - side + 1, (2,)).tolist()
+    place = (slice(None), slice(None), slice(top, top + side), slice(left, left + side))
+    return enlarged[place], gt[place]
