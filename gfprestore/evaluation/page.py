@@ -11,9 +11,8 @@ from __future__ import annotations
 import html
 import math
 import os
-import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
@@ -211,7 +210,7 @@ label, select {{ font: inherit; }}
         real, folder = Path(os.path.realpath(path)), Path(os.path.realpath(self.folder))
         if not real.is_relative_to(folder):
             return None
-        return urllib.parse.quote(real.relative_to(folder).as_posix(), errors="surrogateescape")
+        return PurePosixPath("/", real.relative_to(folder).as_posix()).as_uri().removeprefix("file:///")
 
 
 def _badness(name: str, order: Order) -> float:
