@@ -782,7 +782,7 @@ def evaluate(
         report = Evaluation(options, Listener(reporter.note, progress, download_reporter(reporter))).run()
     reporter.record(as_json(report, with_pictures=False))
     (reporter.table if json_output else reporter.listing)("", *table_of(report))
-    for line in published_notes(report):
+    for line in [*report.unavailable, *published_notes(report)]:
         reporter.note(line)
     for line in report.warnings:
         reporter.warn(line)

@@ -184,6 +184,7 @@ class Evaluation:
                 versions=versions(),
                 machine={"device": str(device), "precision": options.precision},
                 created=utc_now(),
+                statistics=None if options.statistics is None else options.statistics.resolve().name,
             )
             write_whole(output / "report.json", json_text(report).encode("ascii"))
             write_whole(output / "report.md", markdown(report).encode("utf-8", "backslashreplace"))
@@ -239,11 +240,10 @@ class Evaluation:
             self.listener.downloads,
         )
         inputs, failed = test_set.lq, {}
-        settings = restoration_settings(restoration)
+        detector = None
         if test_set.whole_photos:
-            aligned = self._aligned(test_set, journal)
+            aligned, detector = self._aligned(test_set, journal)
             inputs, failed = aligned.pictures, aligned.failed
-            settings["alignment"] = options.detector
         written = restore_set(inputs, journal, restoration, self._watch("restore", len(inputs)))
         self._tell_written(written)
         subjects = self._subjects(test_set, written.pictures)
@@ -252,11 +252,12 @@ class Evaluation:
             folder=written.folder,
             subjects=subjects,
             unrestored={**failed, **written.failed},
-            settings=settings,
+            settings={**restoration_settings(restoration), "detector": detector},
         )
         return inputs, method
 
-    def _aligned(self, test_set: TestSet, journal: Journal) -> Written:
+    def _aligned(self, test_set: TestSet, journal: Journal) -> tuple[Written, str]:
+        """The crops of whole photos, and the name of the detector that found the faces."""
         options = self.options
         opener = Opener(
             WeightsStore(options.weights_dir, offline=options.offline),
@@ -265,13 +266,9 @@ class Evaluation:
             self.listener.downloads,
         )
         detector = opener.detector(options.detector)
-        return align_photos(
-            test_set.lq,
-            journal,
-            detector,
-            opener.weights_used.get("detector"),
-            self._watch(f"align ({detector.name})", len(test_set.lq)),
-        )
+        watch = self._watch(f"align ({detector.name})", len(test_set.lq))
+        written = align_photos(test_set.lq, journal, detector, opener.weights_used.get("detector"), watch)
+        return written, detector.name
 
     def _given(self, test_set: TestSet) -> list[MethodReport]:
         """The methods whose pictures were named."""
@@ -310,9 +307,9 @@ class Evaluation:
         """The methods with their scores."""
         options = self.options
         opened = open_metrics(options.metrics or DEFAULT_METRICS, self.metric_opener or self._opener(device))
-        for entry in opened:
-            if entry.reason is not None:
-                self.listener.tell(entry.reason)
+        unavailable = [entry.spec.label for entry in opened if entry.metric is None]
+        if unavailable:
+            self.listener.tell(f"without {', '.join(unavailable)}: why stands in the report and at the end")
         cache = output / CACHE_FOLDER
         cache.mkdir(exist_ok=True)
         total = sum(len(method.subjects) for method in methods)

@@ -24,8 +24,8 @@ NO_VALUE = "–"
 
 ALIGNED_RULE = "Inputs are aligned crops; the network's output is taken as it is."
 PHOTO_RULE = (
-    "Inputs are whole photos: the face nearest the centre is found, aligned on the FFHQ template at 512 and restored; "
-    "that crop is scored, the network's output as it is."
+    "Inputs are whole photos: the face nearest the centre is found by {detector}, aligned on the FFHQ template at 512 "
+    "and restored; that crop is scored, the network's output as it is."
 )
 GIVEN_RULE = "Pictures of --restored were made elsewhere and are scored as they are."
 NAME_RULE = "Pictures belong together by their path within their folder, without the suffix."
@@ -92,6 +92,7 @@ class Report:
         versions: Of this program and its libraries.
         machine: Device and precision.
         created: UTC time in ISO 8601.
+        statistics: Name of what the FID compares with; None where nothing was named.
     """
 
     test_set: TestSet
@@ -102,15 +103,20 @@ class Report:
     versions: Mapping[str, str]
     machine: Mapping[str, str]
     created: str
+    statistics: str | None = None
 
     @property
     def rules(self) -> list[str]:
         """The protocol beyond the metrics' own."""
         rules = [NAME_RULE, READING_RULE, SIZE_RULE]
         if any(method.settings is not None for method in self.methods):
-            rules.append(PHOTO_RULE if self.test_set.whole_photos else ALIGNED_RULE)
+            detectors = {str(method.settings["detector"]) for method in self.methods if method.settings is not None}
+            photo_rule = PHOTO_RULE.format(detector=" and ".join(sorted(detectors)))
+            rules.append(photo_rule if self.test_set.whole_photos else ALIGNED_RULE)
         if any(method.settings is None for method in self.methods):
             rules.append(GIVEN_RULE)
+        if self.statistics is not None and "fid" in self.metrics:
+            rules.append(f"FID compares with {self.statistics}.")
         return rules
 
     @property

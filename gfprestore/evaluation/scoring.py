@@ -24,6 +24,8 @@ from gfprestore.evaluation.testsets import listed
 
 SAME_ASPECT = 0.01  # difference of width to height, as a share, up to which pictures of two sizes are the same view
 
+COMPARED_WITH = ("-statistics", "-reference-list")  # how the roles end of what is no network
+
 SIZE_RULE = (
     "A restored picture of another size than its gt is resized to the gt's for what compares the two (averaged where "
     "it shrinks, bicubic where it grows) where width to height agree to 1 %, else left out of it; NIQE and FID take it "
@@ -66,6 +68,12 @@ class OpenMetric:
     def key(self) -> str:
         """What its cached results belong to."""
         return metric_key(self.spec.name, self.spec.protocol, self.weights)
+
+    @property
+    def features_key(self) -> str:
+        """What cached features belong to: they do not depend on what a set is compared with."""
+        own = {name: digest for name, digest in self.weights.items() if not name.endswith(COMPARED_WITH)}
+        return metric_key(self.spec.name, self.spec.protocol, own)
 
     @property
     def of_pictures(self) -> PictureMetric:
@@ -163,7 +171,7 @@ class Scorer:
         self.on_progress = on_progress
         self._cache = ScoreCache(folder)
         self._features = {
-            entry.spec.name: FeatureCache(folder, entry.key)
+            entry.spec.name: FeatureCache(folder, entry.features_key)
             for entry in metrics
             if entry.spec.of_set and entry.metric is not None
         }
@@ -355,7 +363,8 @@ def _fitted(restored: ReadPicture, gt: ReadPicture) -> tuple[_Pair, list[str]]:
 
 
 def _key_of(entry: OpenMetric, subject: Subject) -> str:
-    return picture_key(entry.key, subject.restored_sha256, subject.gt_sha256 if entry.spec.needs_gt else None)
+    key = entry.features_key if entry.spec.of_set else entry.key
+    return picture_key(key, subject.restored_sha256, subject.gt_sha256 if entry.spec.needs_gt else None)
 
 
 def _finite(value: float, numbers: Mapping[str, float]) -> tuple[float | None, str | None]:

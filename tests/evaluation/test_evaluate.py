@@ -252,6 +252,25 @@ def test_an_infinite_score_is_no_number_in_json(tmp_path: Path) -> None:
         json.dumps(as_json(report, with_pictures=True), allow_nan=False)
 
 
+def test_features_are_kept_when_the_statistics_change_and_those_are_named(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "set", 3)
+
+    class OtherStatistics(Opener):
+        def __call__(self, name: str, weights_used: dict[str, str]) -> Any:
+            weights_used["fid-statistics"] = "other"
+            return super().__call__(name, weights_used)
+
+    first, second = MeanColour(), MeanColour()
+    (tmp_path / "ffhq.npz").touch()
+    options: dict[str, Any] = {
+        "test_set": str(folder), "restored": (folder / "lq",), "output": tmp_path / "out", "metrics": ("fid",)
+    }  # fmt: skip
+    evaluated(Opener(first), **options)
+    report = evaluated(OtherStatistics(second), statistics=tmp_path / "ffhq.npz", **options)
+    assert (first.seen, second.seen) == (3, 0)
+    assert "FID compares with ffhq.npz." in report.rules
+
+
 def test_too_few_pictures_for_a_fid_are_told(tmp_path: Path) -> None:
     folder = make_set(tmp_path / "set", 3)
     report = evaluated(
@@ -369,4 +388,4 @@ def test_whole_photos_are_aligned_as_run_does_and_one_without_a_face_is_told(
     assert (pixels_of(tmp_path / "out/aligned/face.png") == align_face(photo, face, 512).pixels).all()
     assert report.methods[0].scores.scores["niqe"].count == 1
     assert "no face" in report.methods[0].failed["none"]
-    assert any("aligned on the FFHQ template" in rule for rule in report.rules)
+    assert any("found by mtcnn, aligned on the FFHQ template" in rule for rule in report.rules)
