@@ -117,12 +117,12 @@ class MetricUnavailable(GfprestoreError):  # noqa: N818 (a state of this machine
     Args:
         label: The metric, for people.
         reason: What is missing, as a sentence.
-        remedy: The command that gets it, as a sentence.
+        remedy: The command that gets it, as a sentence; empty where the reason names it.
     """
 
     exit_code = ExitCode.WEIGHTS
 
-    def __init__(self, label: str, reason: str, remedy: str) -> None:
-        super().__init__(f"{label} is unavailable: {reason} {remedy}")
+    def __init__(self, label: str, reason: str, remedy: str = "") -> None:
+        super().__init__(f"{label} is unavailable: {reason} {remedy}".rstrip())
         self.reason = reason
         self.remedy = remedy

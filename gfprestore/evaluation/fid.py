@@ -54,6 +54,23 @@ class Statistics:
     covariance: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class RealFaces:
+    """What a set is compared with.
+
+    Attributes:
+        statistics: A `.npz` or `.pth`; comes before `reference`.
+        reference: A folder of pictures.
+        cache: A folder that keeps the statistics of `reference`.
+        progress: Told the pictures of `reference` that are done and those in all.
+    """
+
+    statistics: Path | None = None
+    reference: Path | None = None
+    cache: Path | None = None
+    progress: Progress | None = None
+
+
 class StatisticsSum:
     """Statistics of features that come in parts, without keeping them."""
 
@@ -135,15 +152,7 @@ def inception_features(
 
 
 def open_fid(
-    spec: MetricSpec,
-    store: WeightsStore,
-    device: torch.device,
-    used: dict[str, str],
-    *,
-    statistics: Path | None,
-    reference: Path | None,
-    cache: Path | None,
-    progress: Progress | None,
+    spec: MetricSpec, store: WeightsStore, device: torch.device, used: dict[str, str], real: RealFaces
 ) -> FrechetDistance:
     """FID against a file of statistics, or against a folder of pictures.
 
@@ -151,11 +160,8 @@ def open_fid(
         spec: `fid`.
         store: Where Inception's weights are looked for.
         device: Where it computes.
-        used: Takes the SHA-256 of the weights and of the statistics.
-        statistics: A `.npz` or `.pth`; comes before `reference`.
-        reference: A folder of pictures.
-        cache: A folder that keeps the statistics of `reference`.
-        progress: Told the pictures of `reference` that are done and those in all.
+        used: Takes the SHA-256 of the weights and of the statistics, or of the list of the folder's pictures.
+        real: What to compare with.
 
     Raises:
         MetricUnavailable: The weights are not here, or there are no statistics.
@@ -170,28 +176,34 @@ def open_fid(
             f"{NETWORK} is not in {', '.join(map(str, store.folders))}.",
             f"Run `gfprestore weights fetch {NETWORK}`.",
         )
-    if statistics is None and reference is None:
+    weights_sha256 = sha256_of(path)
+    if real.statistics is not None:
+        statistics = load_statistics(real.statistics)
+        used["fid-statistics"] = sha256_of(real.statistics)
+        network = _opened(path, device)
+    elif real.reference is not None:
+        network = _opened(path, device)
+        statistics, listed = folder_statistics(
+            network, real.reference, device, weights_sha256, real.cache, real.progress
+        )
+        used["fid-reference-list"] = listed
+    else:
         raise MetricUnavailable(
             spec.label,
             "there is nothing to compare with.",
-            "Name statistics of real faces by --statistics FILE (the authors': inception_FFHQ_512.pth, linked from "
-            "https://github.com/TencentARC/VQFR), or a folder of real faces by --reference DIR.",
+            "Name statistics of real faces (the authors': inception_FFHQ_512.pth, linked from "
+            "https://github.com/TencentARC/VQFR) or a folder of real faces by --statistics.",
         )
-    weights_sha256 = sha256_of(path)
+    used[NETWORK] = weights_sha256
+    return FrechetDistance(spec, network, device, statistics)
+
+
+def _opened(path: Path, device: torch.device) -> InceptionFeatures:
     try:
         network = InceptionFeatures.from_state(load_state(path))
     except ValueError as error:
         raise WeightsMismatchError(f"{path} is not the FID's Inception v3.") from error
-    network = network.to(device).to(memory_format=torch.channels_last)
-    used[NETWORK] = weights_sha256
-    if statistics is not None:
-        real = load_statistics(statistics)
-        used["fid-statistics"] = sha256_of(statistics)
-    else:
-        assert reference is not None
-        real, listed = folder_statistics(network, reference, device, weights_sha256, cache, progress)
-        used["fid-reference-list"] = listed
-    return FrechetDistance(spec, network, device, real)
+    return network.to(device).to(memory_format=torch.channels_last)
 
 
 def folder_statistics(

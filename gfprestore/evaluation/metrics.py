@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from gfprestore.errors import MetricUnavailable, UsageError
+from gfprestore.errors import GfprestoreError, MetricUnavailable, UsageError
 from gfprestore.evaluation import fidelity
-from gfprestore.evaluation.fid import Progress, open_fid
+from gfprestore.evaluation.fid import Progress, RealFaces, open_fid
 from gfprestore.evaluation.identity import open_deg, open_dlib_identity, open_landmark_distance
 from gfprestore.evaluation.niqe import PRISTINE_FILE, load_pristine, niqe
 from gfprestore.evaluation.perceptual import open_lpips, open_shift_tolerant
@@ -97,37 +97,37 @@ def open_metric(
 
     Raises:
         UsageError: No metric is called so.
-        MetricUnavailable: What it needs is not here.
-        WeightsError: A file that it needs is damaged or of another network.
-        FolderError: The reference folder cannot be used.
-        PhotoError: A picture of the reference folder cannot be read.
+        MetricUnavailable: What it needs is not here, damaged, or of another kind.
     """
     if name not in METRICS:
         raise UsageError(f"No metric is called {name!r}. Known: {', '.join(METRICS)}.")
     spec = METRICS[name]
     used = weights_used if weights_used is not None else {}
-    if name in _PAIR_FUNCTIONS:
-        return PairMetric(spec, _PAIR_FUNCTIONS[name])
-    if name == "niqe":
+    try:
+        if name == "fid":
+            real = RealFaces(statistics, reference, cache, progress)
+            return open_fid(spec, store, device, used, real)
+        return _open_picture_metric(spec, store, device, used)
+    except MetricUnavailable:
+        raise
+    except GfprestoreError as error:
+        raise MetricUnavailable(spec.label, str(error)) from error
+
+
+def _open_picture_metric(
+    spec: MetricSpec, store: WeightsStore, device: torch.device, used: dict[str, str]
+) -> PictureMetric:
+    if spec.name in _PAIR_FUNCTIONS:
+        return PairMetric(spec, _PAIR_FUNCTIONS[spec.name])
+    if spec.name == "niqe":
         return _open_niqe(spec, used)
-    if name == "fid":
-        return open_fid(
-            spec,
-            store,
-            device,
-            used,
-            statistics=statistics,
-            reference=reference,
-            cache=cache,
-            progress=progress,
-        )
-    if name in ("lpips", "lpips_alex"):
+    if spec.name in ("lpips", "lpips_alex"):
         return open_lpips(spec, store, device, used)
-    if name == "st_lpips":
+    if spec.name == "st_lpips":
         return open_shift_tolerant(spec, device, used)
-    if name in ("deg", "deg_all"):
+    if spec.name in ("deg", "deg_all"):
         return open_deg(spec, store, device, used)
-    return open_dlib_identity(spec, used) if name == "identity_dlib" else open_landmark_distance(spec, used)
+    return open_dlib_identity(spec, used) if spec.name == "identity_dlib" else open_landmark_distance(spec, used)
 
 
 def _open_niqe(spec: MetricSpec, used: dict[str, str]) -> PictureMetric:
