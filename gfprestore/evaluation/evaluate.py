@@ -311,7 +311,7 @@ class Evaluation:
         if unavailable:
             self.listener.tell(f"without {', '.join(unavailable)}: why stands in the report and at the end")
         cache = output / CACHE_FOLDER
-        cache.mkdir(exist_ok=True)
+        prepare_output(cache)
         total = sum(len(method.subjects) for method in methods)
         before = 0
         scored = []

@@ -28,6 +28,7 @@ from gfprestore.evaluation.report import (
     published_notes,
     table_of,
 )
+from gfprestore.folders import create_folder_within
 
 THUMBNAILS = "thumbnails"
 THUMBNAIL_SIDE = 256
@@ -67,6 +68,7 @@ class Page:
 
         Raises:
             FolderError: The folder cannot be written.
+            PhotoError: A folder of thumbnails cannot be made.
         """
         orders = self._orders()
         names = sorted(self.report.test_set.names, key=lambda name: _badness(name, orders[0]) if orders else 0.0)
@@ -201,7 +203,7 @@ label, select {{ font: inherit; }}
         width, height = (max(1, round(side * scale)) for side in (pixels.shape[1], pixels.shape[0]))
         small = resized(pixels, width, height)
         _, data = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, THUMBNAIL_QUALITY])
-        target.parent.mkdir(parents=True, exist_ok=True)
+        create_folder_within(target.parent, self.folder)
         write_whole(target, data.tobytes())
         return relative, (width, height)
 

@@ -11,6 +11,7 @@ from made import make_set, smooth
 from pictures import save
 
 from gfprestore.cli import main
+from gfprestore.console import Reporter, StageProgress
 
 
 def call(*arguments: object) -> int:
@@ -68,9 +69,22 @@ def test_exit_codes_tell_what_kind_of_thing_is_wrong(tmp_path: Path, capsys: pyt
     assert call("eval", "--set", "celeba-test", *out) == 4
     assert call("eval", "--set", folder, "--restorer", "gfpgan-1.4", "--offline", *out) == 3  # not here
     assert call("eval", "--set", folder, "--restored", folder / "lq", "-o", folder / "lq/0.png/out") == 4
+    (tmp_path / "file").touch()
+    assert call("eval", "--set", folder, "--restored", folder / "lq", "-o", tmp_path / "file/out") == 4
+    capsys.readouterr()
     (folder / "lq/01.png").write_bytes(b"damaged")
     assert call("eval", "--set", folder, "--restored", folder / "lq", *out) == 1
     assert "01.png" in capsys.readouterr().err
     assert call("degrade", tmp_path / "nowhere", "-o", tmp_path / "new", "--seed", 1) == 4
     assert call("degrade", folder / "gt", "-o", tmp_path / "new", "--seed", 1, "--preset", "x") == 2
     assert call("degrade", folder / "lq", "-o", tmp_path / "new", "--seed", 1, "--size", 32) == 1
+
+
+def test_stages_are_told_by_tenths_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with StageProgress(Reporter()) as progress:
+        for done in range(1, 1001):
+            progress("score", done, 1000)
+        progress("page", 1, 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "score [1/1000]" and lines[-2:] == ["score [1000/1000]", "page [1/2]"]
+    assert len(lines) == 12

@@ -232,6 +232,26 @@ def test_a_damaged_gt_leaves_its_picture_out_of_what_needs_it(tmp_path: Path) ->
     assert "gt" in report.methods[0].failed["01"]
 
 
+def test_an_input_that_is_damaged_is_told_and_the_others_are_restored(
+    tmp_path: Path, make_checkpoint: Callable[..., Path]
+) -> None:
+    folder = make_set(tmp_path / "set", 3)
+    (folder / "lq/01.png").write_bytes(b"no picture")
+    report = evaluated(
+        Opener(Difference()), test_set=str(folder), weights=make_checkpoint(size=32), output=tmp_path / "out",
+        metrics=("psnr",),
+    )  # fmt: skip
+    assert [subject.name for subject in report.methods[0].subjects] == ["00", "02"]
+    assert list(report.methods[0].failed) == ["01"] and "01.png" in report.methods[0].failed["01"]
+    (folder / "lq/00.png").write_bytes(b"no picture")
+    (folder / "lq/02.png").write_bytes(b"no picture")
+    with pytest.raises(FolderError, match=r"None of the 3 pictures could be restored.*png"):
+        evaluated(
+            Opener(Difference()), test_set=str(folder), weights=make_checkpoint(size=32), output=tmp_path / "out",
+            metrics=("psnr",),
+        )  # fmt: skip
+
+
 def test_an_infinite_score_is_no_number_in_json(tmp_path: Path) -> None:
     folder = make_set(tmp_path / "set", 2)
 
