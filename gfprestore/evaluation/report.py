@@ -21,6 +21,7 @@ from gfprestore.evaluation.testsets import CHECKSUM_RULE, TestSet, listed
 ARROWS = {"higher": "↑", "lower": "↓"}
 NOT_SAME = {"other": "†", "unknown": "‡"}
 NO_VALUE = "–"
+PLACES = {"fid": 2, "psnr": 2, "psnr_matched": 2, "deg": 2, "deg_all": 2, "niqe": 3, "lmd": 3}  # of the others 4
 
 ALIGNED_RULE = "Inputs are aligned crops; the network's output is taken as it is."
 PHOTO_RULE = (
@@ -234,9 +235,7 @@ def _published_json(table: PublishedTable) -> dict[str, Any]:
 
 def number_text(value: float, name: str) -> str:
     """A number as tables show it: as many places as the papers give."""
-    if math.isinf(value):
-        return "∞"
-    return f"{value:.4f}" if abs(value) < 2 and name not in ("niqe", "deg", "deg_all", "fid") else f"{value:.3f}"
+    return "∞" if math.isinf(value) else f"{value:.{PLACES.get(name, 4)}f}"
 
 
 def shown_metrics(report: Report) -> list[str]:

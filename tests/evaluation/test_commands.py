@@ -57,8 +57,8 @@ def test_the_table_is_the_answer_on_stdout_without_json(tmp_path: Path, capsys: 
     )  # fmt: skip
     printed = capsys.readouterr()
     assert code == 0
-    assert "42.110" in printed.out  # 20 log10(255 / 2)
-    assert "checksum" in printed.err and "42.110" not in printed.err
+    assert "42.11" in printed.out  # 20 log10(255 / 2)
+    assert "checksum" in printed.err and "42.11" not in printed.err
 
 
 def test_exit_codes_tell_what_kind_of_thing_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,12 +116,12 @@ def test_published_rows_stand_beside_ours_with_source_and_protocol(tmp_path: Pat
     )
     columns, rows = table_of(report)
     assert columns == ["method", "pictures", "PSNR ↑"]  # the other has no number here
-    assert rows[0] == ["lq", "2", "2.000"]
-    assert ["PMRF (published)", "", "26.370"] in rows and ["GFPGAN (published)", "", "24.990"] in rows
+    assert rows[0] == ["lq", "2", "2.00"]
+    assert ["PMRF (published)", "", "26.37"] in rows and ["GFPGAN (published)", "", "24.99"] in rows
     notes = "\n".join(published_notes(report))
     assert "arXiv 2410.00418" in notes and "3000 pictures" in notes and "not comparable" in notes
     text = markdown(report)
-    assert "| PMRF (published) |  | 26.370 |" in text and "2410.00418" in text
+    assert "| PMRF (published) |  | 26.37 |" in text and "2410.00418" in text
 
 
 def test_a_published_number_of_another_protocol_is_marked(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_published_number_of_another_protocol_is_marked(tmp_path: Path) -> Non
     ).run()  # fmt: skip
     columns, rows = table_of(report)
     assert columns[2:] == ["LMD (dlib, 68 points) ↓", "Deg ↓"]
-    assert ["GFPGAN (published)", "", "2.443†", "36.050‡"] in rows
+    assert ["GFPGAN (published)", "", "2.443†", "36.05‡"] in rows
     notes = published_notes(report)
     assert any(note.startswith("LMD") and "another protocol" in note and "not comparable" in note for note in notes)
     assert any(note.startswith("Deg") and "not known" in note for note in notes)
