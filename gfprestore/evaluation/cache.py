@@ -71,7 +71,6 @@ class ScoreCache:
         append(self.path, "".join(lines).encode("ascii"), b"\n")
         self._scores.update({key: float(score) for key, score in scores.items()})
 
-
     def notes(self, key: str) -> list[str] | None:
         """What was noted of a picture when it was read; None where it was not read yet."""
         return self._notes.get(key)

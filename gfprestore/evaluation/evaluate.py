@@ -286,7 +286,7 @@ class Evaluation:
                     name=name,
                     folder=folder,
                     subjects=self._subjects(test_set, pictures),
-                            missing=tuple(name for name in test_set.names if name not in pictures),
+                    missing=tuple(name for name in test_set.names if name not in pictures),
                     extra=tuple(name for name in pictures if name not in known),
                     notes=tuple(doubles),
                 )
