@@ -53,29 +53,29 @@ class Ageing:
         stain_strength: How much lighter or darker, at most.
     """
 
-    copy_probability: float = 0.3
+    copy_probability: float = 0.2
     copy_sigma: Range = (0.2, 2.0)
     copy_downscale: Range = (1.0, 2.0)
     copy_noise: Range = (0.0, 8.0)
     copy_jpeg_quality: tuple[int, int] = (50, 95)
-    grain_probability: float = 0.5
+    grain_probability: float = 0.35
     grain: Range = (2.0, 18.0)
     grain_size: Range = (0.0, 0.0025)
-    fading_probability: float = 0.25
-    fading_black: Range = (0.0, 0.2)
-    fading_white: Range = (0.75, 1.0)
-    sepia_probability: float = 0.25
+    fading_probability: float = 0.1
+    fading_black: Range = (0.0, 0.15)
+    fading_white: Range = (0.8, 1.0)
+    sepia_probability: float = 0.15
     sepia_strength: Range = (0.2, 1.0)
-    halftone_probability: float = 0.06
+    halftone_probability: float = 0.04
     halftone_period: Range = (0.008, 0.016)
     halftone_strength: Range = (0.2, 0.6)
-    scratch_probability: float = 0.3
+    scratch_probability: float = 0.2
     scratches: tuple[int, int] = (1, 6)
     scratch_width: Range = (0.001, 0.006)
-    dust_probability: float = 0.3
+    dust_probability: float = 0.2
     specks: tuple[int, int] = (3, 40)
     speck_size: Range = (0.001, 0.006)
-    stain_probability: float = 0.2
+    stain_probability: float = 0.1
     stain_strength: Range = (0.03, 0.2)
 
 
@@ -155,12 +155,12 @@ HEAVY = DegradationOptions(
     downscale=(0.8, 5.0),
     noise=(0.0, 15.0),
     jpeg_quality=(40, 100),
-    shift=10.0,
-    brightness=(0.8, 1.2),
-    contrast=(0.8, 1.2),
-    saturation=(0.6, 1.3),
+    shift=5.0,
+    brightness=(0.9, 1.1),
+    contrast=(0.9, 1.1),
+    saturation=(0.8, 1.2),
     hue=(-0.02, 0.02),
-    grey_probability=0.3,
+    grey_probability=0.2,
     grey_gt=True,
     ageing=Ageing(),
 )

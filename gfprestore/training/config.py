@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from gfprestore.degradation import HEAVY, OFFICIAL, PAPER, DegradationOptions
+from gfprestore.degradation import HEAVY, OFFICIAL, PAPER, Ageing, DegradationOptions
 from gfprestore.errors import UsageError
 from gfprestore.networks.gfpgan import GFPGANConfig, Modulation
 from gfprestore.networks.stylegan2 import Layout
 
-Stage = Literal["prior", "restoration"]
+Stage = Literal["prior", "restoration", "background"]
 PerceptualNetwork = Literal["vgg19", "vgg16"]
 
-STAGES: tuple[Stage, ...] = ("prior", "restoration")
+STAGES: tuple[Stage, ...] = ("prior", "restoration", "background")
 
 LOSSES: dict[str, str] = {
     "reconstruction": "L1 between the restored face and the ground truth",
@@ -73,6 +73,35 @@ class LossWeights:
 
 
 @dataclass(frozen=True)
+class Distillation:
+    """What only the background stage needs: who teaches, who learns, and from what.
+
+    Attributes:
+        teacher: Name of the background network that is copied.
+        scale: Output pixels per input pixel of the student.
+        features: Channels of the student; multiples of 32 suit processors with matrix units.
+        convolutions: Inner convolutions of the student.
+        patches: How many patches of photos the teacher enlarges, once.
+        patch_size: Their side in pixels.
+        rim: Pixels around them that the teacher sees as well.
+        shrink: Factor by which photos are made smaller before patches are cut out.
+        clean: Share of the patches that are not degraded.
+        perceptual_after: First steps without the perceptual loss, to spare time: it sharpens what is right already.
+    """
+
+    teacher: str = "real-esrgan-x4plus"
+    scale: int = 2
+    features: int = 64
+    convolutions: int = 16
+    patches: int = 256
+    patch_size: int = 112
+    rim: int = 8
+    shrink: tuple[float, float] = (1.0, 4.0)
+    clean: float = 0.25
+    perceptual_after: int = 0
+
+
+@dataclass(frozen=True)
 class Preset:
     """Everything that decides how the network comes out. The defaults are the paper's.
 
@@ -92,12 +121,15 @@ class Preset:
         steps: Steps in all.
         rate: Adam's learning rate of the generator; plain convolutions need far less than the paper's equalised ones.
         betas: Adam's, of the generator: 0 for the first in the paper, whose gradients the discriminator keeps turning.
+        gradient_limit: The largest norm of the generator's gradient, where one is set; a longer one is shortened.
         discriminator_rate: That of the discriminator.
         component_rate: That of the component discriminators.
         milestones: Steps after which all rates are halved.
         discriminator_warmup: First steps in which only the discriminators learn.
+        critics_after: First steps without any discriminator, to spare time: there is nothing yet that one could judge.
         losses: What each loss is multiplied with.
         perceptual_network: The network of the perceptual and the style loss.
+        perceptual_crop: Side of the random piece of each face that these losses see, to spare time; None: all of it.
         pyramid_until: The last step of the pyramid loss; None keeps it.
         r1_gamma: Weight of the gradient penalty of the discriminator.
         r1_every: Steps from one penalty to the next.
@@ -105,7 +137,9 @@ class Preset:
         path_every: Steps from one such penalty to the next.
         mixing: Share of the prior's pictures made with two style codes.
         degradation: How low quality is made from the ground truth.
+        jitter: How differently faces may be aligned, in shares of the side; for sets that are small.
         ema_halflife: Steps after which half of the moving average is new.
+        distillation: Of the background stage; None for the others.
     """
 
     about: str
@@ -123,12 +157,15 @@ class Preset:
     steps: int = 800_000
     rate: float = 2e-3
     betas: tuple[float, float] = (0.0, 0.99)
+    gradient_limit: float | None = None
     discriminator_rate: float = 2e-3
     component_rate: float = 2e-3
     milestones: tuple[int, ...] = (700_000, 750_000)
     discriminator_warmup: int = 0
+    critics_after: int = 0
     losses: LossWeights = field(default_factory=LossWeights)
     perceptual_network: PerceptualNetwork = "vgg19"
+    perceptual_crop: int | None = None
     pyramid_until: int | None = 50_000
     r1_gamma: float = 10.0
     r1_every: int = 16
@@ -136,7 +173,9 @@ class Preset:
     path_every: int = 4
     mixing: float = 0.9
     degradation: DegradationOptions = PAPER
+    jitter: float = 0.0
     ema_halflife: float = 10_000 / 32
+    distillation: Distillation | None = None
 
     def network(self) -> GFPGANConfig:
         """The sizes of the generator.
@@ -175,21 +214,28 @@ PRESETS: dict[str, Preset] = {
         layout="clean",
         size=256,
         narrow=0.25,
+        channel_multiplier=2.0,
+        style_dim=128,
+        mlp_layers=2,
         component_width=16,
         start="nothing",
         train_decoder=True,
         batch_size=4,
-        steps=4_000,
-        rate=5e-4,
+        steps=3_000,
+        rate=4e-4,
         betas=(0.5, 0.99),
+        gradient_limit=2.0,
         discriminator_rate=1e-3,
         component_rate=5e-4,
-        milestones=(3_000, 3_600),
-        losses=LossWeights(reconstruction=1.0, perceptual=0.02, adversarial=0.02, components=0.05,
+        milestones=(2_400, 2_800),
+        critics_after=1_200,
+        losses=LossWeights(reconstruction=1.0, perceptual=0.1, adversarial=0.02, components=0.05,
                            component_style=10.0, identity=0.0),
         perceptual_network="vgg16",
+        perceptual_crop=128,
         pyramid_until=None,
         degradation=HEAVY,
+        jitter=0.03,
         ema_halflife=100.0,
     ),
     "finetune": Preset(
@@ -208,6 +254,64 @@ PRESETS: dict[str, Preset] = {
     ),
 }  # fmt: skip
 """The recipes by name. The rates of `compact` and `finetune` are this project's own; the paper trains neither."""
+
+SCANNED = DegradationOptions(
+    kernel_size=13,
+    isotropic_probability=0.7,
+    sigma=(0.1, 1.8),
+    downscale=(1.0, 1.6),
+    noise=(0.0, 12.0),
+    jpeg_quality=(35, 100),
+    shift_probability=0.0,
+    brightness=(0.8, 1.2),
+    contrast=(0.7, 1.3),
+    saturation=(0.5, 1.3),
+    hue=(-0.02, 0.02),
+    jitter_probability=0.3,
+    grey_probability=0.15,
+    ageing=Ageing(
+        copy_probability=0.0,
+        grain_probability=0.3,
+        grain=(2.0, 14.0),
+        grain_size=(0.0, 0.01),
+        fading_probability=0.2,
+        fading_black=(0.0, 0.15),
+        fading_white=(0.8, 1.0),
+        sepia_probability=0.2,
+        sepia_strength=(0.2, 1.0),
+        halftone_probability=0.0,
+        scratch_probability=0.1,
+        scratches=(1, 2),
+        scratch_width=(0.005, 0.02),
+        dust_probability=0.1,
+        specks=(1, 6),
+        speck_size=(0.004, 0.02),
+        stain_probability=0.0,
+    ),
+)
+"""What scanners and years did to photos, for patches of about 130 pixels: less than `HEAVY`, since it is seen at the
+scan's own size."""
+
+BACKGROUND_PRESETS: dict[str, Preset] = {
+    "compact": Preset(
+        about="A small network that enlarges by 2 on the CPU as real-esrgan-x4plus would.",
+        size=64,
+        start="nothing",
+        batch_size=4,
+        steps=3_800,
+        rate=1e-3,
+        betas=(0.9, 0.99),
+        milestones=(2_200, 3_000, 3_500),
+        losses=LossWeights(reconstruction=1.0, perceptual=0.02, pyramid=0.0, adversarial=0.0, components=0.0,
+                           component_style=0.0, identity=0.0),
+        perceptual_network="vgg16",
+        perceptual_crop=64,
+        degradation=SCANNED,
+        ema_halflife=100.0,
+        distillation=Distillation(perceptual_after=2_400),
+    ),
+}  # fmt: skip
+"""The recipes of the background stage by name; `size` is the side of the pieces of patches that a step sees."""
 
 
 def _with_losses(preset: Preset, **weights: float) -> Preset:
@@ -262,12 +366,14 @@ class TrainConfig:
     """One training.
 
     Attributes:
-        data: Folder of aligned faces.
+        data: Folder of aligned faces; of any sharp photos in the background stage.
         output: Folder of the checkpoint, the restorer, the log and the samples.
         preset: The recipe, with what the options changed in it.
         preset_name: Its name in `PRESETS`.
-        stage: `prior` trains StyleGAN2 alone, `restoration` the restorer.
-        weights: What to start from: a StyleGAN2 prior or a whole restorer, told apart by its tensors.
+        stage: `prior` trains StyleGAN2 alone, `restoration` the restorer, `background` the network that enlarges the
+            rest of the photo.
+        weights: What to start from: a StyleGAN2 prior or a whole restorer, told apart by its tensors; in the
+            background stage a background network.
         perceptual_weights: File of the VGG network; None looks where weights are kept.
         identity_weights: File of the ArcFace network; None looks where weights are kept.
         accumulate: Parts that a step's pictures are computed in, one after the other, to spare memory.
@@ -344,13 +450,16 @@ def make_config(
     Raises:
         UsageError: A name is unknown or a value out of range.
     """
-    if preset not in PRESETS:
-        raise UsageError(f"--preset {preset} is unknown. Use one of {', '.join(PRESETS)}.")
     if stage not in STAGES:
-        raise UsageError(f"--stage {stage} is unknown. Use prior or restoration.")
+        raise UsageError(f"--stage {stage} is unknown. Use one of {', '.join(STAGES)}.")
+    presets = BACKGROUND_PRESETS if stage == "background" else PRESETS
+    if preset not in presets:
+        raise UsageError(f"--preset {preset} is unknown to the stage {stage}. Use one of {', '.join(presets)}.")
+    if stage == "background" and ablation is not None:
+        raise UsageError("--ablation is for the restoration stage: the paper's ablations change the restorer.")
     if perceptual_network not in (None, "vgg19", "vgg16"):
         raise UsageError(f"the perceptual network is vgg19 or vgg16, not {perceptual_network}.")
-    chosen = PRESETS[preset] if ablation is None else ablated(PRESETS[preset], ablation)
+    chosen = presets[preset] if ablation is None else ablated(presets[preset], ablation)
     losses = chosen.losses
     for name in without:
         losses = losses.without(name)
@@ -361,13 +470,16 @@ def make_config(
         "perceptual_network": perceptual_network,
     }
     chosen = replace(chosen, losses=losses, **{name: value for name, value in given.items() if value is not None})
-    chosen.network()  # an impossible size is told at once
+    if chosen.distillation is None:
+        chosen.network()  # an impossible size is told at once
+    elif not 16 <= chosen.size <= chosen.distillation.patch_size:
+        raise UsageError(f"--size is 16 to {chosen.distillation.patch_size} in this stage, not {chosen.size}.")
     return TrainConfig(
         data=data,
         output=output,
         preset=chosen,
         preset_name=preset,
-        stage="prior" if stage == "prior" else "restoration",
+        stage=cast("Stage", stage),
         weights=weights,
         perceptual_weights=perceptual_weights,
         identity_weights=identity_weights,

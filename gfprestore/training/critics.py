@@ -21,7 +21,7 @@ from gfprestore.networks.arcface import ArcFaceResNet18
 from gfprestore.networks.gfpgan import GFPGANConfig
 from gfprestore.networks.vgg import VGGFeatures
 from gfprestore.training.config import PerceptualNetwork, Preset, TrainConfig
-from gfprestore.training.losses import PERCEPTUAL_WEIGHTS
+from gfprestore.training.losses import BLURRED_PERCEPTUAL_WEIGHTS, PERCEPTUAL_WEIGHTS
 from gfprestore.weights import WeightsStore
 
 RELEASED_PRIOR = "stylegan2-ffhq-512"
@@ -77,10 +77,10 @@ def open_critics(config: TrainConfig, store: WeightsStore) -> Critics:
     """
     losses = config.preset.losses
     perceptual, layer_weights, identity = None, None, None
-    if config.stage == "restoration" and (losses.perceptual > 0 or losses.style > 0):
+    if config.stage != "prior" and (losses.perceptual > 0 or losses.style > 0):
         layout = config.preset.perceptual_network
-        layer_weights = PERCEPTUAL_WEIGHTS[layout]
-        perceptual = _open_vgg(_vgg_path(config, store), layout, layer_weights)
+        perceptual = _open_vgg(_vgg_path(config, store), layout)
+        layer_weights = BLURRED_PERCEPTUAL_WEIGHTS if perceptual.config.blurred else PERCEPTUAL_WEIGHTS[layout]
     if config.stage == "restoration" and losses.identity > 0:
         identity = _open_arcface(_arcface_path(config, store))
     return Critics(perceptual, layer_weights, identity)
@@ -176,13 +176,13 @@ def _packaged_vgg16() -> Path | None:
     return path if path.is_file() else None
 
 
-def _open_vgg(path: Path, layout: PerceptualNetwork, layer_weights: Mapping[str, float]) -> VGGFeatures:
+def _open_vgg(path: Path, layout: PerceptualNetwork) -> VGGFeatures:
     state = load_state(path)
     found = vgg.config_from_state(state)
     if found is None or found.layout != layout:
         what = "no VGG" if found is None else found.layout
         raise WeightsMismatchError(f"{path} is {what}, not {layout}, which the perceptual loss asks for.")
-    return VGGFeatures.from_state(state, list(layer_weights))
+    return VGGFeatures.from_state(state, list(PERCEPTUAL_WEIGHTS[layout]))
 
 
 def _arcface_path(config: TrainConfig, store: WeightsStore) -> Path:

@@ -10,6 +10,7 @@ flat or nested. FFHQ's component and landmark files are found in the folder or b
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,7 @@ class FaceDataset(torch.utils.data.Dataset[Sample]):
         degradation: What makes the lq.
         seed: Of order, flips and degradations.
         flip: Mirror every other picture.
+        jitter: How far faces are moved, in shares of the side, and changed in size; they are turned by as many radians.
         boxes: Component boxes are needed; without, they are all NaN.
         components: FFHQ's component or landmark file; None looks in the folder and beside it.
 
@@ -120,12 +122,14 @@ class FaceDataset(torch.utils.data.Dataset[Sample]):
         flip: bool = True,
         boxes: bool = True,
         components: Path | None = None,
+        jitter: float = 0.0,
     ) -> None:
         self.folder = folder
         self.size = size
         self.degradation = degradation
         self.seed = seed
         self.flip = flip
+        self.jitter = jitter
         self.boxes = boxes
         self.faces = list_faces(folder, components if boxes else None, want_boxes=boxes)
         self._unusable: dict[int, Skipped] = {}
@@ -204,6 +208,8 @@ class FaceDataset(torch.utils.data.Dataset[Sample]):
     ) -> Sample:
         if random.random() < 0.5 and self.flip:
             pixels, boxes = np.ascontiguousarray(pixels[:, ::-1]), mirrored_boxes(boxes, self.size)
+        if self.jitter > 0:
+            pixels, boxes = jittered(pixels, boxes, self.jitter, random)
         levels = full_scale(pixels.dtype)
         gt = pixels.astype(np.float32) / np.float32(levels)
         degraded = degrade(gt, self.degradation, random)
@@ -212,6 +218,33 @@ class FaceDataset(torch.utils.data.Dataset[Sample]):
         lq = np.rint(degraded.lq * 255).astype(np.uint8)
         known = boxes if self.boxes else unknown_boxes()
         return Sample(_tensor(lq), _tensor(pixels), torch.from_numpy(known), skipped)
+
+
+def jittered(
+    pixels: NDArray[Any], boxes: Boxes, jitter: float, random: np.random.Generator
+) -> tuple[NDArray[Any], Boxes]:
+    """A face aligned a little differently, as another detector would have: moved, turned, larger or smaller.
+
+    Args:
+        pixels: (S, S, 3).
+        boxes: (3, 4) in its pixels.
+        jitter: The most it moves in shares of S, changes in size as a factor, and turns in radians.
+        random: Draws how far.
+
+    Returns:
+        Pixels of the same shape, mirrored beyond the old rims, and the boxes there: as upright as before.
+    """
+    shift_x, shift_y, growth, angle = random.uniform(-jitter, jitter, 4)
+    side = len(pixels)
+    scale = np.exp(growth)
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    middle = np.full(2, (side - 1) / 2)
+    matrix = np.column_stack([turn, middle + side * np.array([shift_x, shift_y]) - turn @ middle])
+    moved = cv2.warpAffine(pixels, matrix, (side, side), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 - 0.5  # edges -> pixel centres
+    centres = centres @ matrix[:, :2].T + matrix[:, 2] + 0.5
+    halves = (boxes[:, 2:] - boxes[:, :2]) / 2 * scale
+    return np.asarray(moved), np.concatenate([centres - halves, centres + halves], axis=1).astype(np.float32)
 
 
 def _tensor(pixels: NDArray[Any]) -> Tensor:
@@ -255,7 +288,13 @@ class StreamSampler(torch.utils.data.Sampler[int]):
 
 
 def single_threaded(_worker: int) -> None:
-    """For `worker_init_fn` of a DataLoader: each worker is one thread, so that workers do not fight for the cores."""
+    """For `worker_init_fn` of a DataLoader: each worker is one thread, so that workers do not fight for the cores.
+
+    A worker outlives the signals that stop a training: they often go to all processes of a group, and the first one
+    needs its workers until its checkpoint is written. Workers end with it.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 

@@ -39,6 +39,7 @@ from gfprestore.training.losses import (
     perceptual_loss,
     pyramid_loss,
     r1_penalty,
+    random_face_pieces,
     reconstruction_loss,
     style_loss,
 )
@@ -143,9 +144,9 @@ class RestorationRecipe:
         made = self._teach_generator(batches, step, factor, totals)
         if step > self.preset.discriminator_warmup:
             update_average(self.average, self.generator, step, self.preset.ema_halflife)
-        if self.losses.adversarial > 0:
+        if self._uses_critics(self.losses.adversarial, step):
             self._teach_discriminator(made, step, factor, totals)
-        if self.losses.components > 0:
+        if self._uses_critics(self.losses.components, step):
             self._teach_component_discriminators(made, factor, totals)
         self.updates.finish()
         return totals.values
@@ -157,7 +158,7 @@ class RestorationRecipe:
         losses = self.face_losses(restored, pyramid, gt, step)
         patches: Patches = {}
         gt_patches: Patches = {}
-        if self.losses.components > 0:
+        if self._uses_critics(self.losses.components, step):
             patches, gt_patches = component_patches(restored, boxes), component_patches(gt, boxes)
             losses |= self.component_losses(patches, gt_patches)
         detached = {component: patch.detach() for component, patch in patches.items()}
@@ -174,7 +175,7 @@ class RestorationRecipe:
         if self._uses_pyramid(step):
             losses["pyramid"] = pyramid_loss(pyramid, gt)
         losses |= self._perceptual_losses(restored, gt)
-        if self.losses.adversarial > 0:
+        if self._uses_critics(self.losses.adversarial, step):
             losses["adversarial"] = generator_adversarial_loss(self.discriminator(restored))
         if self.critics.identity is not None and self.losses.identity > 0:
             with torch.no_grad():
@@ -287,6 +288,9 @@ class RestorationRecipe:
         until = self.preset.pyramid_until
         return self.losses.pyramid > 0 and (until is None or step <= until)
 
+    def _uses_critics(self, weight: float, step: int) -> bool:
+        return weight > 0 and step > self.preset.critics_after
+
     def _teach_generator(self, batches: Sequence[Batch], step: int, factor: float, totals: Totals) -> list[Made]:
         """One update by all losses; in the warm-up of the discriminators the generator only makes their food."""
         is_learning = step > self.preset.discriminator_warmup
@@ -302,13 +306,15 @@ class RestorationRecipe:
                 if is_learning:
                     self.updates.backward(self.weighted(losses) / totals.parts)
         if is_learning:
-            self.updates.apply("generator", factor)
+            self.updates.apply("generator", factor, self.preset.gradient_limit)
         return made
 
     def _perceptual_losses(self, restored: Tensor, gt: Tensor) -> dict[str, Tensor]:
         network, layer_weights = self.critics.perceptual, self.critics.layer_weights
         if network is None or layer_weights is None:
             return {}
+        if self.preset.perceptual_crop is not None:
+            restored, gt = random_face_pieces((restored, gt), self.preset.perceptual_crop)
         with torch.no_grad():
             gt_features = network(gt)
         features = network(restored)

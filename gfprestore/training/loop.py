@@ -46,6 +46,9 @@ LOG_NAME = "log.jsonl"
 SAMPLES_FOLDER = "samples"
 SAMPLE_FACES = 4
 
+EXPLODED = 10.0
+"""A reconstruction loss of this many times its running mean is taken for a training that fell apart."""
+
 MOST_RETURNS = 5
 """How often a training goes back to one and the same checkpoint before it gives up."""
 
@@ -241,6 +244,7 @@ class _Training:
         feed = self.feed
         meter = _Meter(self.config.preset.batch_size)
         losses: dict[str, float] = {}
+        watch = _Watch()
         try:
             while self.step < steps:
                 batches = feed.batches(self.position)
@@ -250,8 +254,9 @@ class _Training:
                 losses = self._values(found)
                 feed.took(time.perf_counter() - start)
                 meter.add(feed.waited)
-                if not all(map(math.isfinite, losses.values())):
+                if not all(map(math.isfinite, losses.values())) or watch.sees_explosion(losses):
                     self._go_back(losses)
+                    watch = _Watch()
                     continue
                 self.step += 1
                 self.position += self.config.preset.batch_size
@@ -313,13 +318,16 @@ class _Training:
 
     def _go_back(self, losses: Mapping[str, float]) -> None:
         """Takes over the last checkpoint with half the rate."""
-        broken = ", ".join(name for name, value in losses.items() if not math.isfinite(value)) or "weights"
+        broken = ", ".join(name for name, value in losses.items() if not math.isfinite(value))
+        problem = f"{broken or 'weights'} is no number"
+        if losses and not broken:
+            problem = f"{_Watch.LOSS} is {losses[_Watch.LOSS]:.3g}, over {EXPLODED:g} times what it was,"
         self.returns += 1
         self.returns_to_saved += 1
         failed_step = self.step + 1
         if self.returns_to_saved > MOST_RETURNS:
             raise TrainingDivergedError(
-                f"{broken} is no number at step {failed_step}, also after going back to step {self.saved_step} "
+                f"{problem} at step {failed_step}, also after going back to step {self.saved_step} "
                 f"{MOST_RETURNS} times with ever lower rates. Use --precision fp32, look at the data, or start from "
                 "other --weights."
             )
@@ -330,7 +338,7 @@ class _Training:
         if self.log is not None:
             self.log.rewind(self.step)
         self.tell(
-            f"{broken} is no number at step {failed_step}: back to step {self.step}, "
+            f"{problem} at step {failed_step}: back to step {self.step}, "
             f"learning rates now {rate_scale:g} of the preset's."
         )
 
@@ -364,6 +372,32 @@ class _Training:
         columns = self.recipe.pictures(_batch_of(sample, range(SAMPLE_FACES), self.config.seed, self.device))
         picture = torch.cat([torch.cat(list(row), 2) for row in zip(*columns, strict=True)], 1)  # (3, H, W)
         write_png(picture, self.config.output / SAMPLES_FOLDER / f"{self.step:07d}.png")
+
+
+class _Watch:
+    """Notices a training that falls apart in numbers that are still finite: its pictures leave all bounds.
+
+    Knows nothing until it has seen some steps, so a resumed training starts to watch anew.
+    """
+
+    LOSS = "reconstruction"
+    STEPS_TO_LEARN = 20
+    SHARE = 0.05
+
+    def __init__(self) -> None:
+        self.mean = 0.0
+        self.steps = 0
+
+    def sees_explosion(self, losses: Mapping[str, float]) -> bool:
+        """Whether this step's loss is out of all proportion; otherwise it counts for the next ones."""
+        value = losses.get(self.LOSS)
+        if value is None:
+            return False
+        if self.steps >= self.STEPS_TO_LEARN and value > EXPLODED * self.mean:
+            return True
+        self.steps += 1
+        self.mean += max(self.SHARE, 1 / self.steps) * (value - self.mean)
+        return False
 
 
 class _Feed:

@@ -25,11 +25,18 @@ COMPONENTS: tuple[Component, ...] = ("left_eye", "right_eye", "mouth")
 PATCH_SIZES: dict[Component, int] = {"left_eye": 80, "right_eye": 80, "mouth": 120}
 """Of the components' patches in faces of 512 pixels."""
 
+FACE_REGION = (0.15, 0.2, 0.85, 0.95)
+"""Left, top, right and bottom of the face itself in an aligned crop, in shares of its side."""
+
 PERCEPTUAL_WEIGHTS: dict[VGGLayout, dict[str, float]] = {
     "vgg19": {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0},
     "vgg16": {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_3": 1.0, "conv4_3": 1.0, "conv5_3": 1.0},
 }
 """Layers and their weights: the last convolution of each block. VGG-16 is not the paper's network."""
+
+BLURRED_PERCEPTUAL_WEIGHTS = {"conv1_2": 4.0, "conv2_2": 2.3, "conv3_3": 3.6, "conv4_3": 0.36, "conv5_3": 0.009}
+"""For the VGG-16 of shift-tolerant LPIPS, which was trained anew: its features have other magnitudes (mean 0.12, 0.21,
+0.28, 2.8, 57 on aligned faces), so these are 0.5, 0.5, 1, 1, 0.5 over them."""
 
 COMPONENT_STYLE_WEIGHTS = (0.5, 1.0)
 """Of the component discriminators' features at a half and at a quarter."""
@@ -162,6 +169,28 @@ def component_patches(pictures: Tensor, boxes: Tensor) -> dict[Component, Tensor
         size = round(PATCH_SIZES[component] * pictures.shape[2] / 512)
         patches[component] = roi_align(pictures.float(), regions, size, aligned=True)
     return patches
+
+
+def random_face_pieces(pictures: Sequence[Tensor], side: int) -> list[Tensor]:
+    """Cuts a square out of each face, at the same random place in every batch; drawn from torch's generator.
+
+    Args:
+        pictures: Batches (B, 3, S, S) of the same aligned faces.
+        side: Of the squares; they lie within `FACE_REGION` as far as they fit into it, and are no larger than S.
+
+    Returns:
+        (B, 3, side, side) for each batch.
+    """
+    count, _, size, _ = pictures[0].shape
+    side = min(side, size)
+    left, top, right, bottom = (share * size for share in FACE_REGION)
+    corner = torch.tensor([top, left])
+    room = (torch.tensor([bottom, right]) - corner - side).clamp(min=0)
+    places = (corner + torch.rand(count, 2) * room).clamp(max=size - side).int().tolist()
+    return [
+        torch.stack([face[:, y : y + side, x : x + side] for face, (y, x) in zip(batch, places, strict=True)])
+        for batch in pictures
+    ]
 
 
 def component_adversarial_loss(logits: Tensor) -> Tensor:

@@ -17,6 +17,13 @@ from gfprestore.device import choose_device, choose_precision, total_memory
 from gfprestore.errors import WeightsError
 from gfprestore.networks.arcface import ArcFaceResNet18
 from gfprestore.networks.vgg import VGGFeatures
+from gfprestore.training.background import (
+    BackgroundRecipe,
+    open_student,
+    open_teacher,
+    student_config,
+    teacher_name,
+)
 from gfprestore.training.checkpoint import CHECKPOINT_NAME
 from gfprestore.training.config import LOSSES, TrainConfig
 from gfprestore.training.critics import Critics, Start, open_critics, open_start
@@ -25,6 +32,15 @@ from gfprestore.training.distributed import World, joined_world
 from gfprestore.training.gfpgan import RestorationRecipe
 from gfprestore.training.loop import Batch, Progress, Recipe, Tell, TrainReport, fit
 from gfprestore.training.losses import PERCEPTUAL_WEIGHTS
+from gfprestore.training.pairs import (
+    DistilledPairs,
+    make_pairs,
+    missing_parts,
+    open_patches,
+    pairs_folder,
+    part_count,
+    read_pairs,
+)
 from gfprestore.training.prior import PriorRecipe
 from gfprestore.weights import WeightsStore
 
@@ -58,21 +74,44 @@ def train(
     with joined_world(choose_device(config.device)) as (world, device):
         dtype = training_precision(config.precision, device)
         heard = tell if world.leads else lambda line: None
-        dataset = open_data(config)
-        heard(f"{dataset.count} pictures in {config.data}.")
-        recipe = open_recipe(config, store or WeightsStore(), device, dtype, world, heard)
+        store = store or WeightsStore()
+        dataset = open_stream(config, store, device, world, heard)
+        recipe = open_recipe(config, store, device, dtype, world, heard)
         with _settings_for_training(device):
             return fit(recipe, dataset, config, device, world=world, tell=tell, progress=progress)
 
 
+def open_stream(
+    config: TrainConfig, store: WeightsStore, device: torch.device, world: World, tell: Tell
+) -> FaceDataset | DistilledPairs:
+    """The stream of pictures of the config's stage; for the background, the teacher makes what is missing first.
+
+    Raises:
+        FolderError: The data or the output folder cannot be used.
+        WeightsError: The teacher is needed and missing, damaged or of another network.
+    """
+    if config.stage != "background":
+        dataset = open_data(config)
+        tell(f"{dataset.count} pictures in {config.data}.")
+        return dataset
+    make_pairs(config, lambda: open_teacher(config, store, device), tell, world)
+    world.any(False, device)  # all wait until the pairs are there
+    pairs = read_pairs(config)
+    tell(f"{pairs.count} pairs in {pairs_folder(config)}.")
+    return pairs
+
+
 def open_data(config: TrainConfig) -> FaceDataset:
-    """The stream of pictures.
+    """The stream of faces.
 
     Raises:
         FolderError: The folder cannot be read, has no pictures, or knows nothing of eyes and mouths that a loss needs.
     """
     needs_boxes = config.stage == "restoration" and config.preset.losses.components > 0
-    return FaceDataset(config.data, config.preset.size, config.preset.degradation, config.seed, boxes=needs_boxes)
+    preset = config.preset
+    return FaceDataset(
+        config.data, preset.size, preset.degradation, config.seed, boxes=needs_boxes, jitter=preset.jitter
+    )
 
 
 def open_recipe(
@@ -90,7 +129,12 @@ def open_recipe(
     """
     for name in config.left_out:
         tell(f"Without the loss {name!r} ({LOSSES[name]}), as asked.")
-    resumes = (config.output / CHECKPOINT_NAME).exists()
+    resumes = _resumes(config)
+    if config.stage == "background":
+        student = open_student(config)
+        if student is not None and not resumes:
+            tell(f"Starting from {student.path}.")
+        return BackgroundRecipe(config, student, open_critics(config, store), device, dtype, world)
     start = open_start(config, store)
     if start.path is not None and not resumes:
         tell(f"Starting from the {start.kind} {start.path}.")
@@ -142,6 +186,8 @@ def plan(config: TrainConfig, store: WeightsStore | None = None) -> list[Row]:
     preset = config.preset
     device = choose_device(config.device)
     dtype = training_precision(config.precision, device)
+    if config.stage == "background":
+        return _background_plan(config, store or WeightsStore(), device, dtype)
     dataset = open_data(config)
     memory = memory_needed(config, dtype)
     network = preset.network()
@@ -162,6 +208,31 @@ def plan(config: TrainConfig, store: WeightsStore | None = None) -> list[Row]:
         ("memory", f"{_gib(memory.total)} ({_gib(memory.weights)} weights, {_gib(memory.optimisers)} gradients, "
                    f"moments and average, {_gib(memory.activations)} activations); {device} has "
                    f"{_gib(total_memory(device))}"),
+        ("output", f"{config.output}, {'goes on from its checkpoint' if _resumes(config) else 'starts anew'}"),
+    ]  # fmt: skip
+
+
+def _background_plan(config: TrainConfig, store: WeightsStore, device: torch.device, dtype: torch.dtype) -> list[Row]:
+    """The rows of `plan` for the background stage."""
+    preset, student = config.preset, student_config(config)
+    patches = open_patches(config)
+    teacher = teacher_name(config)
+    is_here = store.find(teacher) is not None or store.path(teacher).is_file()
+    return [
+        ("preset", f"{config.preset_name}: {preset.about}"),
+        ("stage", config.stage),
+        ("data", f"{len(patches.photos)} photos in {config.data}"),
+        ("teacher", teacher if is_here else f"MISSING: {teacher}. Run `gfprestore weights fetch {teacher}`."),
+        ("pairs", f"{len(missing_parts(config))} of {part_count(config)} parts are to be made in "
+                  f"{pairs_folder(config)}"),
+        ("start", "random weights" if config.weights is None else str(config.weights)),
+        ("network", f"SRVGGNetCompact x{student.scale}, {student.features} features, "
+                    f"{student.convolutions} inner convolutions"),
+        ("steps", f"{preset.steps} of {preset.batch_size} pieces of {preset.size} pixels"),
+        ("rates", f"{preset.rate:g}, halved after {', '.join(map(str, preset.milestones)) or 'no step'}"),
+        ("losses", _losses_row(config)),
+        ("critics", _critics_row(config, store)),
+        ("device", f"{device}, {str(dtype).removeprefix('torch.')}"),
         ("output", f"{config.output}, {'goes on from its checkpoint' if _resumes(config) else 'starts anew'}"),
     ]  # fmt: skip
 
@@ -216,7 +287,7 @@ def _activations(recipe: RestorationRecipe | PriorRecipe, share: int) -> int:
         if isinstance(recipe, PriorRecipe):
             recipe.losses_of(batch)
         else:
-            recipe.losses_of(batch, recipe.preset.discriminator_warmup + 1)
+            recipe.losses_of(batch, max(recipe.preset.discriminator_warmup, recipe.preset.critics_after) + 1)
     return sum(size for storage, size in kept.items() if storage not in own)
 
 

@@ -55,12 +55,22 @@ class Updates:
         """Adds the gradients of a loss."""
         torch.autograd.backward(self.scaler.scale(loss))
 
-    def apply(self, name: str, factor: float) -> None:
-        """Changes the weights by the mean gradient of all processes, at `factor` of the learning rate."""
+    def apply(self, name: str, factor: float, limit: float | None = None) -> None:
+        """Changes the weights by the mean gradient of all processes, at `factor` of the learning rate.
+
+        Args:
+            name: Of the optimiser.
+            factor: What its learning rates are multiplied with.
+            limit: The largest norm of the whole gradient; a longer one is shortened to it.
+        """
         optimiser = self.optimisers[name]
         for group, rate in zip(optimiser.param_groups, self.rates[name], strict=True):
             group["lr"] = rate * factor
-        self.world.average_gradients([item for group in optimiser.param_groups for item in group["params"]])
+        parameters = [item for group in optimiser.param_groups for item in group["params"]]
+        self.world.average_gradients(parameters)
+        if limit is not None:
+            self.scaler.unscale_(optimiser)
+            nn.utils.clip_grad_norm_(parameters, limit)
         self.scaler.step(optimiser)
 
     def mean(self, values: Sequence[Tensor]) -> float:

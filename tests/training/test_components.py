@@ -199,3 +199,35 @@ def test_files_of_ffhq_are_found_in_the_folder_and_beside_it(tmp_path: Path) -> 
 def test_numbers_of_pictures_come_from_their_names() -> None:
     names = ["00000007.png", "07.jpg", "face.png", "٣.png", "-3.png", ".png"]
     assert [number_of(Path(name)) for name in names] == [7, 7, -1, -1, -1, -1]
+
+
+def hand_placed() -> list[dict[str, NDArray[np.float64]]]:
+    """Faces with points set by hand, found by dlib, and detected; see tests/golden/README.md."""
+    stored = json.loads((Path(__file__).parents[1] / "golden" / "component_points.json").read_text())
+    return [{name: np.reshape(face[name], (-1, 2)) for name in ("by_hand", "dlib", "detected")} for face in stored]
+
+
+def as_68(eyes_and_mouth: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.concatenate([np.full((36, 2), 256.0), eyes_and_mouth])
+
+
+@pytest.mark.parametrize(
+    ("rule", "centre_errors", "side_errors"),
+    [
+        (lambda face: boxes_from_five(face["detected"], 512), (2.5, 2.5, 4.8), (4, 4, 11)),
+        (lambda face: boxes_from_68(as_68(face["dlib"]), 512), (2.0, 1.5, 3.0), (8, 8, 4)),
+    ],
+    ids=["five landmarks", "68 landmarks"],
+)
+def test_boxes_lie_where_points_set_by_hand_put_them(
+    rule: Any, centre_errors: tuple[float, ...], side_errors: tuple[float, ...]
+) -> None:
+    """Mean errors in pixels at 512 of left eye, right eye and mouth, whose boxes are some 75, 75 and 105 wide."""
+    faces = hand_placed()
+    boxes = np.array([rule(face) for face in faces])
+    truth = np.array([boxes_from_68(as_68(face["by_hand"]), 512) for face in faces])
+    centres, true_centres = (part[..., :2] + part[..., 2:] for part in (boxes, truth))
+    errors = np.linalg.norm(centres - true_centres, axis=2).mean(axis=0) / 2
+    sides = np.abs((boxes[..., 2] - boxes[..., 0]) - (truth[..., 2] - truth[..., 0])).mean(axis=0)
+    assert (errors < centre_errors).all(), errors
+    assert (sides < side_errors).all(), sides

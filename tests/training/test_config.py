@@ -46,10 +46,10 @@ def test_the_official_preset_differs_where_the_official_file_does() -> None:
 
 def test_compact_is_a_small_network_on_heavy_degradation_that_needs_no_prior() -> None:
     compact = PRESETS["compact"]
-    assert (compact.size, compact.narrow, compact.channel_multiplier, compact.rate) == (256, 0.25, 1, 5e-4)
+    assert (compact.size, compact.narrow, compact.channel_multiplier, compact.rate) == (256, 0.25, 2, 4e-4)
     assert (compact.layout, compact.start, compact.degradation) == ("clean", "nothing", HEAVY)
     numbers = sum(parameter.numel() for parameter in GFPGAN(compact.network()).parameters())
-    assert 10e6 < numbers < 16e6
+    assert 4e6 < numbers < 6e6, "10 MB in half precision"
     assert "identity" not in compact.losses.used()
 
 
@@ -107,7 +107,10 @@ def test_a_loss_is_switched_off_with_what_hangs_on_it(without: list[str], left: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "papers"}, "--preset papers is unknown. Use one of paper, official, compact, finetune"),
+        (
+            {"preset": "papers"},
+            r"--preset papers is unknown to the stage restoration. Use one of paper, official, compact, finetune",
+        ),
         ({"stage": "both"}, "--stage both is unknown"),
         ({"without": ["gan"]}, "--without gan: no loss is called so. Use one of reconstruction"),
         ({"ablation": "no-gan"}, "--ablation no-gan is unknown. Use one of no-spatial-modulation"),
@@ -132,4 +135,4 @@ def test_options_override_the_preset_and_leave_the_table_alone() -> None:
     preset = config.preset
     assert (preset.steps, preset.batch_size, preset.size, preset.perceptual_network) == (7, 2, 128, "vgg19")
     assert preset.rate == PRESETS["compact"].rate
-    assert (PRESETS["compact"].steps, PRESETS["compact"].size) == (4_000, 256)
+    assert (PRESETS["compact"].steps, PRESETS["compact"].size) == (3_000, 256)

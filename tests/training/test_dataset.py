@@ -21,7 +21,15 @@ from torch.utils.data import DataLoader
 from gfprestore.degradation import HEAVY, PAPER, DegradationOptions
 from gfprestore.errors import FolderError
 from gfprestore.training.components import COMPONENT_FILE
-from gfprestore.training.dataset import FaceDataset, Sample, StreamSampler, collate, list_faces, single_threaded
+from gfprestore.training.dataset import (
+    FaceDataset,
+    Sample,
+    StreamSampler,
+    collate,
+    jittered,
+    list_faces,
+    single_threaded,
+)
 from gfprestore.training.index import IndexedFace, IndexedPhoto, write_index
 
 SIZE = 32
@@ -350,3 +358,30 @@ def test_a_sample_moves_whole() -> None:
     moved = sample.to(torch.device("meta"))
     assert {part.device.type for part in (moved.lq, moved.gt, moved.boxes)} == {"meta"}
     assert moved.boxes.shape == (3, 4)
+
+
+def test_boxes_go_with_a_face_that_is_aligned_differently() -> None:
+    pixels = np.zeros((128, 128, 3), np.uint8)
+    boxes = np.array([[20, 30, 32, 42], [80, 30, 92, 42], [50, 80, 74, 104]], np.float32)
+    for channel, (left, top, right, bottom) in enumerate(boxes.astype(int)):
+        pixels[top:bottom, left:right, channel] = 255
+    moves = []
+    for seed in range(20):
+        moved, there = jittered(pixels, boxes, 0.06, np.random.default_rng(seed))
+        assert moved.shape == pixels.shape
+        for channel, (left, top, right, bottom) in enumerate(there):
+            rows, columns = np.nonzero(moved[..., channel] > 127)
+            assert columns.mean() + 0.5 == pytest.approx((left + right) / 2, abs=0.35)
+            assert rows.mean() + 0.5 == pytest.approx((top + bottom) / 2, abs=0.35)
+            assert np.sqrt(len(rows)) == pytest.approx(right - left, abs=0.6)
+        moves.append((there - boxes)[2])
+    assert np.abs(moves).max() > 5
+    assert np.abs(np.mean(moves, axis=0)).max() < 4, "in all directions"
+
+
+def test_jitter_changes_lq_and_gt_alike_and_is_repeatable(folder: Path) -> None:
+    straight = FaceDataset(folder, SIZE, CLEAN, 3, boxes=False)
+    first, second = (FaceDataset(folder, SIZE, CLEAN, 3, boxes=False, jitter=0.1) for _ in range(2))
+    assert all(same(first[position], second[position]) for position in range(8))
+    assert not any(torch.equal(first[position].gt, straight[position].gt) for position in range(8))
+    assert all((first[position].gt - first[position].lq).abs().mean() < 0.02 for position in range(8))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,7 @@ from gfprestore.errors import (
 from gfprestore.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint, write_whole
 from gfprestore.training.config import TrainConfig
 from gfprestore.training.dataset import FaceDataset
-from gfprestore.training.loop import Progress, TrainReport, fit, workers_for
+from gfprestore.training.loop import Batch, Progress, TrainReport, fit, workers_for
 from gfprestore.training.train import open_data, train
 
 CPU = torch.device("cpu")
@@ -119,6 +122,54 @@ def test_a_signal_ends_the_step_writes_the_checkpoint_and_loses_nothing(
     assert fitted(Descent(), stopped).steps_now == 2
     first, second = (torch.load(config.output / "checkpoint.pt", weights_only=True) for config in (whole, stopped))
     assert_same_bits(first, second)
+
+
+class Bursting(Descent):
+    """Its loss is a reconstruction, and once a hundred times too large."""
+
+    def __init__(self, burst: int) -> None:
+        super().__init__()
+        self.burst = burst
+
+    def step(self, batches: Sequence[Batch], step: int, rate_scale: float) -> dict[str, Tensor]:
+        loss = super().step(batches, step, rate_scale)["distance"] * 0 + 0.2
+        if step == self.burst:
+            self.burst, loss = 0, loss * 100
+        return {"reconstruction": loss}
+
+
+@pytest.mark.parametrize(("burst", "returns"), [(28, 1), (3, 0)])
+def test_a_loss_that_bursts_goes_back_as_well_once_it_is_known_what_is_usual(
+    burst: int, returns: int, data: Path, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    config = config_of(data, tmp_path, steps=30, save_every=5)
+    report = fitted(Bursting(burst), config, told)
+    assert report.returns == returns
+    expected = "reconstruction is 20, over 10 times what it was, at step 28: back to step 25"
+    assert any(line.startswith(expected) for line in told) == bool(returns)
+    assert [line["step"] for line in log_of(tmp_path)] == list(range(1, 31))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_of_processes_stops_a_training_as_well(
+    number: signal.Signals, data: Path, tmp_path: Path
+) -> None:
+    config = replace(config_of(data, tmp_path / "stopped", steps=6), workers=1)
+    killed: list[int] = []
+
+    def interrupt_all(progress: Progress) -> None:
+        if progress.step == 3:
+            for child in multiprocessing.active_children():
+                killed.append(child.pid or 0)
+                os.kill(child.pid or 0, number)
+            time.sleep(0.2)  # a worker that died would be noticed with the next batch
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(TrainingInterruptedError, match="stopped at step 3 of 6"):
+        fitted(Descent(), config, progress=interrupt_all)
+    assert killed, "there was a worker"
+    assert read_checkpoint(config.output / "checkpoint.pt", SIZES).step == 3
 
 
 def test_a_loss_that_is_no_number_goes_back_to_the_last_checkpoint_at_half_the_rate(data: Path, tmp_path: Path) -> None:

@@ -340,3 +340,24 @@ def test_the_priors_losses_give_every_parameter_a_finite_gradient() -> None:
     for name, parameter in generator.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().max() > 0, name
+
+
+def test_pieces_of_faces_are_cut_at_the_same_random_places_within_the_face() -> None:
+    rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    places = torch.stack([rows, columns, rows * 64 + columns]).expand(40, 3, 64, 64)
+    first, second = losses.random_face_pieces((places, places + 0.5), 24)
+    assert first.shape == (40, 3, 24, 24)
+    assert torch.equal(second, first + 0.5), "one place for both"
+    tops, lefts = first[:, 0, 0, 0], first[:, 1, 0, 0]
+    assert torch.equal(first[:, 0, -1, 0], tops + 23)
+    assert torch.equal(first[:, 1, 0, -1], lefts + 23)
+    assert tops.min() >= int(0.2 * 64)
+    assert tops.max() + 24 <= 0.95 * 64
+    assert lefts.min() >= int(0.15 * 64)
+    assert lefts.max() + 24 <= 0.85 * 64
+    assert len(set(zip(tops.tolist(), lefts.tolist(), strict=True))) > 20, "places of their own"
+
+
+def test_a_piece_larger_than_the_face_is_the_whole_face() -> None:
+    faces = pictures(size=16)
+    assert torch.equal(losses.random_face_pieces([faces], 128)[0], faces)

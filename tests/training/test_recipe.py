@@ -214,7 +214,7 @@ def test_the_generator_is_pushed_by_the_weighted_sum_of_its_losses(data: Path, t
             smaller = nn.functional.avg_pool2d(gt, 4)
         total = total + 2.0 * (picture - smaller).abs().mean()
     expected = torch.autograd.grad(total, recipe.generator.final_linear.weight)[0]
-    recipe.updates.apply = lambda name, factor: None  # type: ignore[method-assign]
+    recipe.updates.apply = lambda name, factor, limit=None: None  # type: ignore[method-assign]
     recipe.step([batch], 1, 1.0)
     torch.testing.assert_close(recipe.generator.final_linear.weight.grad, expected, rtol=1e-3, atol=1e-6)
 
@@ -424,3 +424,53 @@ def test_the_memory_of_the_plan_is_that_of_the_networks(data: Path, tmp_path: Pa
 
 def test_a_training_by_one_loss_alone_has_only_that_loss() -> None:
     assert none_but(pyramid=2.0).used() == {"pyramid": 2.0}
+
+
+def test_discriminators_join_after_the_steps_that_go_without_them(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path, critics_after=2)
+    recipe = recipe_of(config)
+    untouched = {name: tensor.clone() for name, tensor in recipe.discriminator.state_dict().items()}
+    for step in (1, 2):
+        values = recipe.step([batch_of(config)], step, 1.0)
+        assert not {"adversarial", "discriminator", "components", "component-discriminator"} & values.keys()
+    assert all(torch.equal(tensor, untouched[name]) for name, tensor in recipe.discriminator.state_dict().items())
+    values = recipe.step([batch_of(config)], 3, 1.0)
+    assert {"adversarial", "discriminator", "components", "component-discriminator"} <= values.keys()
+    assert any(not torch.equal(tensor, untouched[name]) for name, tensor in recipe.discriminator.state_dict().items())
+
+
+def test_the_perceptual_loss_may_look_at_a_piece_of_each_face(data: Path, tmp_path: Path) -> None:
+    class Seen(nn.Module):
+        """Stands for VGG: its features are the pictures, and it notes their sizes."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.sizes: list[tuple[int, ...]] = []
+
+        def forward(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+            self.sizes.append(tuple(pictures.shape[2:]))
+            return {"conv1_2": pictures}
+
+    config = tiny_config(data, tmp_path, losses={"perceptual": 1.0}, perceptual_crop=8)
+    seen = Seen()
+    recipe = RestorationRecipe(
+        config, Start(config.preset.network(), {}), Critics(seen, {"conv1_2": 1.0}), torch.device("cpu")  # type: ignore[arg-type]
+    )
+    batch = batch_of(config)
+    values, made = recipe.losses_of(batch, 1)
+    assert set(seen.sizes) == {(8, 8)}
+    whole = (made.restored - batch.sample.gt).abs().mean()
+    assert 0 < values["perceptual"].item() != pytest.approx(whole.item(), rel=1e-6)
+
+
+def test_a_long_gradient_is_shortened_to_the_limit(data: Path, tmp_path: Path) -> None:
+    gradients = {}
+    for limit in (None, 1e-3):
+        config = tiny_config(data, tmp_path, losses={"reconstruction": 1.0}, gradient_limit=limit)
+        recipe = recipe_of(config)
+        recipe.step([batch_of(config)], 1, 1.0)
+        learning = [item.grad for item in recipe.generator.parameters() if item.grad is not None]
+        gradients[limit] = torch.cat([gradient.flatten() for gradient in learning])
+    assert gradients[None].norm() > 1e-2
+    assert gradients[1e-3].norm().item() == pytest.approx(1e-3, rel=1e-3)
+    torch.testing.assert_close(gradients[1e-3] / 1e-3, gradients[None] / gradients[None].norm(), rtol=1e-3, atol=1e-6)
