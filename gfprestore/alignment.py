@@ -54,6 +54,11 @@ class FaceCrop:
     pixels: NDArray[Any]
     photo_to_crop: Matrix
 
+    @property
+    def side_in_photo(self) -> float:
+        """Side of the crop in pixels of the photo."""
+        return float(len(self.pixels) / np.hypot(*self.photo_to_crop[:, 0]))
+
 
 def align_face(pixels: NDArray[Any], face: DetectedFace, size: int) -> FaceCrop:
     """The face cut out upright, turned and scaled onto the template, in one interpolation.
@@ -69,6 +74,13 @@ def align_face(pixels: NDArray[Any], face: DetectedFace, size: int) -> FaceCrop:
     photo_to_crop = fit_landmarks(face.landmarks.astype(np.float64), template)
     crop = np.rint(np.clip(_aligned(pixels, photo_to_crop, size), 0, full_scale(pixels.dtype)))
     return FaceCrop(crop.astype(pixels.dtype), photo_to_crop)
+
+
+def face_turn(landmarks: NDArray[Any]) -> float:
+    """How far a face with five landmarks (5, 2) is turned: the nose's way off the eyes' middle, in eye distances."""
+    left_eye, right_eye, nose = np.asarray(landmarks[:3], np.float64)
+    across = right_eye - left_eye
+    return float((nose - (left_eye + right_eye) / 2) @ across / max(float(across @ across), 1e-6))
 
 
 def rescaled(points: Matrix, scale: float) -> Matrix:

@@ -7,7 +7,7 @@ from the generator that is passed in: the same generator state gives the same pi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -143,6 +143,9 @@ class DegradationOptions:
 
 PAPER = DegradationOptions()
 """The ranges that the paper states."""
+
+CELEBA_TEST = replace(PAPER, shift_probability=0.0, jitter_probability=0.0, grey_probability=0.0)
+"""The paper's ranges without the changes of colour, which belong to training and would decide the PSNR of a test."""
 
 OFFICIAL = DegradationOptions(
     isotropic_probability=0.5, sigma=(0.1, 10.0), downscale=(0.8, 8.0), noise=(0.0, 20.0), jpeg_quality=(60, 100)

@@ -314,7 +314,7 @@ class PhotoRun:
             source=photo.task.source,
             output=photo.task.output,
             status="restored",
-            faces=len(finished.crops),
+            faces=max(len(finished.faces), len(finished.crops)),  # aligned inputs are one crop and no found face
             restored_faces=finished.restored_faces,
             width=result.pixels.shape[1],
             height=result.pixels.shape[0],
@@ -323,11 +323,12 @@ class PhotoRun:
             background=self.restoration.background_name,
             warnings=photo.photo.metadata.warnings,
         )
-        missing = report.faces - report.restored_faces
+        missing = len(finished.crops) - report.restored_faces
         if missing:
             error = FaceError(
-                f"{photo.task.source}: {missing} of {report.faces} faces could not be restored: {report.restorer} gave "
-                "values that are not finite, in fp32 too. They were left as they were; check the weights file."
+                f"{photo.task.source}: {missing} of {len(finished.crops)} faces could not be restored: "
+                f"{report.restorer} gave values that are not finite, in fp32 too. They were left as they were; check "
+                "the weights file."
             )
             report = replace(report, status="failed", error=str(error))
         written = threads.submit(self._write, photo, finished, result)

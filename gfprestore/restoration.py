@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gfprestore.alignment import FaceCrop, align_face, face_mask, paste_face, yield_to_neighbours
+from gfprestore.alignment import FaceCrop, align_face, face_mask, face_turn, paste_face, yield_to_neighbours
 from gfprestore.background import StopRequest, enlarge_alpha
 from gfprestore.detection import DetectedFace, select_faces
 from gfprestore.device import choose_device, choose_precision, face_seed
@@ -112,9 +112,11 @@ class PreparedPhoto:
     Attributes:
         pixels: The photo, (H, W, 3) uint8 or uint16.
         faces: Found faces, in stable order.
-        crops: One aligned crop a face, in the same order.
+        crops: One aligned crop for each face that is to be restored, in the same order; the restorer's limits leave out
+            the others.
         toning: The photo's tone where it is monochrome or toned and shall stay so.
-        seeds: One seed a face where the run has one.
+        seeds: One seed a crop where the run has one.
+        shares: How much of each restored crop is taken, 0 to 1, beside the option `strength`.
     """
 
     pixels: Pixels
@@ -122,6 +124,7 @@ class PreparedPhoto:
     crops: tuple[FaceCrop, ...]
     toning: Toning | None
     seeds: tuple[int, ...] | None
+    shares: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class RestoredPhoto:
     Attributes:
         pixels: Restored photo, (round(H * upscale), round(W * upscale), 3), dtype of the input; the restored crop,
             (T, T, 3), where inputs are aligned.
-        faces: Found faces in pixels of the input.
+        faces: Found faces in pixels of the input, also those that the restorer's limits left out.
         crops: The faces as the network saw them.
         restored: The restored crops; None where a face could not be computed and was left as it was.
     """
@@ -288,9 +291,10 @@ class Restoration:
         """
         faces: tuple[DetectedFace, ...] = ()
         crops: tuple[FaceCrop, ...] = ()
+        shares: tuple[float, ...] = ()
         if self.restorer is not None:
             if self.options.aligned:
-                crops = (whole_picture_crop(pixels, self.restorer.input_size),)
+                crops, shares = (whole_picture_crop(pixels, self.restorer.input_size),), (1.0,)
             elif self.detector is not None:
                 threshold = self.options.detection_threshold
                 faces = tuple(
@@ -302,13 +306,27 @@ class Restoration:
                         threshold=self.detector.default_threshold if threshold is None else threshold,
                     )
                 )
-                crops = tuple(align_face(pixels, face, self.restorer.input_size) for face in faces)
+                crops, shares = self._crops(pixels, faces)
         toning = None
         if crops and self.options.colour != "restore":
             toning = toning_of(pixels, [face.box for face in faces])
         seed = self.options.seed
         seeds = None if seed is None else tuple(face_seed(seed, name, index) for index in range(len(crops)))
-        return PreparedPhoto(pixels, faces, crops, toning, seeds)
+        return PreparedPhoto(pixels, faces, crops, toning, seeds, shares)
+
+    def _crops(
+        self, pixels: Pixels, faces: Sequence[DetectedFace]
+    ) -> tuple[tuple[FaceCrop, ...], tuple[float, ...]]:
+        """Crops of the faces that the restorer does good, and how much of each restored face is to be taken."""
+        assert self.restorer is not None
+        limits = self.restorer.limits
+        kept: list[tuple[FaceCrop, float]] = []
+        for face in faces:
+            crop = align_face(pixels, face, self.restorer.input_size)
+            share = 1.0 if limits is None else limits.share(crop.side_in_photo, face_turn(face.landmarks))
+            if share > 0:
+                kept.append((crop, share))
+        return tuple(crop for crop, _ in kept), tuple(share for _, share in kept)
 
     def restore_faces(self, photos: Sequence[PreparedPhoto]) -> list[list[RestoredFace | None]]:
         """Restores the faces of several photos in common batches.
@@ -391,7 +409,8 @@ class Restoration:
                 if face is not None:
                     neighbours = [*prepared.crops[:index], *prepared.crops[index + 1 :]]
                     mask = yield_to_neighbours(face.mask, crop, neighbours)
-                    paste_face(canvas, face.pixels, crop, scale, mask, self.options.strength)
+                    strength = self.options.strength * prepared.shares[index]
+                    paste_face(canvas, face.pixels, crop, scale, mask, strength)
         return RestoredPhoto(canvas, prepared.faces, prepared.crops, tuple(restored))
 
     def _finish_aligned(self, prepared: PreparedPhoto, restored: Sequence[RestoredFace | None]) -> Pixels:

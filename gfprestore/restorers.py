@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -22,8 +23,44 @@ from gfprestore.networks.gfpgan import GFPGAN
 BLACK_LEVEL = -0.98
 
 
+@dataclass(frozen=True)
+class FaceLimits:
+    """Which faces a restorer does good, as measured; towards the limits less and less of its picture is to be taken.
+
+    Attributes:
+        least_side: Side of the crop in pixels of the photo: up to the first number nothing, from the second on all.
+        most_side: The same from above: up to the first number all, from the second on nothing.
+        turn: How far a face is turned, see `alignment.face_turn`: up to the first number all, from the second on none.
+    """
+
+    least_side: tuple[float, float] = (0.0, 1e-6)
+    most_side: tuple[float, float] = (1e9, 1e10)
+    turn: tuple[float, float] = (1e9, 1e10)
+
+    def share(self, side: float, turn: float) -> float:
+        """How much of the restored face to take, 0 to 1.
+
+        Args:
+            side: Of the crop in pixels of the photo.
+            turn: How far the face is turned, to either side.
+        """
+        small, large = self.least_side
+        grown = (side - small) / (large - small)
+        return min(1.0, max(0.0, min(grown, _falling(side, self.most_side), _falling(abs(turn), self.turn))))
+
+
+def _falling(value: float, limits: tuple[float, float]) -> float:
+    """1 at the first limit, 0 at the second, on a straight line through both."""
+    first, second = limits
+    return (second - value) / (second - first)
+
+
 class Restorer(Protocol):
     """Turns degraded face crops into restored ones."""
+
+    @property
+    def limits(self) -> FaceLimits | None:
+        """Which faces it does good; None: all."""
 
     @property
     def name(self) -> str:
@@ -60,10 +97,19 @@ class GFPGANRestorer:
         name: The name shown in reports.
         device: Where to compute.
         dtype: float32, or a half precision that the device computes in.
+        limits: Which faces it does good; None: all.
     """
 
-    def __init__(self, module: GFPGAN, name: str, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        module: GFPGAN,
+        name: str,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        limits: FaceLimits | None = None,
+    ) -> None:
         self.name = name
+        self.limits = limits
         self.device = device
         self.dtype = dtype
         self.input_size = self.output_size = module.config.size

@@ -21,6 +21,7 @@ from gfprestore.detection import DetectedFace
 from gfprestore.errors import UsageError
 from gfprestore.photo import read_photo
 from gfprestore.restoration import Restoration, RunOptions
+from gfprestore.restorers import FaceLimits
 
 
 class Painter:
@@ -29,7 +30,10 @@ class Painter:
     name = "painter"
     input_size = output_size = 64
 
-    def __init__(self, colour: Sequence[float] | None = None, broken: Sequence[int] = ()) -> None:
+    def __init__(
+        self, colour: Sequence[float] | None = None, broken: Sequence[int] = (), limits: FaceLimits | None = None
+    ) -> None:
+        self.limits = limits
         self.colour = colour
         self.broken = broken
         self.seen: list[tuple[int, list[int] | None]] = []
@@ -118,6 +122,27 @@ def test_a_face_that_fails_is_left_as_it_was_and_counted_as_not_restored(scene: 
     assert result.restored[1] is None
     assert np.array_equal(result.pixels[130:250, 300:420], plain.pixels[130:250, 300:420])
     assert not np.array_equal(result.pixels[100:160, 100:140], plain.pixels[100:160, 100:140])
+
+
+def test_faces_beyond_the_restorers_limits_are_found_and_left_as_they_were(scene: NDArray[np.uint8]) -> None:
+    red = Painter(colour=(1.0, -1.0, -1.0), limits=FaceLimits(least_side=(90, 120)))
+    result = opened(red, Finder([(60, 60), (180, 90)], eyes=20)).restore(scene)  # 20 pixels of 126 in a crop of 512
+    assert (len(result.faces), len(result.crops), result.restored_faces) == (2, 0, 0)
+    assert red.seen == []
+    assert np.array_equal(result.pixels, opened(Painter(), Finder([])).restore(scene).pixels)
+
+
+def test_faces_near_the_restorers_limits_are_blended(scene: NDArray[np.uint8]) -> None:
+    side = 20 * 512 / 126.0
+    half = FaceLimits(least_side=(side - 10, side + 10))
+    full, blended, plain = (
+        opened(Painter((1.0, -1.0, -1.0), limits=limits), Finder(centres), RunOptions(upscale=1)).restore(scene).pixels
+        for limits, centres in ((None, [(60, 60)]), (half, [(60, 60)]), (None, []))
+    )
+    at = (70, 60)
+    expected = (full[at].astype(float) + plain[at]) / 2
+    assert blended[at] == pytest.approx(expected, abs=8)
+    assert abs(int(full[at][0]) - int(plain[at][0])) > 40
 
 
 def test_faces_of_several_photos_share_batches_and_come_back_to_their_photo(scene: NDArray[np.uint8]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gfprestore.errors import DeviceError
 from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
-from gfprestore.restorers import GFPGANRestorer, sound_faces
+from gfprestore.restorers import FaceLimits, GFPGANRestorer, sound_faces
 
 CPU = torch.device("cpu")
 
@@ -84,3 +84,16 @@ def test_a_faces_noise_depends_on_its_seed_and_not_on_its_batch() -> None:
     alone = torch.cat([network.restore(crops[index : index + 1], [index + 1]) for index in range(4)])
     assert (together - alone).abs().max() < 1e-5
     assert (network.restore(crops[:1], [1]) - network.restore(crops[:1], [2])).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("side", "turn", "share"),
+    [
+        (30, 0, 0), (40, 0, 0), (50, 0, 0.5), (60, 0, 1), (200, 0, 1), (300, 0, 0.75), (400, 0, 0.5), (600, 0, 0),
+        (200, 0.3, 1), (200, -0.4, 0.5), (200, 0.6, 0), (50, 0.45, 0.25),
+    ],
+)  # fmt: skip
+def test_less_of_a_face_is_taken_towards_each_limit(side: float, turn: float, share: float) -> None:
+    limits = FaceLimits(least_side=(40, 60), most_side=(200, 600), turn=(0.3, 0.5))
+    assert limits.share(side, turn) == pytest.approx(share)
+    assert FaceLimits().share(side, turn) == 1

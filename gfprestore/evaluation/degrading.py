@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfprestore import __version__
-from gfprestore.degradation import HEAVY, OFFICIAL, PAPER, DegradationOptions, degrade, grey_of
+from gfprestore.degradation import CELEBA_TEST, HEAVY, OFFICIAL, PAPER, DegradationOptions, degrade, grey_of
 from gfprestore.errors import FolderError, GfprestoreError, PhotoError, UsageError
 from gfprestore.evaluation.cache import append
 from gfprestore.evaluation.files import Pixels, picture_name, read_pixels, sha256_of, write_png, write_whole
@@ -32,7 +32,12 @@ from gfprestore.face_folders import TABLE_NAME, pictures_in, table_rows
 from gfprestore.folders import Skipped, create_folder_within, prepare_output
 from gfprestore.journal import Journal
 
-PRESETS: dict[str, DegradationOptions] = {"paper": PAPER, "official": OFFICIAL, "heavy": HEAVY}
+PRESETS: dict[str, DegradationOptions] = {
+    "celeba-test": CELEBA_TEST,
+    "paper": PAPER,
+    "official": OFFICIAL,
+    "heavy": HEAVY,
+}
 
 LQ, GT = "lq", "gt"
 SET_NAME = "set.json"
@@ -55,7 +60,7 @@ class DegradeOptions:
     """
 
     seed: int
-    preset: str = "paper"
+    preset: str = "celeba-test"
     size: int = 512
     split: str | None = None
     exclude: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gfprestore.alignment import TEMPLATE_SIZE, align_face, transformed
+from gfprestore.alignment import TEMPLATE_SIZE, align_face, face_turn, transformed
 from gfprestore.detection import DetectedFace, Detector
 from gfprestore.errors import FolderError, PhotoError, PhotoWriteError, UsageError
 from gfprestore.folders import LONGEST_NAME, PhotoTask, Skipped, plan_photos, prepare_output, remove_leftovers
@@ -208,13 +208,6 @@ def face_sharpness(crop: NDArray[Any]) -> float:
     return float(cv2.Laplacian(grey, cv2.CV_32F).var())
 
 
-def face_yaw(landmarks: NDArray[Any]) -> float:
-    """How far a face with five landmarks (5, 2) is turned: the nose's way off the eyes' middle, in eye distances."""
-    left_eye, right_eye, nose = np.asarray(landmarks[:3], np.float64)
-    across = right_eye - left_eye
-    return float((nose - (left_eye + right_eye) / 2) @ across / max(float(across @ across), 1e-6))
-
-
 class _Worker:
     """Makes the crops of one photo after the other."""
 
@@ -316,7 +309,7 @@ class _Worker:
             tuple(_rounded(point) for point in points),
             round(eye_distance, 2),
             round(face_sharpness(levels), 2),
-            round(face_yaw(points), 4),
+            round(face_turn(points), 4),
             tuple(_rounded(box) for box in self._boxes(levels, points)),
         )
         outside = _share_outside(crop.photo_to_crop, size, pixels.shape)

@@ -63,7 +63,7 @@ def test_the_gt_is_the_face_made_smaller_and_the_noted_parameters_make_the_lq_of
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uncoloured = {"shift_probability": 0.0, "jitter_probability": 0.0, "grey_probability": 0.0, "noise": (0.0, 0.0)}
-    monkeypatch.setitem(degrading.PRESETS, "paper", replace(PAPER, **uncoloured))  # type: ignore[arg-type]
+    monkeypatch.setitem(degrading.PRESETS, "celeba-test", replace(PAPER, **uncoloured))  # type: ignore[arg-type]
     degrade_folder(source, tmp_path / "set", DegradeOptions(seed=3, size=32))
     for pair in read_pairs(tmp_path / "set"):
         gt = pixels_of(tmp_path / "set/gt" / f"{pair.name}.png")

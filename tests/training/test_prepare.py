@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from pictures import pixels_of, save
 
-from gfprestore.alignment import FFHQ_TEMPLATE, align_face, transformed
+from gfprestore.alignment import FFHQ_TEMPLATE, align_face, face_turn, transformed
 from gfprestore.degradation import PAPER
 from gfprestore.detection import DetectedFace, Detector, MTCNNDetector
 from gfprestore.errors import FolderError, PhotoWriteError, UsageError
@@ -25,7 +25,7 @@ from gfprestore.training import prepare as module
 from gfprestore.training.dataset import FaceDataset
 from gfprestore.training.index import IndexedPhoto, read_index
 from gfprestore.training.landmarks import open_landmarks
-from gfprestore.training.prepare import PrepareOptions, PrepareReport, face_sharpness, face_yaw, prepare
+from gfprestore.training.prepare import PrepareOptions, PrepareReport, face_sharpness, prepare
 
 SIZE = 64
 OPTIONS = PrepareOptions(size=SIZE, min_sharpness=5)
@@ -184,10 +184,10 @@ def test_sharpness_is_the_variance_of_the_laplacian() -> None:
 
 def test_yaw_is_the_way_of_the_nose_off_the_middle_whatever_the_tilt() -> None:
     landmarks = np.array([[0, 0], [10, 0], [8, 6], [2, 10], [8, 10]], float)
-    assert face_yaw(landmarks) == pytest.approx(0.3)
+    assert face_turn(landmarks) == pytest.approx(0.3)
     angle = 0.5
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    assert face_yaw(landmarks @ turn.T) == pytest.approx(0.3)
+    assert face_turn(landmarks @ turn.T) == pytest.approx(0.3)
 
 
 def test_a_second_run_does_nothing_again(photos: Path, detector: KnowingDetector, tmp_path: Path) -> None:
