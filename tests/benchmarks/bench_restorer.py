@@ -1,13 +1,14 @@
 """What a restorer does to held-out faces: the table of its model card.
 
 Run: gfprestore degrade FACES -o SET --split test --seed 1
-     python tests/benchmarks/bench_restorer.py SET [--weights FILE] [--count N] [--worst FOLDER]
+     python tests/benchmarks/bench_restorer.py SET [--weights FILE] [--count N] [--worst FOLDER] [--sides 32,64]
 
 Compares the lq itself, Real-ESRGAN x4plus on the same crop shrunk to a quarter, and the restorer, each with the gt.
 PSNR, SSIM, NIQE and ST-LPIPS are of the face itself (rows 120 to 450, columns 105 to 407 of the aligned 512), so that a
 clean background hides nothing; the identity distance (dlib's recogniser) is of the whole crop. A restorer of another
-size gets the crop shrunk, and its picture is enlarged by cubics. Needs the extras `offline`, `eval` and, for the identity,
-`landmarks`. `--worst` writes the faces whose identity suffers most: lq, Real-ESRGAN, restored, gt side by side.
+size gets the crop shrunk, and its picture is enlarged by cubics. Needs the extras `offline`, `eval` and, for the
+identity, `landmarks`. `--worst` writes the faces whose identity suffers most, the methods and the gt side by side;
+`--sides` compares with plain enlargement on faces of those sizes in the photo.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from gfprestore.background import NetworkBackground
+from gfprestore.degradation import jpeg
 from gfprestore.evaluation.metrics import open_metric
 from gfprestore.photo import read_photo
 from gfprestore.restoration import Restoration, RunOptions
@@ -33,7 +35,9 @@ Pixels = NDArray[Any]
 
 FACE = (slice(120, 450), slice(105, 407))
 METRICS = ("psnr", "ssim", "niqe", "st_lpips", "identity_dlib")
+SIDE_METRICS = ("psnr", "ssim", "identity_dlib")
 WORST = 6
+SIDE_NOISE, SIDE_QUALITY = 4.0, 85  # of the faces of `--sides`: a decent scan
 
 
 def resized(pixels: Pixels, size: int) -> Pixels:
@@ -55,19 +59,44 @@ def open_methods(weights: Path | None) -> dict[str, Callable[[Pixels], Pixels]]:
     return {
         "degraded input": lambda lq: lq,
         "real-esrgan-x4plus": lambda lq: enlarger.enlarge(resized(lq, len(lq) // 4), 4.0),
-        restoration.restorer_name: lambda lq: resized(restoration.restore(lq).pixels, len(lq)),
+        restoration.restorer_name: lambda lq: resized(restoration.restore(lq).pixels, max(len(lq), 256)),
     }
 
 
-def scores_of(pictures: Sequence[Pixels], gts: Sequence[Pixels]) -> dict[str, list[float]]:
+def scores_of(
+    pictures: Sequence[Pixels], gts: Sequence[Pixels], metrics: Sequence[str] = METRICS
+) -> dict[str, list[float]]:
     """One number a picture, by metric."""
     scores: dict[str, list[float]] = {}
-    for name in METRICS:
+    for name in metrics:
         metric: Any = open_metric(name, WeightsStore(offline=True), torch.device("cpu"))
         whole = name == "identity_dlib"
         pairs = [(a, b) if whole else (a[FACE], b[FACE]) for a, b in zip(pictures, gts, strict=True)]
         scores[name] = [metric.score([a], [b])[0] for a, b in pairs]
     return scores
+
+
+def faces_of_side(gts: Sequence[Pixels], side: int) -> list[Pixels]:
+    """The faces as a photo holds them in which their crop is `side` pixels wide: (side, side, 3)."""
+    random = np.random.default_rng(side)
+    faces = []
+    for gt in gts:
+        small = resized(gt, side).astype(np.float32) / np.float32(255)
+        noisy = small + random.standard_normal(small.shape, np.float32) * np.float32(SIDE_NOISE / 255)
+        coded = np.rint(jpeg(noisy, SIDE_QUALITY) * 255).astype(np.uint8)
+        faces.append(coded)
+    return faces
+
+
+def print_sides(restore: Callable[[Pixels], Pixels], gts: Sequence[Pixels], sides: Sequence[int]) -> None:
+    """One row a side: plainly enlarged against restored."""
+    for side in sides:
+        faces = faces_of_side(gts, side)
+        size = len(gts[0])
+        plain = scores_of([resized(face, size) for face in faces], gts, SIDE_METRICS)
+        ours = scores_of([resized(restore(face), size) for face in faces], gts, SIDE_METRICS)
+        row = {name: [round(float(np.nanmean(x[name])), 3) for x in (plain, ours)] for name in SIDE_METRICS}
+        print(json.dumps({"side": side, "faces": len(gts), "plain_and_restored": row}), flush=True)
 
 
 def main() -> None:
@@ -78,10 +107,15 @@ def main() -> None:
     parser.add_argument("--count", type=int)
     parser.add_argument("--worst", type=Path)
     parser.add_argument("--without", action="append", default=[], help="leave a method out")
+    parser.add_argument("--sides", help="sides of crops in the photo, as 32,64: measures these instead")
     arguments = parser.parse_args()
     paths = sorted((arguments.set / "lq").rglob("*.png"))[: arguments.count]
     lqs = [read_photo(path).pixels for path in paths]
     gts = [read_photo(arguments.set / "gt" / path.relative_to(arguments.set / "lq")).pixels for path in paths]
+    if arguments.sides is not None:
+        *_, restore = open_methods(arguments.weights).values()
+        print_sides(restore, gts, [int(side) for side in arguments.sides.split(",")])
+        return
     made: dict[str, list[Pixels]] = {}
     table: dict[str, dict[str, list[float]]] = {}
     for name, method in open_methods(arguments.weights).items():
