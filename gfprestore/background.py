@@ -26,7 +26,15 @@ from gfprestore.errors import DeviceError
 from gfprestore.networks.rrdbnet import FOLDING, RRDBNet, RRDBNetConfig
 from gfprestore.networks.srvgg import SRVGGNetCompact
 from gfprestore.tensors import full_scale, pixels_to_unit
-from gfprestore.tiling import CONTEXT, SMALLEST_TILE, TileTooLargeError, UpscalingStopped, upscale_in_tiles
+from gfprestore.tiling import (
+    ALIGNMENT,
+    CONTEXT,
+    FEATHER,
+    SMALLEST_TILE,
+    TileTooLargeError,
+    UpscalingStopped,
+    upscale_in_tiles,
+)
 
 Pixels = NDArray[Any]
 Progress = Callable[[float], None]
@@ -44,6 +52,10 @@ STRIP_BYTES = 400 << 20
 
 TILE_PIXELS = 1 << 20
 """Pixels that the network sees at once at the most, however much memory there is: progress shows, and a stop comes."""
+
+FEATURE_BYTES_ON_CPU = 24 << 20
+"""Most bytes of one feature map of SRVGGNetCompact on the CPU: from 32 MiB on, the C library asks the system for fresh
+memory for each map, which would double the time."""
 
 LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 """Weights of the channels where a grey photo's picture is made grey again, as the released tool has them (BT.601)."""
@@ -155,6 +167,7 @@ class NetworkBackground:
         if self.dtype != torch.float32:
             self._fast = _on_device(copy.deepcopy(module).lower_precision(self.dtype), device)
         self._folding = FOLDING[module.scale] if isinstance(module, RRDBNet) else 1
+        self._context = context_of(module)
 
     def enlarge(
         self,
@@ -183,6 +196,7 @@ class NetworkBackground:
                     output=output,
                     tile=self._tile_size(height, width, output.nbytes),
                     size=(height, width),
+                    context=self._context,
                     on_progress=on_progress,
                     should_stop=should_stop,
                     is_out_of_memory=is_out_of_memory,
@@ -202,7 +216,11 @@ class NetworkBackground:
         free = free_memory(self.device)
         usable = free * 3 // 4 if self.device.type == "cuda" else min((free - output_bytes) // 2, TILE_BYTES_ON_CPU)
         pixels_at_once = min((usable - STRIP_BYTES) // bytes_per_pixel(self._fast), TILE_PIXELS)
-        return plan_tiles(height, width, pixels_at_once)
+        if isinstance(self._fast, SRVGGNetCompact) and self.device.type == "cpu":
+            pixels_at_once = min(
+                pixels_at_once, FEATURE_BYTES_ON_CPU // (self._fast.config.features * self.dtype.itemsize)
+            )
+        return plan_tiles(height, width, pixels_at_once, self._context)
 
     def _upscale(self, tile: Pixels, *, grey: bool) -> NDArray[np.float32]:
         """A tile (h, w, 3) to levels (h * scale, w * scale, 3), or one channel where the photo is grey."""
@@ -238,7 +256,17 @@ def is_grey(pixels: Pixels) -> bool:
     return np.array_equal(first, second) and np.array_equal(second, third)
 
 
-def plan_tiles(height: int, width: int, pixels_at_once: int) -> tuple[int, int]:
+def context_of(module: RRDBNet | SRVGGNetCompact) -> int:
+    """Pixels around a tile's core that a network needs to see, so that no seam shows.
+
+    For SRVGGNetCompact these are all that it can see: its tiles are the whole picture's pixels, up to rounding.
+    """
+    if isinstance(module, SRVGGNetCompact):
+        return math.ceil((module.config.convolutions + 2 + FEATHER) / ALIGNMENT) * ALIGNMENT
+    return CONTEXT
+
+
+def plan_tiles(height: int, width: int, pixels_at_once: int, context: int = CONTEXT) -> tuple[int, int]:
     """Height and width of the cores that cover a picture with the least work.
 
     Args:
@@ -246,16 +274,17 @@ def plan_tiles(height: int, width: int, pixels_at_once: int) -> tuple[int, int]:
         width: Its width.
         pixels_at_once: Most pixels that a tile with its context may have. Where even the smallest tile has more, the
             smallest is taken.
+        context: Pixels around a core that the network sees.
     """
     best, least = (SMALLEST_TILE, SMALLEST_TILE), math.inf
     for rows in range(1, math.ceil(height / SMALLEST_TILE) + 1):
         core_height = max(math.ceil(height / rows), min(height, SMALLEST_TILE))
-        seen_height = min(core_height + 2 * CONTEXT, height + BORDER)
-        core_width = min(max(pixels_at_once // seen_height - 2 * CONTEXT, SMALLEST_TILE), width)
+        seen_height = min(core_height + 2 * context, height + BORDER)
+        core_width = min(max(pixels_at_once // seen_height - 2 * context, SMALLEST_TILE), width)
         if seen_height * (width + BORDER) <= pixels_at_once:
             core_width = width
         columns = math.ceil(width / core_width)
-        seen_width = min(math.ceil(width / columns) + 2 * CONTEXT, width + BORDER)
+        seen_width = min(math.ceil(width / columns) + 2 * context, width + BORDER)
         work = rows * columns * seen_height * seen_width
         if seen_height * seen_width <= pixels_at_once and work < least:
             best, least = (max(core_height, SMALLEST_TILE), max(math.ceil(width / columns), SMALLEST_TILE)), work

@@ -188,6 +188,32 @@ def test_small_network_is_a_background_too() -> None:
     assert np.array_equal(enlarged, pixels.repeat(4, axis=0).repeat(4, axis=1))
 
 
+def test_tiles_of_the_small_network_are_the_whole_picture_pixel_for_pixel() -> None:
+    torch.manual_seed(0)
+    network = SRVGGNetCompact(SRVGGConfig(scale=2, features=8, convolutions=16))
+    for name, parameter in network.named_parameters():
+        if name.endswith("weight") and parameter.ndim == 4:
+            nn.init.dirac_(parameter)  # what goes in at one place comes out at others: each convolution shifts by one
+            parameter.data = parameter.data.roll(1, dims=3) + 0.05 * torch.randn_like(parameter)
+    pixels = astronaut(20, 20, 230, 300)
+    whole, tiled = (
+        NetworkBackground(network, "compact", CPU, torch.float32, tile).enlarge(pixels, 2) for tile in (4096, 64)
+    )
+    assert whole.std() > 20
+    assert abs(whole.astype(int) - tiled).max() <= 1  # sums in another order round to a neighbour
+
+
+def test_the_small_network_on_the_cpu_works_in_tiles_that_stay_in_cheap_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    network = SRVGGNetCompact(SRVGGConfig(scale=2, features=64, convolutions=1))
+    monkeypatch.setattr(
+        SRVGGNetCompact, "forward", lambda _self, lq: sizes.append(lq[0, 0].numel()) or lq.repeat(1, 1, 2, 2)
+    )
+    NetworkBackground(network, "compact", CPU, torch.float32).enlarge(np.zeros((700, 900, 3), np.uint8), 2)
+    assert len(sizes) > 1
+    assert max(sizes) * 64 * 4 < 32 << 20
+
+
 @pytest.mark.parametrize("method", [LanczosBackground(), NoBackground()])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_plain_methods_leave_the_pixels_at_upscale_one(method: Any, dtype: type) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from gfprestore import __version__
 from gfprestore.background import Background, NetworkBackground
@@ -33,6 +33,15 @@ from gfprestore.training.updates import Updates, all_finite, place, update_avera
 from gfprestore.weights import WeightsStore
 
 BACKGROUND_NAME = "background.safetensors"
+
+COLOUR_GAIN = 0.5
+"""Of the first layer's features that are a pixel's colour."""
+
+MIXING = 0.1
+"""Share of random weights in the inner layers at the start."""
+
+PRELU_SLOPE = 0.25
+"""Negative slope that the PReLU layers start with."""
 
 
 class BackgroundRecipe:
@@ -64,7 +73,9 @@ class BackgroundRecipe:
         self.network = student_config(config)
         torch.manual_seed(config.seed)  # the random weights to start from
         self.generator = SRVGGNetCompact(self.network)
-        if start is not None:
+        if start is None:
+            prepare_to_learn(self.generator)
+        else:
             self.generator.load_state_dict(start.module.state_dict())
         place(self.generator, device)
         self.average = SRVGGNetCompact(self.network).eval().requires_grad_(False)
@@ -164,6 +175,33 @@ class BackgroundRecipe:
         """What a student makes of the patches: (B, 3, S, S) in [-1, 1] to (B, 3, S * scale, S * scale)."""
         enlarged: Tensor = module((batch.sample.lq + 1) / 2)
         return enlarged * 2 - 1
+
+
+def prepare_to_learn(student: SRVGGNetCompact) -> None:
+    """Sets random weights from which a plain stack of convolutions learns at once; drawn from torch's generator.
+
+    The usual random weights lose the picture within some ten layers, and its mean lightness hides its detail. Here the
+    first layer sees differences between neighbours and the colours of a pixel, each with both signs, so that what one
+    feature loses at zero another keeps; the inner layers hand on what they get, with some of everything mixed in; the
+    last one adds nothing to the repeated pixels yet.
+    """
+    convolutions = [layer for layer in student.body if isinstance(layer, nn.Conv2d)]
+    first, *inner, last = convolutions
+    with torch.no_grad():
+        for convolution in convolutions:
+            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+        half = first.out_channels - first.out_channels // 2
+        kernels = torch.randn(half, *first.weight.shape[1:])
+        kernels -= kernels.mean((1, 2, 3), keepdim=True)
+        kernels /= kernels.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        for channel in range(min(half, first.in_channels)):
+            kernels[channel] = 0
+            kernels[channel, channel, 1, 1] = COLOUR_GAIN
+        first.weight.copy_(torch.cat([kernels, -kernels])[: first.out_channels])
+        for convolution in inner:
+            mixed = nn.init.kaiming_normal_(torch.empty_like(convolution.weight), PRELU_SLOPE)
+            convolution.weight.copy_(nn.init.dirac_(torch.empty_like(convolution.weight)) + MIXING * mixed)
+        nn.init.zeros_(last.weight)
 
 
 def open_student(config: TrainConfig) -> LoadedNetwork | None:
