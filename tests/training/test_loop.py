@@ -445,3 +445,17 @@ def test_the_stream_is_the_datasets_own(data: Path, tmp_path: Path) -> None:
     expected = torch.stack([dataset[position].gt for position in range(16)])
     for parts in (1, 4):
         assert torch.equal(torch.cat(seen[parts]), expected)
+
+
+def test_tensorboard_shows_what_the_log_holds_also_after_a_stop(data: Path, tmp_path: Path) -> None:
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", exc_type=ImportError)
+    config = config_of(data, tmp_path, steps=6)
+    with pytest.raises(TrainingInterruptedError):
+        fitted(Descent(), config, progress=interrupt_at(3, signal.SIGTERM))
+    fitted(Descent(), config)
+    shown = accumulators.EventAccumulator(str(tmp_path / "tensorboard"))
+    shown.Reload()
+    curve = {event.step: event.value for event in shown.Scalars("distance")}
+    log = {int(line["step"]): line["distance"] for line in log_of(tmp_path)}
+    assert curve.keys() == log.keys() == set(range(1, 7))
+    assert all(curve[step] == pytest.approx(value, rel=1e-5) for step, value in log.items())
