@@ -48,14 +48,17 @@ def resized(pixels: Pixels, size: int) -> Pixels:
     return np.asarray(cv2.resize(pixels, (size, size), interpolation=way))
 
 
-def open_methods(weights: Path | None) -> dict[str, Callable[[Pixels], Pixels]]:
+def open_methods(weights: Path | None, strength: float = 1.0) -> dict[str, Callable[[Pixels], Pixels]]:
     """What is compared, by its name in the table."""
     store = WeightsStore(offline=True)
     network: Any = store.load("real-esrgan-x4plus").module
     enlarger = NetworkBackground(network, "real-esrgan-x4plus", torch.device("cpu"), torch.float32)
     name = "auto" if weights is not None else "compact-restorer"
-    options = RunOptions(restorer=name, weights=weights, aligned=True, colour="restore", offline=True)
-    restoration = Restoration(options)
+    restoration = Restoration(
+        RunOptions(
+            restorer=name, weights=weights, strength=strength, aligned=True, colour="restore", offline=True
+        )
+    )
     return {
         "degraded input": lambda lq: lq,
         "real-esrgan-x4plus": lambda lq: enlarger.enlarge(resized(lq, len(lq) // 4), 4.0),
@@ -106,6 +109,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--count", type=int)
     parser.add_argument("--worst", type=Path)
+    parser.add_argument("--strength", type=float, default=1.0, help="blend of the restored face and the input")
     parser.add_argument("--without", action="append", default=[], help="leave a method out")
     parser.add_argument("--sides", help="sides of crops in the photo, as 32,64: measures these instead")
     arguments = parser.parse_args()
@@ -113,12 +117,12 @@ def main() -> None:
     lqs = [read_photo(path).pixels for path in paths]
     gts = [read_photo(arguments.set / "gt" / path.relative_to(arguments.set / "lq")).pixels for path in paths]
     if arguments.sides is not None:
-        *_, restore = open_methods(arguments.weights).values()
+        *_, restore = open_methods(arguments.weights, arguments.strength).values()
         print_sides(restore, gts, [int(side) for side in arguments.sides.split(",")])
         return
     made: dict[str, list[Pixels]] = {}
     table: dict[str, dict[str, list[float]]] = {}
-    for name, method in open_methods(arguments.weights).items():
+    for name, method in open_methods(arguments.weights, arguments.strength).items():
         if name in arguments.without:
             continue
         made[name] = [method(lq) for lq in lqs]
