@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from gfprestore.degradation import HEAVY, OFFICIAL, PAPER, Ageing, DegradationOptions
 from gfprestore.errors import UsageError
@@ -92,7 +92,7 @@ class Distillation:
     teacher: str = "real-esrgan-x4plus"
     scale: int = 2
     features: int = 64
-    convolutions: int = 16
+    convolutions: int = 8
     patches: int = 256
     patch_size: int = 112
     rim: int = 8
@@ -139,6 +139,7 @@ class Preset:
         degradation: How low quality is made from the ground truth.
         jitter: How differently faces may be aligned, in shares of the side; for sets that are small.
         ema_halflife: Steps after which half of the moving average is new.
+        exports_half: The exported restorer is float16, half as large; the checkpoint stays float32.
         distillation: Of the background stage; None for the others.
     """
 
@@ -175,6 +176,7 @@ class Preset:
     degradation: DegradationOptions = PAPER
     jitter: float = 0.0
     ema_halflife: float = 10_000 / 32
+    exports_half: bool = False
     distillation: Distillation | None = None
 
     def network(self) -> GFPGANConfig:
@@ -227,9 +229,9 @@ PRESETS: dict[str, Preset] = {
         gradient_limit=2.0,
         discriminator_rate=1e-3,
         component_rate=5e-4,
-        milestones=(2_400, 2_800),
-        critics_after=1_200,
-        losses=LossWeights(reconstruction=1.0, perceptual=0.1, adversarial=0.02, components=0.05,
+        milestones=(1_200, 2_600),
+        critics_after=1_600,
+        losses=LossWeights(reconstruction=1.0, perceptual=0.03, adversarial=0.02, components=0.05,
                            component_style=10.0, identity=0.0),
         perceptual_network="vgg16",
         perceptual_crop=128,
@@ -237,6 +239,7 @@ PRESETS: dict[str, Preset] = {
         degradation=HEAVY,
         jitter=0.03,
         ema_halflife=100.0,
+        exports_half=True,
     ),
     "finetune": Preset(
         about="Goes on from a released clean model at a low rate; the discriminators learn first.",
@@ -298,17 +301,17 @@ BACKGROUND_PRESETS: dict[str, Preset] = {
         size=64,
         start="nothing",
         batch_size=4,
-        steps=3_800,
+        steps=5_000,
         rate=1e-3,
         betas=(0.9, 0.99),
-        milestones=(2_200, 3_000, 3_500),
+        milestones=(3_000, 4_000, 4_600),
         losses=LossWeights(reconstruction=1.0, perceptual=0.02, pyramid=0.0, adversarial=0.0, components=0.0,
                            component_style=0.0, identity=0.0),
         perceptual_network="vgg16",
         perceptual_crop=64,
         degradation=SCANNED,
         ema_halflife=100.0,
-        distillation=Distillation(perceptual_after=2_400),
+        distillation=Distillation(perceptual_after=4_200),
     ),
 }  # fmt: skip
 """The recipes of the background stage by name; `size` is the side of the pieces of patches that a step sees."""
@@ -479,7 +482,7 @@ def make_config(
         output=output,
         preset=chosen,
         preset_name=preset,
-        stage=cast("Stage", stage),
+        stage=next(known for known in STAGES if known == stage),
         weights=weights,
         perceptual_weights=perceptual_weights,
         identity_weights=identity_weights,

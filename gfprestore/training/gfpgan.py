@@ -260,7 +260,8 @@ class RestorationRecipe:
             "step": str(step),
             "trained_with": f"gfprestore {__version__}",
         }
-        write_weights(self.average.state_dict(), metadata, path)
+        dtype = torch.float16 if self.preset.exports_half else torch.float32
+        write_weights(self.average.state_dict(), metadata, path, dtype)
         return path
 
     def _choose_what_learns(self) -> None:

@@ -51,6 +51,7 @@ def tiny_config(
         "channel_multiplier": 1.0,
         "critics_after": 0,
         "gradient_limit": None,
+        "exports_half": False,
         "jitter": 0.0,
         "component_width": 8,
         "batch_size": 2,

@@ -474,3 +474,18 @@ def test_a_long_gradient_is_shortened_to_the_limit(data: Path, tmp_path: Path) -
     assert gradients[None].norm() > 1e-2
     assert gradients[1e-3].norm().item() == pytest.approx(1e-3, rel=1e-3)
     torch.testing.assert_close(gradients[1e-3] / 1e-3, gradients[None] / gradients[None].norm(), rtol=1e-3, atol=1e-6)
+
+
+def test_a_small_network_is_exported_in_half_the_bytes_and_loads_as_what_it_was(data: Path, tmp_path: Path) -> None:
+    sizes = {}
+    for half in (False, True):
+        config = tiny_config(data, tmp_path / str(half), exports_half=half)
+        config.output.mkdir()
+        recipe = recipe_of(config)
+        path = recipe.export(config.output, 1)
+        sizes[half] = path.stat().st_size
+        loaded = load_network(path, "restorer").module.state_dict()
+        for name, tensor in recipe.average.state_dict().items():
+            assert loaded[name].dtype == torch.float32
+            torch.testing.assert_close(loaded[name], tensor, rtol=1e-3, atol=1e-6)
+    assert sizes[True] < 0.6 * sizes[False]
