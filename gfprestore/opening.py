@@ -1,7 +1,8 @@
 """Opens the networks that the options of a run ask for: restorer, background, detector, parser.
 
-`auto` means the best that is here or can be had. A download that fails is told once, and nothing else is asked of the
-network for the rest of the run. A network that was named and cannot be had is an error with its next step.
+`auto` means the best that is here or can be had, and in the end the small networks that ship with the package. A
+download that fails is told once, and nothing else is asked of the network for the rest of the run. A network that was
+named and cannot be had is an error with its next step.
 """
 
 from __future__ import annotations
@@ -25,17 +26,22 @@ from gfprestore.networks.gfpgan import GFPGAN
 from gfprestore.networks.rrdbnet import RRDBNet
 from gfprestore.networks.srvgg import SRVGGNetCompact
 from gfprestore.parsing import FaceParser
-from gfprestore.restorers import GFPGANRestorer, Restorer
+from gfprestore.restorers import FaceLimits, GFPGANRestorer, Restorer
 from gfprestore.weights import WeightsStore
 from gfprestore.weights_table import Role
 
 DownloadReport = Callable[[str], Callable[[int, int | None], None]]
 
 DEFAULT_RESTORER = "gfpgan-1.4"
+EMBEDDED_RESTORER = "compact-restorer"
 DEFAULT_DETECTOR = "retinaface-resnet50"
 PARSER = "parsenet"
 SLOW_BACKGROUND = "real-esrgan-x4plus"
 DOUBLING_BACKGROUND = "real-esrgan-x2plus"
+EMBEDDED_BACKGROUND = "compact-background"
+
+EMBEDDED_LIMITS = FaceLimits(least_side=(24.0, 32.0), sharpness=(0.53, 0.7), most=0.5)
+"""Where the embedded restorer does good; measured, see its model card."""
 
 
 class Opener:
@@ -82,10 +88,8 @@ class Opener:
             try:
                 return self._gfpgan(self._load(DEFAULT_RESTORER), DEFAULT_RESTORER)
             except WeightsMissingError as error:
-                raise WeightsMissingError(
-                    f"{error} To enlarge without restoring faces use --restorer none; to restore them with an own "
-                    "checkpoint use --weights FILE."
-                ) from error
+                self._tell_once(error, f"{DEFAULT_RESTORER} cannot be had, so {EMBEDDED_RESTORER} restores the faces")
+                name = EMBEDDED_RESTORER
         self._check_role(name, "restorer")
         return self._gfpgan(self._load(name), name)
 
@@ -105,15 +109,15 @@ class Opener:
             return self._network_background(name, tile)
         if self.device.type == "cpu":
             self._tell_cost()
-            return LanczosBackground()
+            return self._network_background(EMBEDDED_BACKGROUND, tile)
         names = (DOUBLING_BACKGROUND, SLOW_BACKGROUND) if upscale <= 2 else (SLOW_BACKGROUND, DOUBLING_BACKGROUND)
         for candidate in names:
             try:
                 return self._network_background(candidate, tile)
             except WeightsMissingError as error:
                 self._tell_once(error, f"{candidate} cannot be had")
-        self.tell("background: no Real-ESRGAN weights are here, so Lanczos enlarges the background.")
-        return LanczosBackground()
+        self.tell(f"background: no Real-ESRGAN weights are here, so {EMBEDDED_BACKGROUND} enlarges the background.")
+        return self._network_background(EMBEDDED_BACKGROUND, tile)
 
     def detector(self, name: str) -> Detector:
         """The face detector: `auto`, `mtcnn`, or a RetinaFace of the table.
@@ -151,7 +155,8 @@ class Opener:
     def _gfpgan(self, network: LoadedNetwork, name: str | None) -> Restorer:
         assert isinstance(network.module, GFPGAN)
         self.weights_used["restorer"] = network.sha256
-        return GFPGANRestorer(network.module, name or network.name, self.device, self.dtype)
+        limits = EMBEDDED_LIMITS if name == EMBEDDED_RESTORER else None
+        return GFPGANRestorer(network.module, name or network.name, self.device, self.dtype, limits)
 
     def _network_background(self, name: str, tile: int | None) -> Background:
         network = self._load(name)
@@ -169,7 +174,7 @@ class Opener:
         """The one line that says what the better background would cost on this processor."""
         seconds = estimated_seconds(1_000_000, self.device, self.background_dtype)
         self.tell(
-            f"background: Lanczos. --background {SLOW_BACKGROUND} is sharper and would take about "
+            f"background: {EMBEDDED_BACKGROUND}. --background {SLOW_BACKGROUND} is sharper and would take about "
             f"{max(seconds / 60, 0.1):.1f} minutes for each megapixel of the photos here."
         )
 

@@ -18,7 +18,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gfprestore.alignment import FaceCrop, align_face, face_mask, face_turn, paste_face, yield_to_neighbours
+from gfprestore.alignment import (
+    FaceCrop,
+    align_face,
+    crop_sharpness,
+    face_mask,
+    face_turn,
+    paste_face,
+    yield_to_neighbours,
+)
 from gfprestore.background import StopRequest, enlarge_alpha
 from gfprestore.detection import DetectedFace, select_faces
 from gfprestore.device import choose_device, choose_precision, face_seed
@@ -323,7 +331,10 @@ class Restoration:
         kept: list[tuple[FaceCrop, float]] = []
         for face in faces:
             crop = align_face(pixels, face, self.restorer.input_size)
-            share = 1.0 if limits is None else limits.share(crop.side_in_photo, face_turn(face.landmarks))
+            share = 1.0
+            if limits is not None:
+                turn, sharpness = face_turn(face.landmarks), crop_sharpness(crop.pixels)
+                share = limits.share(crop.side_in_photo, turn, sharpness)
             if share > 0:
                 kept.append((crop, share))
         return tuple(crop for crop, _ in kept), tuple(share for _, share in kept)

@@ -20,7 +20,7 @@ import platformdirs
 
 from gfprestore.checkpoints import LoadedNetwork, load_network, load_state, network_from_state, read_metadata
 from gfprestore.download import Downloader, Patience, Progress, placing_advice, sha256_of
-from gfprestore.errors import OfflineError, WeightsDamagedError
+from gfprestore.errors import OfflineError, WeightsDamagedError, WeightsMissingError
 from gfprestore.ncnn import find_packaged_ncnn, rrdbnet_state_from_ncnn
 from gfprestore.weights_table import WEIGHTS_FILES, Role, WeightsFile, find_row
 
@@ -50,7 +50,7 @@ FOLDER_VARIABLE = "GFPRESTORE_WEIGHTS"
 PACKAGED_NAME = "real-esrgan-x4plus"
 """The weights that the extra `offline` brings in ncnn's form."""
 
-WeightsState = Literal["verified", "unverified", "converted", "damaged", "package", "partial", "missing"]
+WeightsState = Literal["embedded", "verified", "unverified", "converted", "damaged", "package", "partial", "missing"]
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ class WeightsStatus:
 
     Attributes:
         file: The row of the table.
-        state: `verified`: its SHA-256 was checked and it has not changed since. `unverified`: it is here in the right
-            size, not yet checked. `converted`: it is here in another format, for which no SHA-256 is known. `damaged`:
-            it is here and wrong. `package`: an installed package holds it. `partial`: a download stopped midway.
-            `missing`: nothing is here.
+        state: `embedded`: it ships with this package and has its size. `verified`: its SHA-256 was checked and it has
+            not changed since. `unverified`: it is here in the right size, not yet checked. `converted`: it is here in
+            another format, for which no SHA-256 is known. `damaged`: it is here and wrong. `package`: an installed
+            package holds it. `partial`: a download stopped midway. `missing`: nothing is here.
         path: Where it is, or where a download would put it.
         received: Bytes of a download that stopped midway.
         problem: What is wrong and what to do; None where nothing is.
@@ -73,6 +73,11 @@ class WeightsStatus:
     path: Path
     received: int = 0
     problem: str | None = None
+
+    @property
+    def card(self) -> Path | None:
+        """The model card beside the file, where it has one."""
+        return self.path.with_name(self.file.card) if self.file.card else None
 
 
 class WeightsStore:
@@ -136,6 +141,7 @@ class WeightsStore:
         Raises:
             UsageError: No weights are called so.
             WeightsDamagedError: The file is here but wrong, or every address gave another file.
+            WeightsMissingError: It should have come with this package.
             OfflineError: It is not here, and downloads are switched off.
             DownloadError: It is not here, and cannot be downloaded.
         """
@@ -196,7 +202,7 @@ class WeightsStore:
         row = self.row(name)
         path = self._locate(row)
         if path is not None and _is_released_form(row, path):
-            return _status_of(row, path, _write_stamp(path, sha256_of(path)))
+            return _status_of(row, path, _checked(row, path))
         return self._status(row)
 
     def _status(self, row: WeightsFile) -> WeightsStatus:
@@ -214,7 +220,7 @@ class WeightsStore:
         packaged = self._packaged(row)
         if packaged is not None:
             return WeightsStatus(row, "package", packaged[1], received)
-        problem = f"{row.name} is not here. Run `gfprestore weights fetch {row.name}`."
+        problem = f"{row.name} is not here. {_way_to_get(row)}"
         return WeightsStatus(row, "partial" if received else "missing", target, received, problem)
 
     def _packaged(self, row: WeightsFile) -> tuple[Path, Path] | None:
@@ -231,12 +237,16 @@ class WeightsStore:
             return
         stamp = _read_stamp(path)
         if stamp is None and row.bytes in (None, path.stat().st_size):
-            stamp = _write_stamp(path, sha256_of(path))
+            stamp = _checked(row, path)
         problem = _problem(row, path, stamp)
         if problem:
             raise WeightsDamagedError(problem)
 
     def _download(self, row: WeightsFile, progress: Progress | None) -> Path:
+        if row.is_embedded:
+            raise WeightsMissingError(
+                f"{row.name}: {row.file_name} ships with gfprestore and is not in order here. {_way_to_get(row)}"
+            )
         if self.offline:
             raise OfflineError(
                 f"{row.name}: {row.file_name} ({row.size_text}) is not in {_listed(self.folders)}, "
@@ -286,6 +296,8 @@ def _status_of(row: WeightsFile, path: Path, stamp: Mapping[str, object] | None)
     problem = _problem(row, path, stamp)
     if problem:
         return WeightsStatus(row, "damaged", path, problem=problem)
+    if row.is_embedded:
+        return WeightsStatus(row, "embedded", path)
     return WeightsStatus(row, "verified" if stamp else "unverified", path)
 
 
@@ -299,9 +311,22 @@ def _problem(row: WeightsFile, path: Path, stamp: Mapping[str, object] | None) -
     else:
         return None
     return (
-        f"{path} is damaged or is not {row.name}: {found}. "
-        f"Run `gfprestore weights fetch {row.name}` to download it anew, or use an own checkpoint by --weights FILE."
+        f"{path} is damaged or is not {row.name}: {found}. {_way_to_get(row)} "
+        "Or use an own checkpoint by --weights FILE."
     )
+
+
+def _way_to_get(row: WeightsFile) -> str:
+    """The next step for someone who lacks the file."""
+    if row.is_embedded:
+        return "It comes with the package: run `pip install --force-reinstall gfprestore`."
+    return f"Run `gfprestore weights fetch {row.name}`."
+
+
+def _checked(row: WeightsFile, path: Path) -> dict[str, object]:
+    """The stamp of a file hashed just now; small files of the package itself get none beside them."""
+    found = sha256_of(path)
+    return {"sha256": found} if row.is_embedded else _write_stamp(path, found)
 
 
 def _stamp_path(path: Path) -> Path:

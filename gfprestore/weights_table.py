@@ -1,8 +1,9 @@
-"""The released weights that the tool knows: where they are, how large, what their SHA-256 is, and under which licence.
+"""The weights that the tool knows: where they are, how large, what their SHA-256 is, and under which licence.
 
-A table and nothing else: opens no file, no socket. Addresses after the first are mirrors kept by others; whichever
-answers, a file counts only when its SHA-256 is the one written here. The hashes come from public package recipes and
-manifests; where two or fewer independent places agree on one, the row's note says so.
+Released weights have addresses; the tool's own small networks ship with it and have a model card instead. A table and
+nothing else: opens no file, no socket. Addresses after the first are mirrors kept by others; whichever answers, a file
+counts only when its SHA-256 is the one written here. The hashes come from public package recipes and manifests; where
+two or fewer independent places agree on one, the row's note says so.
 """
 
 from __future__ import annotations
@@ -18,22 +19,23 @@ Role = Literal["restorer", "background", "detector", "parser", "prior", "recogni
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """One released file.
+    """One file.
 
     Attributes:
         name: What `weights list`, `--restorer` and `--background` call it.
         network: The network it belongs to.
         role: What the tool uses it for.
-        url: The authors' address.
+        url: The authors' address; empty where the file ships with this package.
         sha256: 64 lower-case hexadecimal digits.
         bytes: Its exact size; None where only `about_bytes` is known.
         licence: Terms of use, in a few words.
-        source_page: Where the authors publish it.
+        source_page: Where the authors publish it; empty where the file ships with this package.
         trained_on: The data behind it.
         mirrors: Further addresses of the same bytes, tried in this order.
         about_bytes: The size to within some per cent, where the exact one is not known.
         note: What a careful user should know.
         released_name: The file's name; by default the last part of `url`.
+        card: Name of the model card that lies beside a file that ships with this package.
     """
 
     name: str
@@ -49,6 +51,12 @@ class WeightsFile:
     about_bytes: int | None = None
     note: str = ""
     released_name: str = ""
+    card: str = ""
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it ships with this package and is nowhere to be downloaded."""
+        return not self.url
 
     @property
     def file_name(self) -> str:
@@ -57,8 +65,8 @@ class WeightsFile:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """All addresses, the authors' first."""
-        return (self.url, *self.mirrors)
+        """All addresses, the authors' first; none for a file that ships with this package."""
+        return () if self.is_embedded else (self.url, *self.mirrors)
 
     @property
     def size_text(self) -> str:
@@ -84,6 +92,7 @@ _FACEXLIB_PAGE = "https://github.com/xinntao/facexlib"
 _FACEXLIB_FILES = "https://github.com/xinntao/facexlib/releases/download"
 _CODEFORMER_COPIES = "https://github.com/sczhou/CodeFormer/releases/download/v0.1.0"
 _FACEXLIB_COPIES = "https://huggingface.co/camenduru/facexlib/resolve/main"
+_OWN_LICENCE = "Apache-2.0 (this project's own)"
 _ONE_PLACE = "SHA-256 seen in one public place only."
 _TWO_PLACES = "SHA-256 seen in two public places only."
 
@@ -272,6 +281,34 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         source_page="https://github.com/mseitzer/pytorch-fid",
         trained_on="ImageNet",
         note="Evaluation only.",
+    ),
+    WeightsFile(
+        name="compact-restorer",
+        network="GFP-GAN, clean layout, 256, narrow 0.25",
+        role="restorer",
+        url="",
+        released_name="compact-restorer.safetensors",
+        sha256="63d5746fcddf7d51d35371a8f9b103bada4214be9a68f14a143d1e63d065bf03",
+        bytes=10432976,
+        licence=_OWN_LICENCE,
+        source_page="",
+        trained_on="public-domain, CC0, CC BY 4.0 and generated faces; the card names them",
+        note="Restores where gfpgan-1.4 cannot be had: modest, and small.",
+        card="compact-restorer.md",
+    ),
+    WeightsFile(
+        name="compact-background",
+        network="SRVGGNetCompact, x2",
+        role="background",
+        url="",
+        released_name="compact-background.safetensors",
+        sha256="c14bab1912486d4aeda66bf5a0900c8e4ae4d918b4b4bbbf9af8f1b8542a1db8",
+        bytes=611888,
+        licence=f"{_OWN_LICENCE}; taught by Real-ESRGAN ({_REAL_ESRGAN_LICENCE})",
+        source_page="",
+        trained_on="openly licensed photos and faces, and what Real-ESRGAN x4plus makes of them; the card names them",
+        note="Made for processors without a graphics card.",
+        card="compact-background.md",
     ),
 )
 

@@ -14,6 +14,7 @@ from gfprestore.alignment import (
     FFHQ_TEMPLATE,
     FaceCrop,
     align_face,
+    crop_sharpness,
     face_mask,
     fit_landmarks,
     fit_similarity,
@@ -391,3 +392,16 @@ def test_memory_follows_the_box_and_large_boxes_go_in_bands():
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < bound
+
+
+def test_sharpness_falls_with_blur_whatever_the_contrast_and_the_depth() -> None:
+    random = np.random.default_rng(3)
+    noise = random.standard_normal((256, 256, 1)).astype(np.float32)
+    values = []
+    for sigma in (1.5, 2.5, 4.0):
+        spread = cv2.GaussianBlur(noise, (0, 0), sigma)
+        luma = np.repeat((128 + 40 * spread / spread.std())[..., None], 3, axis=2).clip(0, 255)
+        values.append(crop_sharpness(luma.astype(np.uint8)))
+        assert crop_sharpness((luma * 257).astype(np.uint16)) == pytest.approx(values[-1], rel=0.02)
+        assert crop_sharpness((64 + luma / 2).astype(np.uint8)) == pytest.approx(values[-1], rel=0.05)
+    assert values[0] > 1.3 * values[1] > 1.3 * 1.3 * values[2]

@@ -178,15 +178,22 @@ def test_weights_that_are_missing_damaged_or_of_another_network_are_exit_code_3(
     assert not (tmp_path / "out").exists()
 
 
-def test_without_weights_and_offline_auto_stops_with_exit_code_3_and_says_what_to_do(
-    photo: NDArray[np.uint8], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_offline_and_with_no_download_faces_are_restored_by_what_ships_with_the_package(
+    astronaut: NDArray[np.uint8], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = save(tmp_path / "in" / "a.png", photo)
-    assert call("run", source, "--offline") == 3
-    told = capsys.readouterr().err
-    assert "gfprestore weights fetch gfpgan-1.4" in told
-    assert "--restorer none" in told
-    assert "Traceback" not in told
+    face = astronaut[0:240, 120:340]
+    small = np.asarray(cv2.resize(face, (110, 120), interpolation=cv2.INTER_AREA), np.uint8)
+    source = save(tmp_path / "in" / "a.png", small)
+    assert call("run", source, "--offline", "--json") == 0
+    shown = capsys.readouterr()
+    assert "compact-restorer restores the faces" in shown.err
+    assert "gfprestore weights fetch gfpgan-1.4" in shown.err
+    result = json.loads(shown.out.splitlines()[0])
+    assert (result["restorer"], result["background"]) == ("compact-restorer", "compact-background")
+    assert (result["faces"], result["restored_faces"], result["width"]) == (1, 1, 220)
+    restored = pixels_of(Path(result["output"])).astype(float)
+    truth = cv2.resize(face, (220, 240), interpolation=cv2.INTER_AREA).astype(float)
+    assert np.abs(restored - truth).mean() < 12, "the same picture, enlarged"
 
 
 @pytest.mark.parametrize(
@@ -313,7 +320,11 @@ def test_weights_list_shows_every_released_file_with_its_licence(capsys: pytest.
     rows = {row["name"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
     assert rows["gfpgan-1.4"]["sha256"] == "e2cd4703ab14f4d01fd1383a8a8b266f9a5833dacee8e6a79d3bf21a1b6be5ad"
     assert rows["real-esrgan-x4plus"]["licence"].startswith("BSD-3-Clause")
-    assert len(rows) == 15
+    assert len(rows) == 17
+    for name in ("compact-restorer", "compact-background"):
+        assert rows[name]["state"] == "embedded"
+        assert "Apache-2.0" in rows[name]["licence"]
+        assert Path(rows[name]["card"]).is_file()
 
 
 def test_weights_path_and_verify_speak_of_the_folder_that_was_asked_for(
@@ -331,4 +342,4 @@ def test_doctor_tells_what_run_would_use(capsys: pytest.CaptureFixture[str]) -> 
     assert call("doctor", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["torch"] == torch.__version__.split("+")[0]
-    assert found["run restores faces with"].startswith("gfpgan-1.4, to be downloaded")
+    assert found["run restores faces with"].startswith("gfpgan-1.4 if it can be downloaded")

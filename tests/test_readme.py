@@ -82,10 +82,13 @@ def test_the_demo_ages_two_portraits_restores_them_and_shows_before_and_after(
     pytest.importorskip("matplotlib", exc_type=ImportError)
     out = tmp_path / "demo"
     with pytest.raises(SystemExit) as leaving:
-        main(["demo", "-o", str(out), "--offline", "--restorer", "none", "--background", "lanczos", "--json"])
+        main(["demo", "-o", str(out), "--offline", "--json"])
     assert leaving.value.code in (0, None)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert lines[-1]["summary"]["restored"] == 2
+    assert lines[-1]["summary"]["restored"] == lines[-1]["summary"]["restored_faces"] == 2
+    assert {(line["restorer"], line["background"]) for line in lines[:-1]} == {
+        ("compact-restorer", "compact-background")
+    }
     for name in ("astronaut", "officer"):
         aged = pixels_of(out / "aged" / f"{name}.jpg").astype(float)
         restored = size_of(out / "restored" / f"{name}.jpg")

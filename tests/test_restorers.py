@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -94,6 +95,9 @@ def test_a_faces_noise_depends_on_its_seed_and_not_on_its_batch() -> None:
     ],
 )  # fmt: skip
 def test_less_of_a_face_is_taken_towards_each_limit(side: float, turn: float, share: float) -> None:
-    limits = FaceLimits(least_side=(40, 60), most_side=(200, 600), turn=(0.3, 0.5))
-    assert limits.share(side, turn) == pytest.approx(share)
-    assert FaceLimits().share(side, turn) == 1
+    limits = FaceLimits(least_side=(40, 60), most_side=(200, 600), turn=(0.3, 0.5), sharpness=(0.5, 0.7))
+    assert limits.share(side, turn, 0.2) == pytest.approx(share)
+    assert limits.share(side, turn, 0.6) == pytest.approx(min(share, 0.5))
+    assert limits.share(side, turn, 0.8) == 0
+    assert replace(limits, most=0.5).share(side, turn, 0.2) == pytest.approx(share / 2)
+    assert FaceLimits().share(side, turn, 5.0) == 1

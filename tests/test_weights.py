@@ -112,13 +112,15 @@ def count_hashing(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def test_every_row_of_the_table_is_complete() -> None:
-    assert len({row.name for row in WEIGHTS_FILES}) == len({row.sha256 for row in WEIGHTS_FILES}) == 15
-    assert len({row.file_name for row in WEIGHTS_FILES}) == 15
+    assert len({row.name for row in WEIGHTS_FILES}) == len({row.sha256 for row in WEIGHTS_FILES}) == 17
+    assert len({row.file_name for row in WEIGHTS_FILES}) == 17
     for row in WEIGHTS_FILES:
         assert re.fullmatch(r"[0-9a-f]{64}", row.sha256), row.name
         assert all(url.startswith("https://") and url.isascii() for url in row.urls), row.name
         assert (row.bytes is None) != (row.about_bytes is None), row.name
-        assert row.licence and row.source_page.startswith("https://") and row.trained_on and row.network, row.name
+        assert row.licence and row.trained_on and row.network, row.name
+        assert row.is_embedded or (row.url and row.source_page.startswith("https://")), row.name
+        assert bool(row.card) == row.is_embedded, row.name
         assert "facexlib/releases/download/v0.2.0/" not in "".join(row.urls), "that address is dead"
 
 
@@ -308,7 +310,7 @@ def test_offline_never_opens_a_socket(tmp_path: Path, no_sockets: None) -> None:
         ):
             assert part in str(caught.value)
     assert store.find("gfpgan-1.4") is None
-    assert len(store.status()) == 15
+    assert len(store.status()) == 17
     store.verify("gfpgan-1.4")
     assert not list(tmp_path.glob("*"))
     with pytest.raises(AssertionError, match="a socket was opened"):  # the guard itself works
@@ -416,3 +418,36 @@ def test_a_released_file_comes_before_the_packages_form(tmp_path: Path) -> None:
     (tmp_path / "RealESRGAN_x4plus.pth").write_bytes(b"damaged")
     with pytest.raises(WeightsDamagedError, match="67040989"):
         WeightsStore(tmp_path, offline=True).load("real-esrgan-x4plus")
+
+
+def test_the_small_networks_ship_with_the_package_and_their_cards_beside_them() -> None:
+    rows = [row for row in WEIGHTS_FILES if row.is_embedded]
+    assert {row.name for row in rows} == {"compact-restorer", "compact-background"}
+    assert sum(row.bytes or 0 for row in rows) < 25_000_000
+    store = WeightsStore(offline=True)
+    for row in rows:
+        path = store.find(row.name)
+        assert path is not None and path.parent == embedded_folder(), row.name
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == row.sha256
+        assert store.load(row.name).module.state_dict()
+        status = store.verify(row.name)
+        assert (status.state, status.problem) == ("embedded", None)
+        assert status.card is not None and "Apache-2.0" in status.card.read_text(encoding="utf-8")
+        assert not list(path.parent.glob(".*.stamp.json")), "nothing is written beside the package's own files"
+
+
+def test_an_embedded_file_that_is_missing_or_damaged_asks_for_a_new_installation(
+    tmp_path: Path, no_sockets: None
+) -> None:
+    row = row_of(CONTENT, url="", released_name="own.safetensors", card="own.md")
+    assert row.urls == ()
+    with pytest.raises(WeightsMissingError, match="ships with gfprestore.*pip install --force-reinstall gfprestore"):
+        store_of(row, tmp_path, offline=False).obtain("tiny")
+    (tmp_path / "own.safetensors").write_bytes(CONTENT[:-1])
+    with pytest.raises(WeightsDamagedError, match="own.safetensors is damaged.*pip install --force-reinstall"):
+        store_of(row, tmp_path, offline=False).obtain("tiny")
+    (tmp_path / "own.safetensors").write_bytes(CONTENT)
+    store = store_of(row, tmp_path, offline=False)
+    assert store.obtain("tiny") == tmp_path / "own.safetensors"
+    assert [status.state for status in store.status()] == ["embedded"]
+    assert store.status()[0].card == tmp_path / "own.md"
