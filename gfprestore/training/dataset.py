@@ -14,6 +14,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import cv2
@@ -40,6 +41,8 @@ from gfprestore.training.components import (
     unknown_boxes,
 )
 from gfprestore.training.index import INDEX_NAME, read_index
+
+SECONDS_TO_OUTLIVE = 300  # of a worker that was told to end: a step and a checkpoint of its training must fit in
 
 _ORDER, _PICTURE = 0, 1  # what a generator is for: the same seed must not give both the same numbers
 
@@ -291,10 +294,11 @@ def single_threaded(_worker: int) -> None:
     """For `worker_init_fn` of a DataLoader: each worker is one thread, so that workers do not fight for the cores.
 
     A worker outlives the signals that stop a training: they often go to all processes of a group, and the first one
-    needs its workers until its checkpoint is written. Workers end with it.
+    needs its workers until its checkpoint is written. It ends its workers itself; one that was forgotten ends
+    `SECONDS_TO_OUTLIVE` after the signal.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
@@ -357,3 +361,8 @@ def _faces_of_table(folder: Path) -> list[Face]:
 
 def _five_points(text: str | None) -> NDArray[np.float64] | None:
     return np.array([float(number) for number in text.split()]).reshape(5, 2) if text else None
+
+
+def _end_later(_number: int, _frame: FrameType | None) -> None:
+    if hasattr(signal, "alarm"):  # not on Windows, where SIGTERM is never seen
+        signal.alarm(SECONDS_TO_OUTLIVE)  # its default is to end the process

@@ -472,7 +472,9 @@ class _Feed:
 
     def close(self) -> None:
         """Ends the worker processes and forgets what was loaded ahead; the next batches begin where asked for."""
-        self.iterator = None
+        iterator, self.iterator = self.iterator, None
+        if iterator is not None:
+            _end_workers(iterator)
 
     def _open(self, position: int) -> Iterator[Sample]:
         loader = DataLoader(
@@ -482,7 +484,7 @@ class _Feed:
             num_workers=self.workers,
             collate_fn=collate,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_quiet_worker if self.workers else None,
+            worker_init_fn=single_threaded if self.workers else None,
             prefetch_factor=4 if self.workers else None,
             generator=torch.Generator(),
         )
@@ -512,11 +514,19 @@ def usable_cores() -> int:
         return os.cpu_count() or 1
 
 
-def _quiet_worker(worker: int) -> None:
-    """Leaves Ctrl-C and the termination signal to the parent, which ends its workers itself."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    single_threaded(worker)
+def _end_workers(iterator: Iterator[Sample]) -> None:
+    """Ends the processes that load for a DataLoader's iterator, whatever they are doing.
+
+    Whoever caught an error may hold the iterator in its traceback, and an iterator that lives until the interpreter
+    ends leaves workers that are waited for at exit. PyTorch has no public call for this.
+    """
+    workers = list(getattr(iterator, "_workers", ()))
+    if workers:
+        iterator._shutdown_workers()  # type: ignore[attr-defined]  # waits some seconds for each
+    for worker in workers:
+        if worker.is_alive():  # stuck in a read, and deaf to SIGTERM: see `single_threaded`
+            worker.kill()
+            worker.join()
 
 
 def _batch_of(sample: Sample, places: range, seed: int, device: torch.device) -> Batch:

@@ -35,7 +35,7 @@ from gfprestore.errors import (
 )
 from gfprestore.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint, write_whole
 from gfprestore.training.config import TrainConfig
-from gfprestore.training.dataset import FaceDataset
+from gfprestore.training.dataset import FaceDataset, Sample
 from gfprestore.training.loop import Batch, Progress, TrainReport, fit, workers_for
 from gfprestore.training.train import open_data, train
 
@@ -331,8 +331,28 @@ def test_an_empty_folder_is_an_error_before_anything_is_written(tmp_path: Path) 
 
 def test_pictures_that_are_all_too_small_are_an_error_in_a_worker_too(tmp_path: Path) -> None:
     faces = make_faces(tmp_path / "faces", count=2, size=16)
-    with pytest.raises(FolderError, match=r"^None of the 2 pictures .*16 pixels a side"):
+    with pytest.raises(FolderError, match=r"^None of the 2 pictures .*16 pixels a side") as held:
         fitted(Descent(), config_of(faces, tmp_path / "out", workers=1))
+    assert not multiprocessing.active_children(), f"no worker outlives {held.type}, which still holds the loader"
+
+
+def test_a_worker_that_is_stuck_and_deaf_ends_with_the_training(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)  # PyTorch's patience, 5 s
+
+    class Stuck(FaceDataset):
+        def __getitem__(self, position: int) -> Sample:
+            if position >= 8:
+                time.sleep(3600)  # a network folder that went away, while pictures are loaded ahead
+            return super().__getitem__(position)
+
+    config = config_of(data, tmp_path, steps=3, workers=1)
+    stuck = open_data(config)
+    stuck.__class__ = Stuck
+    report = fit(Descent(), stuck, config, CPU, tell=lambda line: None)
+    assert report.step == 3
+    assert not multiprocessing.active_children()
 
 
 def test_an_output_that_is_a_file_is_an_error(data: Path, tmp_path: Path) -> None:
