@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gfprestore.folders import Plan
     from gfprestore.pipeline import OutputOptions, PhotoResult
     from gfprestore.restoration import Restoration
-    from gfprestore.training.config import PerceptualNetwork
+    from gfprestore.training.config import IdentityNetwork, PerceptualNetwork
     from gfprestore.training.loop import Progress
     from gfprestore.weights import WeightsStatus
 
@@ -639,8 +639,12 @@ def train(
     perceptual_weights: Annotated[
         Path | None, typer.Option("--perceptual-weights", metavar="FILE", help="Torchvision's file of that network.")
     ] = None,
+    identity: Annotated[
+        str | None,
+        typer.Option("--identity", metavar="NET", help="arcface (the paper's) or dlib (in the extra train)."),
+    ] = None,
     identity_weights: Annotated[
-        Path | None, typer.Option("--identity-weights", metavar="FILE", help="The ArcFace network's file.")
+        Path | None, typer.Option("--identity-weights", metavar="FILE", help="The recogniser's file.")
     ] = None,
     device: Device = "auto",
     precision: Annotated[
@@ -676,6 +680,7 @@ def train(
         batch_size=batch_size,
         size=size,
         perceptual_network=cast("PerceptualNetwork | None", perceptual),  # make_config refuses other names
+        identity_network=cast("IdentityNetwork | None", identity),
         weights=weights,
         perceptual_weights=perceptual_weights,
         identity_weights=identity_weights,

@@ -19,6 +19,7 @@ from gfprestore.networks.stylegan2 import Layout
 
 Stage = Literal["prior", "restoration", "background"]
 PerceptualNetwork = Literal["vgg19", "vgg16"]
+IdentityNetwork = Literal["arcface", "dlib"]
 
 STAGES: tuple[Stage, ...] = ("prior", "restoration", "background")
 
@@ -31,7 +32,7 @@ LOSSES: dict[str, str] = {
     "components": "everything about eyes and mouth: their discriminators and what is compared in them",
     "component-style": "L1 of Gram matrices of the component discriminators' features",
     "component-matching": "L1 of the component discriminators' features",
-    "identity": "L1 of ArcFace embeddings",
+    "identity": "L1 of ArcFace embeddings, or the distance of dlib's",
 }
 """The names that `--without` takes and the log uses."""
 
@@ -129,6 +130,7 @@ class Preset:
         critics_after: First steps without any discriminator, to spare time: there is nothing yet that one could judge.
         losses: What each loss is multiplied with.
         perceptual_network: The network of the perceptual and the style loss.
+        identity_network: The recogniser of the identity loss: the paper's `arcface`, or `dlib`'s, which a package has.
         perceptual_crop: Side of the random piece of each face that these losses see, to spare time; None: all of it.
         pyramid_until: The last step of the pyramid loss; None keeps it.
         r1_gamma: Weight of the gradient penalty of the discriminator.
@@ -166,6 +168,7 @@ class Preset:
     critics_after: int = 0
     losses: LossWeights = field(default_factory=LossWeights)
     perceptual_network: PerceptualNetwork = "vgg19"
+    identity_network: IdentityNetwork = "arcface"
     perceptual_crop: int | None = None
     pyramid_until: int | None = 50_000
     r1_gamma: float = 10.0
@@ -378,7 +381,7 @@ class TrainConfig:
         weights: What to start from: a StyleGAN2 prior or a whole restorer, told apart by its tensors; in the
             background stage a background network.
         perceptual_weights: File of the VGG network; None looks where weights are kept.
-        identity_weights: File of the ArcFace network; None looks where weights are kept.
+        identity_weights: File of the recogniser; None looks where weights are kept.
         accumulate: Parts that a step's pictures are computed in, one after the other, to spare memory.
         device: `auto` or a torch device.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
@@ -436,6 +439,7 @@ def make_config(
     batch_size: int | None = None,
     size: int | None = None,
     perceptual_network: PerceptualNetwork | None = None,
+    identity_network: IdentityNetwork | None = None,
     weights: Path | None = None,
     perceptual_weights: Path | None = None,
     identity_weights: Path | None = None,
@@ -462,6 +466,8 @@ def make_config(
         raise UsageError("--ablation is for the restoration stage: the paper's ablations change the restorer.")
     if perceptual_network not in (None, "vgg19", "vgg16"):
         raise UsageError(f"the perceptual network is vgg19 or vgg16, not {perceptual_network}.")
+    if identity_network not in (None, "arcface", "dlib"):
+        raise UsageError(f"the recogniser of the identity loss is arcface or dlib, not {identity_network}.")
     chosen = presets[preset] if ablation is None else ablated(presets[preset], ablation)
     losses = chosen.losses
     for name in without:
@@ -471,6 +477,7 @@ def make_config(
         "batch_size": batch_size,
         "size": size,
         "perceptual_network": perceptual_network,
+        "identity_network": identity_network,
     }
     chosen = replace(chosen, losses=losses, **{name: value for name, value in given.items() if value is not None})
     if chosen.distillation is None:

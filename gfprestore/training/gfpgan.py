@@ -34,8 +34,6 @@ from gfprestore.training.losses import (
     component_style_loss,
     discriminator_adversarial_loss,
     generator_adversarial_loss,
-    grey_for_identity,
-    identity_loss,
     perceptual_loss,
     pyramid_loss,
     r1_penalty,
@@ -119,9 +117,8 @@ class RestorationRecipe:
         self.critics = critics
         for module in (self.generator, self.discriminator, self.component_discriminators):
             place(module, device)
-        for critic in (critics.perceptual, critics.identity):
-            if critic is not None:
-                place(critic, device)
+        for critic in critics.networks():
+            place(critic, device)
         self._choose_what_learns()
         self.average = GFPGAN(self.network).eval().requires_grad_(False)
         self.average.load_state_dict(self.generator.state_dict())
@@ -178,9 +175,7 @@ class RestorationRecipe:
         if self._uses_critics(self.losses.adversarial, step):
             losses["adversarial"] = generator_adversarial_loss(self.discriminator(restored))
         if self.critics.identity is not None and self.losses.identity > 0:
-            with torch.no_grad():
-                gt_embeddings = self.critics.identity(grey_for_identity(gt))
-            losses["identity"] = identity_loss(self.critics.identity(grey_for_identity(restored)), gt_embeddings)
+            losses["identity"] = self.critics.identity.loss(restored, gt)
         return losses
 
     def component_losses(self, patches: Patches, gt_patches: Patches) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from gfprestore.device import choose_device, choose_precision, total_memory
 from gfprestore.errors import WeightsError
 from gfprestore.networks.arcface import ArcFaceResNet18
+from gfprestore.networks.dlib_resnet import DlibFaceRecogniser
 from gfprestore.networks.vgg import VGGFeatures
 from gfprestore.training.background import (
     BackgroundRecipe,
@@ -26,7 +27,7 @@ from gfprestore.training.background import (
 )
 from gfprestore.training.checkpoint import CHECKPOINT_NAME
 from gfprestore.training.config import LOSSES, TrainConfig
-from gfprestore.training.critics import Critics, Start, open_critics, open_start
+from gfprestore.training.critics import Critics, Start, arcface_critic, dlib_critic, open_critics, open_start
 from gfprestore.training.dataset import FaceDataset, Sample
 from gfprestore.training.distributed import World, joined_world
 from gfprestore.training.gfpgan import RestorationRecipe
@@ -259,7 +260,7 @@ def memory_needed(config: TrainConfig, dtype: torch.dtype, processes: int = 1) -
             recipe = RestorationRecipe(whole_faces, start, critics, torch.device("cpu"))
         activations = _activations(recipe, share) * dtype.itemsize // torch.float32.itemsize
     networks: list[nn.Module] = [recipe.generator, recipe.discriminator]
-    fixed: list[nn.Module] = [item for item in (critics.perceptual, critics.identity) if item is not None]
+    fixed = critics.networks()
     if isinstance(recipe, RestorationRecipe) and config.preset.losses.components > 0:
         networks.append(recipe.component_discriminators)
     learning = sum(_bytes(item) for net in networks for item in net.parameters() if item.requires_grad)
@@ -299,7 +300,13 @@ def _hollow_critics(config: TrainConfig) -> Critics:
     perceptual = None
     if losses.perceptual > 0 or losses.style > 0:
         perceptual = VGGFeatures(layout, list(PERCEPTUAL_WEIGHTS[layout])).requires_grad_(False)
-    identity = ArcFaceResNet18().eval().requires_grad_(False) if losses.identity > 0 else None
+    identity = None
+    if losses.identity > 0:
+        identity = (
+            arcface_critic(ArcFaceResNet18().eval().requires_grad_(False))
+            if config.preset.identity_network == "arcface"
+            else dlib_critic(DlibFaceRecogniser().eval().requires_grad_(False))
+        )
     return Critics(perceptual, PERCEPTUAL_WEIGHTS[layout], identity)
 
 
@@ -316,14 +323,8 @@ def _critics_row(config: TrainConfig, store: WeightsStore) -> str:
         critics = open_critics(config, store)
     except WeightsError as error:
         return f"MISSING: {error}"
-    names = [
-        name
-        for name, network in (
-            (config.preset.perceptual_network, critics.perceptual),
-            ("ArcFace", critics.identity),
-        )
-        if network is not None
-    ]
+    names: list[str] = [config.preset.perceptual_network] if critics.perceptual is not None else []
+    names += [critics.identity.name] if critics.identity is not None else []
     return ", ".join(names) or "none needed"
 
 

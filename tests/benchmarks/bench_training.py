@@ -31,7 +31,7 @@ from torchvision.transforms import functional
 from gfprestore.networks.arcface import ArcFaceResNet18
 from gfprestore.networks.vgg import VGGFeatures
 from gfprestore.training.config import make_config
-from gfprestore.training.critics import Critics, Start
+from gfprestore.training.critics import Critics, Start, arcface_critic
 from gfprestore.training.dataset import Sample
 from gfprestore.training.gfpgan import RestorationRecipe
 from gfprestore.training.loop import Batch
@@ -192,7 +192,7 @@ def our_recipe(official: OfficialStep, vgg: nn.Module, dtype: torch.dtype) -> Re
     critics = Critics(
         VGGFeatures.from_state(vgg.state_dict(), list(weights)),
         weights,
-        ArcFaceResNet18.from_state(official.arcface.state_dict()),
+        arcface_critic(ArcFaceResNet18.from_state(official.arcface.state_dict())),
     )
     start = Start(config.preset.network(), official.generator.state_dict(), "restorer", Path("official"))
     recipe = RestorationRecipe(config, start, critics, torch.device("cpu"), dtype)
