@@ -313,6 +313,11 @@ class StyleGAN2Generator(nn.Module):
         w: Tensor = self.style_mlp(z.to(self.constant_input.weight))
         return w.mean(0, keepdim=True)
 
+    def noise_strengths(self) -> list[nn.Parameter]:
+        """How strongly each style convolution adds noise, one number each."""
+        layers = [self.style_conv1, *self.style_convs]
+        return [parameter for layer in layers for name, parameter in layer.named_parameters() if name == "weight"]
+
     def stored_noise(self) -> list[Tensor]:
         """The noise that came with the weights: one (1, 1, H, W) a style convolution."""
         return [self.noises.get_buffer(f"noise{index}") for index in range(len(self.noise_sizes))]

@@ -118,6 +118,8 @@ class Preset:
         modulation: What the U-Net's features modulate in the prior.
         start: What a restoration starts from: a `prior`, a whole `restorer`, or `nothing` but random weights.
         train_decoder: Whether the prior inside the restorer learns too; the paper freezes it.
+        decoder_noise: Whether the decoder adds noise to its features. Trained without a prior it makes speckles of it,
+            to please the perceptual loss.
         batch_size: Pictures a step, over all processes and accumulated parts.
         steps: Steps in all.
         rate: Adam's learning rate of the generator; plain convolutions need far less than the paper's equalised ones.
@@ -156,6 +158,7 @@ class Preset:
     modulation: Modulation = "split"
     start: Literal["prior", "restorer", "nothing"] = "prior"
     train_decoder: bool = False
+    decoder_noise: bool = True
     batch_size: int = 12
     steps: int = 800_000
     rate: float = 2e-3
@@ -225,19 +228,22 @@ PRESETS: dict[str, Preset] = {
         component_width=16,
         start="nothing",
         train_decoder=True,
-        batch_size=4,
+        decoder_noise=False,
+        batch_size=8,
         steps=3_000,
-        rate=4e-4,
+        rate=3e-4,
         betas=(0.5, 0.99),
         gradient_limit=2.0,
-        discriminator_rate=1e-3,
-        component_rate=5e-4,
-        milestones=(1_200, 2_600),
-        critics_after=1_600,
-        losses=LossWeights(reconstruction=1.0, perceptual=0.03, adversarial=0.02, components=0.05,
-                           component_style=10.0, identity=0.0),
+        discriminator_rate=2e-3,
+        component_rate=2e-3,
+        milestones=(1_800, 2_600),
+        critics_after=1_200,
+        losses=LossWeights(reconstruction=1.0, perceptual=0.005, adversarial=0.1, components=0.1,
+                           component_style=20.0, identity=0.6),
         perceptual_network="vgg16",
+        identity_network="dlib",
         perceptual_crop=128,
+        r1_gamma=1.6,
         pyramid_until=None,
         degradation=HEAVY,
         jitter=0.03,

@@ -77,7 +77,7 @@ def arcface_critic(network: ArcFaceResNet18) -> IdentityCritic:
 
 
 def dlib_critic(network: DlibFaceRecogniser) -> IdentityCritic:
-    """The identity loss by dlib's recogniser, on colours and in its own distance."""
+    """The identity loss by dlib's recogniser, on grey faces and in its own distance."""
     return IdentityCritic("dlib's recogniser", network, chip_for_identity, embedding_distance)
 
 

@@ -228,6 +228,7 @@ class RestorationRecipe:
             "modulation": self.network.modulation,
             "component_width": self.preset.component_width,
             "train_decoder": self.preset.train_decoder,
+            "decoder_noise": self.preset.decoder_noise,
         }
 
     def is_finite(self) -> bool:
@@ -262,6 +263,10 @@ class RestorationRecipe:
     def _choose_what_learns(self) -> None:
         decoder = self.generator.stylegan_decoder
         decoder.requires_grad_(self.preset.train_decoder)
+        if not self.preset.decoder_noise:
+            for strength in decoder.noise_strengths():
+                strength.data.zero_()
+                strength.requires_grad_(False)
         decoder.style_mlp.requires_grad_(False)  # latents come from the U-Net; it is kept for the file's sake
 
     def _make_updates(self, dtype: torch.dtype, world: World) -> Updates:

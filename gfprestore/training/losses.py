@@ -257,9 +257,13 @@ def embedding_distance(embeddings: Tensor, gt_embeddings: Tensor) -> Tensor:
 
 
 def chip_for_identity(pictures: Tensor, size: int = 150) -> Tensor:
-    """Aligned pictures (B, 3, S, S) as dlib's recogniser takes them: (B, 3, 150, 150) float32, the face alone."""
+    """Aligned pictures (B, 3, S, S) as dlib's recogniser takes them: (B, 3, 150, 150) float32, the face alone.
+
+    All channels are grey, so that the restorer makes up no colours to please it.
+    """
     left, top, right, bottom = (round(edge * pictures.shape[-1] / 512) for edge in DLIB_CHIP)
-    chips = pictures[..., top:bottom, left:right].float()
+    weights = pictures.new_tensor(GREY_WEIGHTS, dtype=torch.float32).view(1, 3, 1, 1)
+    chips = (pictures[..., top:bottom, left:right].float() * weights).sum(1, keepdim=True).expand(-1, 3, -1, -1)
     return F.interpolate(chips, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
 
 

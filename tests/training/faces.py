@@ -50,6 +50,7 @@ def tiny_config(
         "mlp_layers": 2,
         "channel_multiplier": 1.0,
         "critics_after": 0,
+        "decoder_noise": True,
         "gradient_limit": None,
         "exports_half": False,
         "jitter": 0.0,

@@ -46,11 +46,13 @@ def test_the_official_preset_differs_where_the_official_file_does() -> None:
 
 def test_compact_is_a_small_network_on_heavy_degradation_that_needs_no_prior() -> None:
     compact = PRESETS["compact"]
-    assert (compact.size, compact.narrow, compact.channel_multiplier, compact.rate) == (256, 0.25, 2, 4e-4)
+    assert (compact.size, compact.narrow, compact.channel_multiplier, compact.rate) == (256, 0.25, 2, 3e-4)
     assert (compact.layout, compact.start, compact.degradation) == ("clean", "nothing", HEAVY)
     numbers = sum(parameter.numel() for parameter in GFPGAN(compact.network()).parameters())
     assert 4e6 < numbers < 6e6, "10 MB in half precision"
-    assert "identity" not in compact.losses.used()
+    assert (compact.identity_network, compact.perceptual_network) == ("dlib", "vgg16"), "what packages carry"
+    used = compact.losses.used().keys()
+    assert {"pyramid", "adversarial", "components", "component-style", "identity", "perceptual"} <= used
 
 
 def test_finetuning_spares_loaded_weights() -> None:
@@ -115,6 +117,7 @@ def test_a_loss_is_switched_off_with_what_hangs_on_it(without: list[str], left: 
         ({"without": ["gan"]}, "--without gan: no loss is called so. Use one of reconstruction"),
         ({"ablation": "no-gan"}, "--ablation no-gan is unknown. Use one of no-spatial-modulation"),
         ({"perceptual_network": "alexnet"}, "vgg19 or vgg16, not alexnet"),
+        ({"identity_network": "facenet"}, "arcface or dlib, not facenet"),
         ({"size": 500}, "power of two from 8 to 1024, not 500.*--size"),
         ({"steps": 0}, "--steps and --batch-size are 1 or more"),
         ({"batch_size": -1}, "--steps and --batch-size are 1 or more"),

@@ -288,6 +288,30 @@ def test_identity_compares_embeddings_of_official_grey_faces(official_model: Any
     assert losses.identity_loss(embeddings + 0.5, embeddings).item() == pytest.approx(0.5, abs=1e-6)
 
 
+def test_a_face_is_shown_to_dlib_alone_and_grey() -> None:
+    faces = torch.full((2, 3, 512, 512), -1.0)
+    left, top, right, bottom = losses.DLIB_CHIP
+    faces[:, 1, top:bottom, left:right] = 1.0
+    chips = losses.chip_for_identity(faces)
+    assert chips.shape == (2, 3, 150, 150)
+    green = 0.2989 * -1 + 0.5870 - 0.1140
+    assert (chips - green).abs().max() < 1e-5, "nothing of what is around the face"
+    half = losses.chip_for_identity(faces[..., ::2, ::2])
+    assert (half - green).abs().mean() < 0.01
+    checks = torch.ones(1, 3, 512, 512)
+    checks[..., ::2] = -1.0
+    assert losses.chip_for_identity(checks).abs().max() < 0.3, "fine stripes become grey, not coarse ones"
+
+
+def test_the_distance_of_embeddings_is_euclidean_and_has_a_gradient_at_nothing() -> None:
+    embeddings = torch.zeros(2, 4, requires_grad=True)
+    gt = torch.tensor([[3.0, 4.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    distance = losses.embedding_distance(embeddings, gt)
+    assert distance.item() == pytest.approx(2.5, abs=1e-3)
+    (gradient,) = torch.autograd.grad(distance, embeddings)
+    assert torch.allclose(gradient, torch.tensor([[-0.3, -0.4, 0, 0], [0, 0, 0, 0]]), atol=1e-3)
+
+
 def test_the_side_of_the_gt_gets_no_gradient() -> None:
     restored, gt = pictures(2, 16).requires_grad_(), pictures(2, 16).requires_grad_()
     weights = {"a": 1.0}
@@ -299,6 +323,7 @@ def test_the_side_of_the_gt_gets_no_gradient() -> None:
         + losses.component_style_loss([restored] * 2, [gt] * 2)
         + losses.component_matching_loss([restored] * 2, [gt] * 2)
         + losses.identity_loss(restored, gt)
+        + losses.embedding_distance(restored.flatten(1), gt.flatten(1))
     )
     total.backward()
     assert gt.grad is None
@@ -319,6 +344,8 @@ def test_losses_are_float32_under_autocast_and_of_half_precision_features() -> N
             losses.discriminator_adversarial_loss(restored, gt),
             losses.component_style_loss([restored] * 2, [gt] * 2),
             losses.identity_loss(restored, gt),
+            losses.embedding_distance(restored.flatten(1), gt.flatten(1)),
+            losses.chip_for_identity(restored, 8).mean(),
             losses.grey_for_identity(restored, 8).mean(),
             losses.component_patches(restored, torch.tensor([2.0, 2, 9, 9]).expand(2, 3, 4))["mouth"].mean(),
         ]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gfprestore.checkpoints import load_network, load_state, read_metadata
 from gfprestore.cli import main
-from gfprestore.errors import ExitCode, WeightsMismatchError, WeightsMissingError
+from gfprestore.errors import ExitCode, WeightsDamagedError, WeightsMismatchError, WeightsMissingError
 from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
 from gfprestore.networks.stylegan2 import StyleGAN2Generator
 from gfprestore.training.config import TrainConfig, ablated
@@ -394,6 +394,54 @@ def test_the_vgg16_of_a_package_is_found_and_compares(data: Path, tmp_path: Path
     with pytest.raises(WeightsMismatchError, match="is no VGG, not vgg16"):
         torch.save({"x": torch.zeros(1)}, tmp_path / "x.pth")
         open_critics(replace(config, perceptual_weights=tmp_path / "x.pth"), WeightsStore())
+
+
+def test_dlibs_recogniser_of_a_package_is_found_and_judges(data: Path, tmp_path: Path) -> None:
+    if importlib.util.find_spec("face_recognition_models") is None:
+        pytest.skip("face-recognition-models is not here")
+    config = tiny_config(data, tmp_path, losses={"identity": 1.0}, identity_network="dlib")
+    critics = open_critics(config, WeightsStore())
+    assert critics.identity is not None
+    batch = batch_of(config, 2)
+    assert critics.identity.loss(batch.sample.gt, batch.sample.gt) < 1e-3
+    recipe = RestorationRecipe(config, open_start(config, WeightsStore()), critics, CPU)
+    before = snapshot(recipe.generator)
+    values = recipe.step([batch], 1, 1.0)
+    assert 0.01 < values["identity"] < 3
+    assert changed(recipe.generator, before)
+    assert dict(plan(config))["critics"] == "dlib's recogniser"
+    torch.save({"x": torch.zeros(1)}, tmp_path / "x.pth")
+    for path, error in ((tmp_path / "x.pth", WeightsMismatchError), (tmp_path / "none.dat", WeightsDamagedError)):
+        with pytest.raises(error, match=path.name):
+            open_critics(replace(config, identity_weights=path), WeightsStore())
+
+
+def test_without_its_package_dlibs_recogniser_is_missed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gfprestore.training.critics.importlib.util.find_spec", lambda name: None)
+    config = tiny_config(data, tmp_path, losses={"identity": 1.0}, identity_network="dlib")
+    with pytest.raises(WeightsMissingError, match=r"pip install gfprestore\[train\].*--without identity"):
+        open_critics(config, WeightsStore())
+
+
+def test_a_decoder_without_noise_stays_without(data: Path, tmp_path: Path) -> None:
+    state = restorer_state()
+    noisy = {name: tensor for name, tensor in state.items() if "style_conv" in name and tensor.shape == (1,)}
+    assert noisy
+    torch.save({"params_ema": {**state, **{name: tensor + 0.5 for name, tensor in noisy.items()}}}, tmp_path / "s.pth")
+    strengths = {}
+    for noise in (True, False):
+        config = tiny_config(
+            data, tmp_path, weights=tmp_path / "s.pth", losses={"reconstruction": 1.0}, decoder_noise=noise
+        )
+        recipe = recipe_of(config)
+        recipe.step([batch_of(config, 2)], 1, 1.0)
+        recipe.step([batch_of(config, 2)], 2, 1.0)
+        strengths[noise] = [strength.item() for strength in recipe.average.stylegan_decoder.noise_strengths()]
+    assert len(strengths[True]) == len(noisy)
+    assert all(abs(strength) > 0.4 for strength in strengths[True]) and set(strengths[True]) != {0.5}
+    assert set(strengths[False]) == {0.0}
 
 
 def test_the_plan_tells_everything_and_writes_nothing(data: Path, tmp_path: Path) -> None:
