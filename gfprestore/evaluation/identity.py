@@ -1,9 +1,10 @@
 """Is it still the person: Deg by ArcFace, and dlib's recogniser and landmarks.
 
 Deg follows the authors' script: grey levels as OpenCV reads them from a colour PNG, 128 x 128, the angle between the
-embeddings of restored and gt. GFP-GAN's identity loss is made by the same network; dlib's recogniser is another one, in
-no restorer's training. It comes with the extra `landmarks`; its models are taken as data, because their package imports
-what newer Pythons lack.
+embeddings of restored and gt. GFP-GAN's identity loss is made by the same network; dlib's recogniser is another one. A
+restorer may have been trained by that too (`--identity dlib`, as the embedded one was): of it this is no independent
+judge. It comes with the extra `landmarks`; its models are taken as data, because their package imports what newer
+Pythons lack.
 """
 
 from __future__ import annotations

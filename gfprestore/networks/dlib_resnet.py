@@ -7,7 +7,6 @@ tell a restorer which way a face becomes more like the person. Pure torch: opens
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -174,5 +173,5 @@ def _whole_number(content: bytes, position: int) -> tuple[int, int]:
         raise ValueError("the file is cut off")
     control = content[position]
     end = position + 1 + (control & 0x0F)
-    (value,) = struct.unpack("<q", content[position + 1 : end].ljust(8, b"\0")[:8])
+    value = int.from_bytes(content[position + 1 : end], "little")
     return (-value if control & 0x80 else value), end

@@ -315,8 +315,7 @@ class StyleGAN2Generator(nn.Module):
 
     def noise_strengths(self) -> list[nn.Parameter]:
         """How strongly each style convolution adds noise, one number each."""
-        layers = [self.style_conv1, *self.style_convs]
-        return [parameter for layer in layers for name, parameter in layer.named_parameters() if name == "weight"]
+        return [layer.get_parameter("weight") for layer in (self.style_conv1, *self.style_convs)]
 
     def stored_noise(self) -> list[Tensor]:
         """The noise that came with the weights: one (1, 1, H, W) a style convolution."""

@@ -118,8 +118,8 @@ class Preset:
         modulation: What the U-Net's features modulate in the prior.
         start: What a restoration starts from: a `prior`, a whole `restorer`, or `nothing` but random weights.
         train_decoder: Whether the prior inside the restorer learns too; the paper freezes it.
-        decoder_noise: Whether the decoder adds noise to its features. Trained without a prior it makes speckles of it,
-            to please the perceptual loss.
+        decoder_noise: Whether the restorer's decoder adds noise to its features; a prior always does. Trained without
+            a prior it makes speckles of it, to please the perceptual loss.
         batch_size: Pictures a step, over all processes and accumulated parts.
         steps: Steps in all.
         rate: Adam's learning rate of the generator; plain convolutions need far less than the paper's equalised ones.

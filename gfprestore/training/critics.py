@@ -247,10 +247,14 @@ def _open_identity(config: TrainConfig, store: WeightsStore) -> IdentityCritic:
     try:
         return dlib_critic(DlibFaceRecogniser.from_file(path.read_bytes()))
     except OSError as error:
-        raise WeightsDamagedError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise WeightsDamagedError(
+            f"{path} cannot be read: {error.strerror or error}. Name another file by --identity-weights, or train "
+            "--without identity."
+        ) from error
     except ValueError as error:
         raise WeightsMismatchError(
-            f"{path} is not dlib's recogniser, which the identity loss asks for: {error}."
+            f"{path} is not dlib's recogniser, which the identity loss asks for: {error}. Name another file by "
+            "--identity-weights, or train --without identity."
         ) from error
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from gfprestore.networks.dlib_resnet import SIZE as CHIP_SIZE
 from gfprestore.networks.vgg import VGGLayout
 
 Component = Literal["left_eye", "right_eye", "mouth"]
@@ -245,9 +246,7 @@ def identity_loss(embeddings: Tensor, gt_embeddings: Tensor) -> Tensor:
 
 def grey_for_identity(pictures: Tensor, size: int = 128) -> Tensor:
     """Pictures (B, 3, S, S) as the recogniser takes them: grey (B, 1, 128, 128) float32 in [-1, 1], bilinear."""
-    weights = pictures.new_tensor(GREY_WEIGHTS, dtype=torch.float32).view(1, 3, 1, 1)
-    grey = (pictures.float() * weights).sum(1, keepdim=True)
-    return F.interpolate(grey, size=(size, size), mode="bilinear", align_corners=False)
+    return F.interpolate(_grey(pictures), size=(size, size), mode="bilinear", align_corners=False)
 
 
 def embedding_distance(embeddings: Tensor, gt_embeddings: Tensor) -> Tensor:
@@ -256,14 +255,13 @@ def embedding_distance(embeddings: Tensor, gt_embeddings: Tensor) -> Tensor:
     return _mean((difference.square().sum(1) + 1e-8).sqrt())  # a root has no gradient at 0
 
 
-def chip_for_identity(pictures: Tensor, size: int = 150) -> Tensor:
+def chip_for_identity(pictures: Tensor, size: int = CHIP_SIZE) -> Tensor:
     """Aligned pictures (B, 3, S, S) as dlib's recogniser takes them: (B, 3, 150, 150) float32, the face alone.
 
     All channels are grey, so that the restorer makes up no colours to please it.
     """
     left, top, right, bottom = (round(edge * pictures.shape[-1] / 512) for edge in DLIB_CHIP)
-    weights = pictures.new_tensor(GREY_WEIGHTS, dtype=torch.float32).view(1, 3, 1, 1)
-    chips = (pictures[..., top:bottom, left:right].float() * weights).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+    chips = _grey(pictures[..., top:bottom, left:right]).expand(-1, 3, -1, -1)
     return F.interpolate(chips, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
 
 
@@ -273,6 +271,12 @@ def gram(features: Tensor) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
         places = features.float().permute(0, 2, 3, 1).flatten(1, 2)  # (B, HW, C)
         return places.transpose(1, 2) @ places / (channels * height * width)
+
+
+def _grey(pictures: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (B, 1, H, W) float32."""
+    weights = pictures.new_tensor(GREY_WEIGHTS, dtype=torch.float32).view(1, 3, 1, 1)
+    return (pictures.float() * weights).sum(1, keepdim=True)
 
 
 def _component_features_loss(features: Sequence[Tensor], gt_features: Sequence[Tensor]) -> Tensor:

@@ -134,19 +134,18 @@ def main() -> None:
     table: dict[str, dict[str, list[float]]] = {}
     methods = open_methods(arguments.weights, arguments.strength)
     ours = list(methods)[-1]
-    methods["as run takes it"] = lambda lq: lq
     for name, method in methods.items():
-        if name in arguments.without:
-            continue
-        made[name] = [method(lq) for lq in lqs]
-        if name == "as run takes it":
-            made[name] = [as_run_takes_it(lq, restored) for lq, restored in zip(lqs, made[ours], strict=True)]
-        table[name] = scores_of(made[name], gts)
+        if name not in arguments.without:
+            made[name] = [method(lq) for lq in lqs]
+    if ours in made:
+        made["as run takes it"] = [as_run_takes_it(lq, restored) for lq, restored in zip(lqs, made[ours], strict=True)]
+    for name, pictures_made in made.items():
+        table[name] = scores_of(pictures_made, gts)
         means = {metric: round(float(np.nanmean(values)), 4) for metric, values in table[name].items()}
         distances = zip(table[name]["identity_dlib"], table["degraded input"]["identity_dlib"], strict=True)
         nearer = [after < before for after, before in distances]
         print(json.dumps({"method": name, "faces": len(lqs), **means, "identity_nearer": round(np.mean(nearer), 3)}))
-    if arguments.worst is not None:
+    if arguments.worst is not None and ours in made:
         change = np.subtract(table[ours]["identity_dlib"], table["degraded input"]["identity_dlib"])
         arguments.worst.mkdir(parents=True, exist_ok=True)
         for place, index in enumerate(np.argsort(-change)[:WORST]):
