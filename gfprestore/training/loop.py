@@ -293,8 +293,12 @@ class _Training:
             ) from error
 
     def _resume(self) -> bool:
-        """Takes over the checkpoint of the output folder; False where there is none."""
-        if not self.checkpoint_path.exists():
+        """Takes over the checkpoint of the output folder; False where there is none.
+
+        No process goes on before all have looked: a late one would find the first checkpoint of this very training, and
+        leave out the writing that the others wait in.
+        """
+        if not self.world.any(self.checkpoint_path.exists(), self.device):
             return False
         checkpoint = read_checkpoint(self.checkpoint_path, self.recipe.sizes())
         self.recipe.load_state(checkpoint.recipe)

@@ -410,29 +410,47 @@ def test_measured_or_given_workers_see_the_same_pictures(data: Path, tmp_path: P
 
 
 TOGETHER = """
-    import sys
+    import os, sys, time
     from pathlib import Path
     import torch
     sys.path[:0] = {paths!r}
     from faces import tiny_config
-    from gfprestore.training.train import train
+    from gfprestore.training import train as module
 
+    config = tiny_config(Path({data!r}), Path({output!r}), batch_size=8, steps=3, r1_every=2)
+    fit = module.fit
+
+    def fit_late(*arguments, **settings):
+        end = time.monotonic() + {lateness}
+        while time.monotonic() < end and not (config.output / "checkpoint.pt").exists():
+            time.sleep(0.05)
+        return fit(*arguments, **settings)
+
+    if os.environ["RANK"] == "1":
+        module.fit = fit_late
     torch.set_num_threads(1)
-    train(tiny_config(Path({data!r}), Path({output!r}), batch_size=8, steps=3, r1_every=2), print)
+    module.train(config, print)
 """
+
+
+def trained_by_two(data: Path, output: Path, lateness: float = 0.0) -> subprocess.CompletedProcess[str]:
+    """Two processes train; the second is late by so many seconds, or until the first one's checkpoint is there."""
+    tests = Path(__file__).resolve().parents[1]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    script = output.parent / "train.py"
+    paths = [str(tests), str(tests / "training")]
+    text = TOGETHER.format(paths=paths, data=str(data), output=str(output), lateness=lateness)
+    script.write_text(textwrap.dedent(text), encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def test_two_processes_learn_what_one_does(data: Path, tmp_path: Path) -> None:
     """The same pictures in all: discriminator, components and penalties included."""
     train(tiny_config(data, tmp_path / "1", batch_size=8, steps=3, r1_every=2), print)
-    tests = Path(__file__).resolve().parents[1]
-    script = tmp_path / "train.py"
-    paths = [str(tests), str(tests / "training")]
-    text = TOGETHER.format(paths=paths, data=str(data), output=str(tmp_path / "2"))
-    script.write_text(textwrap.dedent(text), encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    done = trained_by_two(data, tmp_path / "2")
     assert done.stdout.count("pictures in") == 1, "one process talks"
     one, two = (
         flattened(torch.load(tmp_path / processes / "checkpoint.pt", weights_only=True)["recipe"])
@@ -447,6 +465,12 @@ def test_two_processes_learn_what_one_does(data: Path, tmp_path: Path) -> None:
     for ours, theirs in zip(log_of(tmp_path / "1"), log_of(tmp_path / "2"), strict=True):
         for name in ("reconstruction", "pyramid", "adversarial", "components", "component-style", "discriminator"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4)
+
+
+def test_a_late_process_does_not_take_the_first_checkpoint_for_an_earlier_trainings(data: Path, tmp_path: Path) -> None:
+    done = trained_by_two(data, tmp_path / "out", lateness=5.0)
+    assert "Going on" not in done.stdout
+    assert log_of(tmp_path / "out")[-1]["step"] == 3
 
 
 def test_the_stream_is_the_datasets_own(data: Path, tmp_path: Path) -> None:
