@@ -814,7 +814,7 @@ def degrade(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The set: lq/, gt/, what was drawn.")],
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of everything random.")],
     preset: Annotated[
-        str, typer.Option("--preset", help="Ranges: celeba-test, paper (with changes of colour), official or heavy.")
+        str, typer.Option("--preset", help="Ranges: celeba-test, paper, official, heavy or old-prints.")
     ] = "celeba-test",
     size: Annotated[int, typer.Option("--size", metavar="PX", help="Side of the pictures.")] = 512,
     split: Annotated[

@@ -100,6 +100,7 @@ class DegradationOptions:
         grey_probability: Share of pictures that lose their colours.
         grey_gt: The gt of a picture that lost its colours is grey too, so that the network learns no colouring.
         ageing: What happens to the print before; None for the paper's model.
+        clean_probability: Share of pictures to which nothing is done, so that the network leaves good ones alone.
 
     Raises:
         ValueError: A range is upside down or out of bounds.
@@ -121,6 +122,7 @@ class DegradationOptions:
     grey_probability: float = 0.01
     grey_gt: bool = False
     ageing: Ageing | None = None
+    clean_probability: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
@@ -173,6 +175,22 @@ For pictures of about 256 pixels a side: there, the paper's blur would leave not
 """
 
 
+OLD_PRINTS = replace(
+    HEAVY,
+    downscale=(0.8, 4.0),
+    jpeg_quality=(50, 100),
+    shift_probability=0.0,
+    jitter_probability=0.0,
+    ageing=Ageing(fading_probability=0.0),
+    clean_probability=0.08,
+)
+"""`HEAVY` without what changes the tones of a whole picture: a face that is pasted back must keep those of its photo.
+
+How much they were changed cannot be seen in the lq, so such changes mostly make gradients noisy. Some pictures are left
+as they are, so that a network learns to leave good ones alone.
+"""
+
+
 @dataclass(frozen=True)
 class Degraded:
     """A low-quality picture and how it came about.
@@ -196,6 +214,8 @@ def degrade(gt: Picture, options: DegradationOptions, random: np.random.Generato
         random: Where all randomness comes from.
     """
     height, width = gt.shape[:2]
+    if options.clean_probability > 0 and random.random() < options.clean_probability:
+        return Degraded(_rounded(gt), {"clean": 1.0})
     drawn: dict[str, float] = {}
     picture = gt if options.ageing is None else _aged(gt, options.ageing, random, drawn)
     capture = _Capture(
@@ -209,7 +229,11 @@ def degrade(gt: Picture, options: DegradationOptions, random: np.random.Generato
     picture = _captured(picture, capture, random, drawn)
     picture = np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR))
     picture = _coloured(picture, options, random, drawn)
-    return Degraded(np.rint(np.clip(picture, 0, 1) * 255) / np.float32(255), drawn)
+    return Degraded(_rounded(picture), drawn)
+
+
+def _rounded(picture: Picture) -> Picture:
+    return np.asarray(np.rint(np.clip(picture, 0, 1) * 255) / np.float32(255))
 
 
 def gaussian_kernel(size: int, sigma_x: float, sigma_y: float, angle: float) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfprestore import __version__
-from gfprestore.degradation import CELEBA_TEST, HEAVY, OFFICIAL, PAPER, DegradationOptions, degrade, grey_of
+from gfprestore.degradation import CELEBA_TEST, HEAVY, OFFICIAL, OLD_PRINTS, PAPER, DegradationOptions, degrade, grey_of
 from gfprestore.errors import FolderError, GfprestoreError, PhotoError, UsageError
 from gfprestore.evaluation.cache import append
 from gfprestore.evaluation.files import Pixels, picture_name, read_pixels, sha256_of, write_png, write_whole
@@ -37,6 +37,7 @@ PRESETS: dict[str, DegradationOptions] = {
     "paper": PAPER,
     "official": OFFICIAL,
     "heavy": HEAVY,
+    "old-prints": OLD_PRINTS,
 }
 
 LQ, GT = "lq", "gt"

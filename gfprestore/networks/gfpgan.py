@@ -47,9 +47,12 @@ class GFPGANConfig:
         different_w: A style code for each layer of the prior; otherwise one for all.
         modulation: What the U-Net's features modulate: half of the prior's channels (`split`, the paper's CS-SFT), all
             of them, or none (the paper's ablations).
+        input_share: Share of the lq in the restored picture, the rest being the prior's: 0 in the paper. With a share
+            the prior only learns how the lq differs from a good picture, which takes far less training (He et al., CVPR
+            2016; Zhang et al., IEEE TIP 2017, for restoring). Kept in the weights as the tensor `input_share`.
 
     Raises:
-        ValueError: The channels are odd, or do not lead to a size of 8 or more.
+        ValueError: The channels are odd, or do not lead to a size of 8 or more; the share is none.
     """
 
     layout: Layout
@@ -58,8 +61,11 @@ class GFPGANConfig:
     mlp_layers: int = 8
     different_w: bool = True
     modulation: Modulation = "split"
+    input_share: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.input_share < 1:
+            raise ValueError(f"input_share is from 0 to below 1, not {self.input_share}")
         if len(self.channels) < 2:
             raise ValueError(f"channels are given for 4, 8 and so on, at least two; not {self.channels}")
         if any(count < 2 or count % 2 for count in self.channels):
@@ -77,6 +83,7 @@ class GFPGANConfig:
         mlp_layers: int = 8,
         different_w: bool = True,
         modulation: Modulation = "split",
+        input_share: float = 0.0,
     ) -> GFPGANConfig:
         """The sizes as the official options say them.
 
@@ -89,6 +96,7 @@ class GFPGANConfig:
             mlp_layers: See the attribute.
             different_w: See the attribute.
             modulation: See the attribute.
+            input_share: See the attribute.
 
         Raises:
             ValueError: The size is no power of two from 8 to 1024, or a number of channels comes out odd.
@@ -100,7 +108,7 @@ class GFPGANConfig:
             int(512 * narrow) if resolution <= 32 else int(16384 // resolution * channel_multiplier * narrow)
             for resolution in resolutions
         )
-        return cls(layout, channels, style_dim, mlp_layers, different_w, modulation)
+        return cls(layout, channels, style_dim, mlp_layers, different_w, modulation, input_share)
 
     @property
     def size(self) -> int:
@@ -165,6 +173,8 @@ class GFPGAN(nn.Module):
                 [_condition(channels, share * channels, 0.0, config.layout) for channels in unet[1:]]
             )
         self.spatial_modulation = ChannelSplitSFT()
+        if config.input_share > 0:
+            self.register_buffer("input_share", torch.tensor(config.input_share))
 
     @overload
     def forward(self, lq: Tensor, noise_seeds: Sequence[int] | None = None) -> Tensor: ...
@@ -195,6 +205,8 @@ class GFPGAN(nn.Module):
         latents, features = self.remove_degradation(lq)
         noise = None if noise_seeds is None else self.stylegan_decoder.seeded_noise(noise_seeds)
         restored: Tensor = self.stylegan_decoder(latents, noise, self.modulations(features))
+        if self.config.input_share > 0:
+            restored = torch.lerp(restored, lq.float(), self.config.input_share)
         if not return_pyramid:
             return restored
         return restored, [to_rgb(feature).float() for to_rgb, feature in zip(self.toRGB, features, strict=True)]
@@ -425,6 +437,7 @@ def _read_config(state: Mapping[str, Tensor], layout: Layout) -> GFPGANConfig:
     modulation: Modulation = "none"
     if "condition_scale.0.2.weight" in state:
         modulation = "all" if state["condition_scale.0.2.weight"].shape[0] == channels[1] else "split"
+    share = state.get("input_share")
     return GFPGANConfig(
         layout=layout,
         channels=tuple(channels),
@@ -432,4 +445,5 @@ def _read_config(state: Mapping[str, Tensor], layout: Layout) -> GFPGANConfig:
         mlp_layers=sum(name.startswith(f"{prior}style_mlp.") and name.endswith(".weight") for name in state),
         different_w=latents != style_dim,
         modulation=modulation,
+        input_share=0.0 if share is None else float(share),
     )

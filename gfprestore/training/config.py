@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from gfprestore.degradation import HEAVY, OFFICIAL, PAPER, Ageing, DegradationOptions
+from gfprestore.degradation import OFFICIAL, OLD_PRINTS, PAPER, Ageing, DegradationOptions
 from gfprestore.errors import UsageError
 from gfprestore.networks.gfpgan import GFPGANConfig, Modulation
 from gfprestore.networks.stylegan2 import Layout
@@ -116,6 +116,7 @@ class Preset:
         mlp_layers: Layers of the prior's style network.
         component_width: Features of the component discriminators at the patches' full size.
         modulation: What the U-Net's features modulate in the prior.
+        input_share: Share of the lq in the restored picture; see `GFPGANConfig`.
         start: What a restoration starts from: a `prior`, a whole `restorer`, or `nothing` but random weights.
         train_decoder: Whether the prior inside the restorer learns too; the paper freezes it.
         decoder_noise: Whether the restorer's decoder adds noise to its features; a prior always does. Trained without
@@ -156,6 +157,7 @@ class Preset:
     mlp_layers: int = 8
     component_width: int = 64
     modulation: Modulation = "split"
+    input_share: float = 0.0
     start: Literal["prior", "restorer", "nothing"] = "prior"
     train_decoder: bool = False
     decoder_noise: bool = True
@@ -200,6 +202,7 @@ class Preset:
                 style_dim=self.style_dim,
                 mlp_layers=self.mlp_layers,
                 modulation=self.modulation,
+                input_share=self.input_share,
             )
         except ValueError as error:
             raise UsageError(f"no network can be built: {error}. Choose another --size.") from error
@@ -226,26 +229,27 @@ PRESETS: dict[str, Preset] = {
         style_dim=128,
         mlp_layers=2,
         component_width=16,
+        input_share=0.5,
         start="nothing",
         train_decoder=True,
         decoder_noise=False,
         batch_size=8,
-        steps=3_000,
+        steps=2_400,
         rate=3e-4,
         betas=(0.5, 0.99),
         gradient_limit=2.0,
         discriminator_rate=2e-3,
         component_rate=2e-3,
-        milestones=(1_800, 2_600),
-        critics_after=1_200,
-        losses=LossWeights(reconstruction=1.0, perceptual=0.005, adversarial=0.1, components=0.1,
+        milestones=(1_400, 1_900, 2_200),
+        critics_after=1_500,
+        losses=LossWeights(reconstruction=1.0, perceptual=0.02, adversarial=0.1, components=0.1,
                            component_style=20.0, identity=0.6),
         perceptual_network="vgg16",
         identity_network="dlib",
         perceptual_crop=128,
         r1_gamma=1.6,
         pyramid_until=None,
-        degradation=HEAVY,
+        degradation=OLD_PRINTS,
         jitter=0.03,
         ema_halflife=100.0,
         exports_half=True,

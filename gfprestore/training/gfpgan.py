@@ -226,6 +226,7 @@ class RestorationRecipe:
             "style_dim": self.network.style_dim,
             "mlp_layers": self.network.mlp_layers,
             "modulation": self.network.modulation,
+            "input_share": self.network.input_share,
             "component_width": self.preset.component_width,
             "train_decoder": self.preset.train_decoder,
             "decoder_noise": self.preset.decoder_noise,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -242,6 +243,30 @@ def test_without_modulation_the_picture_depends_on_the_style_code_only() -> None
         assert torch.equal(network(lq), network.stylegan_decoder(latents))
     config = config_from_state(network.state_dict())
     assert config == network.config
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_share_of_the_input_stays_in_the_picture_and_is_read_from_the_weights(layout: Layout) -> None:
+    plain, lq = tiny(layout), faces(2, 32)
+    state = {**plain.state_dict(), "input_share": torch.tensor(0.25, dtype=torch.float16)}
+    config = config_from_state(state)
+    assert config is not None and config.input_share == 0.25
+    assert replace(config, input_share=0.0) == plain.config
+    network = GFPGAN(config)
+    network.load_state_dict(state)
+    with torch.no_grad():
+        expected = 0.25 * lq + 0.75 * plain(lq)
+        assert (network(lq) - expected).abs().max() <= 1e-5 * expected.abs().max()
+        restored, pyramid = network(lq, return_pyramid=True)
+        assert torch.equal(restored, network(lq))
+        assert torch.equal(pyramid[-1], plain(lq, return_pyramid=True)[1][-1]), "the U-Net's pictures have no share"
+        assert network.to(torch.bfloat16)(lq.to(torch.bfloat16)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_that_leaves_nothing_to_restore_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="input_share"):
+        GFPGANConfig("clean", (8, 8), input_share=share)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

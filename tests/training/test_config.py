@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gfprestore.degradation import HEAVY, OFFICIAL, PAPER
+from gfprestore.degradation import OFFICIAL, OLD_PRINTS, PAPER
 from gfprestore.errors import ExitCode, UsageError
 from gfprestore.networks.gfpgan import GFPGAN
 from gfprestore.training.config import ABLATIONS, LOSSES, PRESETS, LossWeights, TrainConfig, ablated, make_config
@@ -44,10 +44,10 @@ def test_the_official_preset_differs_where_the_official_file_does() -> None:
     assert replace(same, about="") == replace(PRESETS["paper"], about="")
 
 
-def test_compact_is_a_small_network_on_heavy_degradation_that_needs_no_prior() -> None:
+def test_compact_is_a_small_network_for_old_prints_that_needs_no_prior() -> None:
     compact = PRESETS["compact"]
     assert (compact.size, compact.narrow, compact.channel_multiplier, compact.rate) == (256, 0.25, 2, 3e-4)
-    assert (compact.layout, compact.start, compact.degradation) == ("clean", "nothing", HEAVY)
+    assert (compact.layout, compact.start, compact.degradation) == ("clean", "nothing", OLD_PRINTS)
     numbers = sum(parameter.numel() for parameter in GFPGAN(compact.network()).parameters())
     assert 4e6 < numbers < 6e6, "10 MB in half precision"
     assert (compact.identity_network, compact.perceptual_network) == ("dlib", "vgg16"), "what packages carry"

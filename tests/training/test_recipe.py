@@ -335,10 +335,11 @@ def test_a_whole_restorer_decides_the_sizes_and_is_gone_on_from(data: Path, tmp_
     [
         (restorer_state(size=64), r"faces of 64 pixels.*Use --size 64"),
         (restorer_state(modulation="all"), r"trained with the modulation 'all', not 'split'"),
+        (restorer_state(input_share=0.5), r"share 0\.5 of the lq in its pictures, not 0\..*Start from"),
         ({"body.0.weight": torch.zeros(1)}, r"neither a StyleGAN2 prior nor a GFP-GAN"),
         (StyleGAN2Generator((32, 32, 32, 32), 32, 2, "clean").state_dict(), r"does not fit the prior.*size mismatch"),
     ],
-    ids=["size", "modulation", "other", "prior"],
+    ids=["size", "modulation", "share", "other", "prior"],
 )
 def test_a_start_that_does_not_fit_is_told(state: dict[str, Tensor], message: str, data: Path, tmp_path: Path) -> None:
     path = tmp_path / "start.pth"
