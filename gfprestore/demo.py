@@ -6,7 +6,6 @@ is downloaded; the packages carry the pictures.
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from gfprestore.errors import UsageError
 from gfprestore.metadata import Metadata
+from gfprestore.packages import packaged_file
 from gfprestore.photo import Photo, read_photo, write_photo
 
 Pixels = NDArray[Any]
@@ -49,16 +49,15 @@ def write_aged_portraits(folder: Path, seed: int = 0) -> list[Path]:
 
 
 def portrait_path(package: str, file: str) -> Path:
-    """Where an installed package keeps a picture; the package itself is not imported.
+    """Where an installed package keeps a picture.
 
     Raises:
         UsageError: The package is not installed, or does not carry the picture.
     """
-    spec = importlib.util.find_spec(package)
-    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
-        if (Path(folder) / file).is_file():
-            return Path(folder) / file
-    raise UsageError(f"The demo's portraits come with {package}. Install them by: pip install 'gfprestore[demo]'")
+    path = packaged_file(package, file)
+    if path is None:
+        raise UsageError(f"The demo's portraits come with {package}. Install them by: pip install 'gfprestore[demo]'")
+    return path
 
 
 def cropped(pixels: Pixels, box: tuple[float, float, float, float]) -> Pixels:

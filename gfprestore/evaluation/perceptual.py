@@ -7,7 +7,6 @@ package stlpips-pytorch in the same way, whose module imports what it does not d
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from gfprestore.errors import MetricUnavailable, WeightsMismatchError
 from gfprestore.evaluation.pictures import in_batches, mean_score, pairs, runs_of_one_size, signed_batch
 from gfprestore.evaluation.specs import MetricSpec, Pixels
 from gfprestore.networks.lpips import LPIPS, alex_lpips, vgg_lpips
+from gfprestore.packages import packaged_file
 from gfprestore.weights import WeightsStore, sha256_of
 
 SMALLEST = {"lpips": 16, "lpips_alex": 63, "st_lpips": 32}
@@ -75,7 +75,7 @@ def open_lpips(spec: MetricSpec, store: WeightsStore, device: torch.device, used
         MetricUnavailable: The package lpips or the backbone is not here, or the backbone is another file.
         WeightsError: A file is damaged or of another network.
     """
-    heads = _packaged("lpips", _HEADS[spec.name])
+    heads = packaged_file("lpips", _HEADS[spec.name])
     if heads is None:
         raise MetricUnavailable(
             spec.label, "the package lpips, whose linear heads it uses, is not here.", _advice("eval")
@@ -105,7 +105,7 @@ def open_shift_tolerant(spec: MetricSpec, device: torch.device, used: dict[str, 
         MetricUnavailable: The package stlpips-pytorch is not here.
         WeightsError: Its file is damaged or of another network.
     """
-    path = _packaged("stlpips_pytorch", _SHIFT_TOLERANT)
+    path = packaged_file("stlpips_pytorch", _SHIFT_TOLERANT)
     if path is None:
         raise MetricUnavailable(
             spec.label, "the package stlpips-pytorch, which holds its weights, is not here.", _advice("eval")
@@ -134,15 +134,6 @@ def _backbone(spec: MetricSpec, name: str, store: WeightsStore, builder: str) ->
             f"https://download.pytorch.org/models/{name} into {store.folder}.",
         )
     return found
-
-
-def _packaged(package: str, inner: Path) -> Path | None:
-    """A file that an installed package carries; the package is not imported."""
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
-        return None
-    path = Path(next(iter(found.submodule_search_locations))) / inner
-    return path if path.is_file() else None
 
 
 def _advice(extra: str) -> str:

