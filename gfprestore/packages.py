@@ -1,0 +1,22 @@
+"""Files that installed packages carry: networks and pictures that need no download."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+
+def packaged_file(package: str, inner: str | Path) -> Path | None:
+    """Where an installed package keeps a file; the package itself is not imported.
+
+    Args:
+        package: The name that it is imported by.
+        inner: The file's path within it.
+
+    Returns:
+        The file, or None where the package is not installed or does not carry it.
+    """
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations if spec is not None else None
+    paths = [Path(folder) / inner for folder in folders or ()]
+    return next((path for path in paths if path.is_file()), None)
