@@ -47,9 +47,10 @@ class GFPGANConfig:
         different_w: A style code for each layer of the prior; otherwise one for all.
         modulation: What the U-Net's features modulate: half of the prior's channels (`split`, the paper's CS-SFT), all
             of them, or none (the paper's ablations).
-        input_share: Share of the lq in the restored picture, the rest being the prior's: 0 in the paper. With a share
-            the prior only learns how the lq differs from a good picture, which takes far less training (He et al., CVPR
-            2016; Zhang et al., IEEE TIP 2017, for restoring). Kept in the weights as the tensor `input_share`.
+        input_share: Share of what each part gets in the picture that it gives: of the lq in the U-Net's pictures, of
+            the U-Net's picture in the restored one. 0 in the paper. With a share each part only learns how a good
+            picture differs from what it gets, which takes far less training (residual learning: He et al., CVPR 2016;
+            Zhang et al., IEEE TIP 2017). Kept in the weights as the tensor `input_share`.
 
     Raises:
         ValueError: The channels are odd, or do not lead to a size of 8 or more; the share is none.
@@ -206,10 +207,19 @@ class GFPGAN(nn.Module):
         noise = None if noise_seeds is None else self.stylegan_decoder.seeded_noise(noise_seeds)
         restored: Tensor = self.stylegan_decoder(latents, noise, self.modulations(features))
         if self.config.input_share > 0:
-            restored = torch.lerp(restored, lq.float(), self.config.input_share)
+            restored = torch.lerp(restored, self._unet_picture(features[-1], lq), self.config.input_share)
         if not return_pyramid:
             return restored
-        return restored, [to_rgb(feature).float() for to_rgb, feature in zip(self.toRGB, features, strict=True)]
+        return restored, [self._unet_picture(feature, lq) for feature in features]
+
+    def _unet_picture(self, feature: Tensor, lq: Tensor) -> Tensor:
+        """What the U-Net makes of the lq at the size of one of its features, float32."""
+        to_rgb = self.toRGB[feature.shape[-1].bit_length() - 4]  # the first one is of 8 pixels
+        picture: Tensor = to_rgb(feature).float()
+        if self.config.input_share > 0:
+            smaller = F.avg_pool2d(lq.float(), lq.shape[-1] // feature.shape[-1])
+            picture = torch.lerp(picture, smaller, self.config.input_share)
+        return picture
 
     def remove_degradation(self, lq: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The U-Net (section 3.2).

@@ -116,7 +116,7 @@ class Preset:
         mlp_layers: Layers of the prior's style network.
         component_width: Features of the component discriminators at the patches' full size.
         modulation: What the U-Net's features modulate in the prior.
-        input_share: Share of the lq in the restored picture; see `GFPGANConfig`.
+        input_share: Share of what each part of the generator gets in the picture that it gives; see `GFPGANConfig`.
         start: What a restoration starts from: a `prior`, a whole `restorer`, or `nothing` but random weights.
         train_decoder: Whether the prior inside the restorer learns too; the paper freezes it.
         decoder_noise: Whether the restorer's decoder adds noise to its features; a prior always does. Trained without

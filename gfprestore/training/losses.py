@@ -258,10 +258,13 @@ def embedding_distance(embeddings: Tensor, gt_embeddings: Tensor) -> Tensor:
 def chip_for_identity(pictures: Tensor, size: int = CHIP_SIZE) -> Tensor:
     """Aligned pictures (B, 3, S, S) as dlib's recogniser takes them: (B, 3, 150, 150) float32, the face alone.
 
-    All channels are grey, so that the restorer makes up no colours to please it.
+    All channels are grey, so that the restorer makes up no colours to please it. For the same reason the gradient is
+    the same for red, green and blue: that of the weighted sum would ask for green edges.
     """
     left, top, right, bottom = (round(edge * pictures.shape[-1] / 512) for edge in DLIB_CHIP)
-    chips = _grey(pictures[..., top:bottom, left:right]).expand(-1, 3, -1, -1)
+    seen = pictures[..., top:bottom, left:right].float()
+    neutral = seen.mean(1, keepdim=True)
+    chips = (_grey(seen).detach() + (neutral - neutral.detach())).expand(-1, 3, -1, -1)
     return F.interpolate(chips, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
 
 
