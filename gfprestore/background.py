@@ -262,7 +262,8 @@ def context_of(module: RRDBNet | SRVGGNetCompact) -> int:
     For SRVGGNetCompact these are all that it can see: its tiles are the whole picture's pixels, up to rounding.
     """
     if isinstance(module, SRVGGNetCompact):
-        return math.ceil((module.config.convolutions + 2 + FEATHER) / ALIGNMENT) * ALIGNMENT
+        seen = module.config.convolutions + 2 + module.config.tone_radius
+        return math.ceil((seen + FEATHER) / ALIGNMENT) * ALIGNMENT
     return CONTEXT
 
 

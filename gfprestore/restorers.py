@@ -32,17 +32,15 @@ class FaceLimits:
         most_side: The same from above: up to the first number all, from the second on nothing.
         turn: How far a face is turned, see `alignment.face_turn`: up to the first number all, from the second on none.
         sharpness: Of the crop, see `alignment.crop_sharpness`: likewise. A face that is sharp already can only lose.
-        most: The most that is ever taken, 0 to 1.
     """
 
     least_side: tuple[float, float] = (0.0, 1e-6)
     most_side: tuple[float, float] = (1e9, 1e10)
     turn: tuple[float, float] = (1e9, 1e10)
     sharpness: tuple[float, float] = (1e9, 1e10)
-    most: float = 1.0
 
     def share(self, side: float, turn: float, sharpness: float) -> float:
-        """How much of the restored face to take, 0 to `most`.
+        """How much of the restored face to take, 0 to 1.
 
         Args:
             side: Of the crop in pixels of the photo.
@@ -56,7 +54,7 @@ class FaceLimits:
             _falling(abs(turn), self.turn),
             _falling(sharpness, self.sharpness),
         )
-        return self.most * min(1.0, max(0.0, min(shares)))
+        return min(1.0, max(0.0, min(shares)))
 
 
 def _falling(value: float, limits: tuple[float, float]) -> float:

@@ -188,9 +188,10 @@ def test_small_network_is_a_background_too() -> None:
     assert np.array_equal(enlarged, pixels.repeat(4, axis=0).repeat(4, axis=1))
 
 
-def test_tiles_of_the_small_network_are_the_whole_picture_pixel_for_pixel() -> None:
+@pytest.mark.parametrize("tone_radius", [0, 8])
+def test_tiles_of_the_small_network_are_the_whole_picture_pixel_for_pixel(tone_radius: int) -> None:
     torch.manual_seed(0)
-    network = SRVGGNetCompact(SRVGGConfig(scale=2, features=8, convolutions=16))
+    network = SRVGGNetCompact(SRVGGConfig(scale=2, features=8, convolutions=16, tone_radius=tone_radius))
     for name, parameter in network.named_parameters():
         if name.endswith("weight") and parameter.ndim == 4:
             nn.init.dirac_(parameter)  # what goes in at one place comes out at others: each convolution shifts by one

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 import torch
@@ -99,5 +98,4 @@ def test_less_of_a_face_is_taken_towards_each_limit(side: float, turn: float, sh
     assert limits.share(side, turn, 0.2) == pytest.approx(share)
     assert limits.share(side, turn, 0.6) == pytest.approx(min(share, 0.5))
     assert limits.share(side, turn, 0.8) == 0
-    assert replace(limits, most=0.5).share(side, turn, 0.2) == pytest.approx(share / 2)
     assert FaceLimits().share(side, turn, 5.0) == 1

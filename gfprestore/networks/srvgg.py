@@ -25,12 +25,23 @@ class SRVGGConfig:
         features: Channels of every inner map.
         convolutions: Inner convolutions, without the first and the last (general-x4v3: 32).
         channels: Channels of the picture.
+        tone_radius: The network's detail has no mean over the square of this radius (input pixels) around any place, so
+            that the picture keeps its tones (back-projection: Irani and Peleg, CVGIP 1991). 0, as in the released
+            networks, leaves them to the weights. Kept in the weights as the tensor `tone_radius`.
+
+    Raises:
+        ValueError: The radius is negative.
     """
 
     scale: int = 4
     features: int = 64
     convolutions: int = 32
     channels: int = 3
+    tone_radius: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tone_radius < 0:
+            raise ValueError(f"tone_radius is 0 or more, not {self.tone_radius}")
 
 
 class SRVGGNetCompact(nn.Module):
@@ -45,6 +56,8 @@ class SRVGGNetCompact(nn.Module):
             body += [nn.Conv2d(config.features, config.features, 3, padding=1), nn.PReLU(config.features)]
         body.append(nn.Conv2d(config.features, config.channels * config.scale**2, 3, padding=1))
         self.body = nn.Sequential(*body)
+        if config.tone_radius > 0:
+            self.register_buffer("tone_radius", torch.tensor(float(config.tone_radius)))
 
     def lower_precision(self, dtype: torch.dtype) -> SRVGGNetCompact:
         """Computes in a half precision from now on, but for the first and the last convolution."""
@@ -56,8 +69,19 @@ class SRVGGNetCompact(nn.Module):
         first, inner, last = self.body[0], self.body[1:-1], self.body[-1]
         features = first(lq.contiguous(memory_format=torch.channels_last))
         features = inner(features.to(self.body[1].weight.dtype))
-        detail = F.pixel_shuffle(last(features.to(last.weight.dtype)), self.scale)
-        return detail + F.interpolate(lq, scale_factor=float(self.scale), mode="nearest")
+        detail = last(features.to(last.weight.dtype))
+        if self.config.tone_radius > 0:
+            detail = self._toneless(detail)
+        return F.pixel_shuffle(detail, self.scale) + F.interpolate(lq, scale_factor=float(self.scale), mode="nearest")
+
+
+    def _toneless(self, detail: Tensor) -> Tensor:
+        """Takes the mean over its neighbourhood off the detail (B, channels * scale**2, H, W)."""
+        parts = detail.unflatten(1, (self.config.channels, self.scale**2))
+        mean, radius = parts.mean(2), self.config.tone_radius
+        for kernel, padding in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
+            mean = F.avg_pool2d(mean, kernel, 1, padding, count_include_pad=False)
+        return (parts - mean.unsqueeze(2)).flatten(1, 2)
 
 
 def config_from_state(state: Mapping[str, Tensor]) -> SRVGGConfig | None:
@@ -75,4 +99,11 @@ def config_from_state(state: Mapping[str, Tensor]) -> SRVGGConfig | None:
     scale = math.isqrt(last.shape[0] // channels)
     if len(indices) % 2 == 0 or scale < 1 or scale**2 * channels != last.shape[0]:
         return None
-    return SRVGGConfig(scale=scale, features=features, convolutions=(len(indices) - 3) // 2, channels=channels)
+    radius = state.get("tone_radius")
+    return SRVGGConfig(
+        scale=scale,
+        features=features,
+        convolutions=(len(indices) - 3) // 2,
+        channels=channels,
+        tone_radius=0 if radius is None else int(radius),
+    )

@@ -140,6 +140,7 @@ class BackgroundRecipe:
             "scale": self.network.scale,
             "features": self.network.features,
             "convolutions": self.network.convolutions,
+            "tone_radius": self.network.tone_radius,
         }
 
     def is_finite(self) -> bool:
@@ -241,7 +242,12 @@ def student_config(config: TrainConfig) -> SRVGGConfig:
     """The sizes of the network that learns."""
     distillation = config.preset.distillation
     assert distillation is not None
-    return SRVGGConfig(distillation.scale, distillation.features, distillation.convolutions)
+    return SRVGGConfig(
+        distillation.scale,
+        distillation.features,
+        distillation.convolutions,
+        tone_radius=distillation.tone_radius,
+    )
 
 
 def teacher_name(config: TrainConfig) -> str:

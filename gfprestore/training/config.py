@@ -82,6 +82,7 @@ class Distillation:
         scale: Output pixels per input pixel of the student.
         features: Channels of the student; multiples of 32 suit processors with matrix units.
         convolutions: Inner convolutions of the student.
+        tone_radius: Pixels around a place over which the student keeps the tones; see `SRVGGConfig`.
         patches: How many patches of photos the teacher enlarges, once.
         patch_size: Their side in pixels.
         rim: Pixels around them that the teacher sees as well.
@@ -94,6 +95,7 @@ class Distillation:
     scale: int = 2
     features: int = 64
     convolutions: int = 8
+    tone_radius: int = 8
     patches: int = 256
     patch_size: int = 112
     rim: int = 8
@@ -234,16 +236,16 @@ PRESETS: dict[str, Preset] = {
         train_decoder=True,
         decoder_noise=False,
         batch_size=8,
-        steps=2_400,
+        steps=3_000,
         rate=3e-4,
         betas=(0.5, 0.99),
         gradient_limit=2.0,
         discriminator_rate=2e-3,
-        component_rate=2e-3,
-        milestones=(1_400, 1_900, 2_200),
-        critics_after=1_500,
+        component_rate=1e-2,
+        milestones=(1_800, 2_600),
+        critics_after=1_200,
         losses=LossWeights(reconstruction=1.0, perceptual=0.02, adversarial=0.1, components=0.1,
-                           component_style=20.0, identity=0.6),
+                           component_style=20.0, identity=0.8),
         perceptual_network="vgg16",
         identity_network="dlib",
         perceptual_crop=128,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from gfprestore.networks.srvgg import SRVGGConfig, SRVGGNetCompact, config_from_state
@@ -34,6 +37,33 @@ def test_random_network_equals_the_official_one(config: SRVGGConfig) -> None:
     assert expected.std() > 1e-3
     span = expected.abs().max()
     assert (actual / span - expected / span).abs().max() <= 1e-4
+
+
+def test_the_tones_are_kept_over_every_neighbourhood_and_the_radius_is_read_from_the_weights() -> None:
+    plain = randomised(SRVGGNetCompact(TINY))
+    state = {**plain.state_dict(), "tone_radius": torch.tensor(3.0, dtype=torch.float16)}
+    config = config_from_state(state)
+    assert config == replace(TINY, tone_radius=3)
+    network = SRVGGNetCompact(config).eval()
+    network.load_state_dict(state)
+    lq = torch.rand(2, 3, 18, 24)
+    with torch.no_grad():
+        repeated = F.interpolate(lq, scale_factor=2, mode="nearest")
+        added, detail = network(lq) - repeated, plain(lq) - repeated
+    shrunk = F.interpolate(detail, scale_factor=0.5, mode="area")
+    for row, column in ((9, 12), (3, 20), (0, 0), (17, 5)):
+        around = shrunk[:, :, max(row - 3, 0) : row + 4, max(column - 3, 0) : column + 4].mean((2, 3))
+        here = detail[:, :, 2 * row, 2 * column] - added[:, :, 2 * row, 2 * column]
+        assert around.abs().min() > 1e-3
+        torch.testing.assert_close(here, around, rtol=1e-4, atol=1e-5)
+
+
+def test_flat_colours_come_out_as_they_went_in_where_tones_are_kept() -> None:
+    network = randomised(SRVGGNetCompact(replace(TINY, tone_radius=2)))
+    lq = torch.rand(4, 3, 1, 1).expand(4, 3, 40, 40)
+    with torch.no_grad():
+        inside = network(lq)[:, :, 24:-24, 24:-24].unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).mean((3, 5))
+    assert (inside - lq[:, :, :1, :1]).abs().max() < 1e-5
 
 
 def test_lower_precision_leaves_the_first_and_last_layer_and_changes_the_picture_little() -> None:
