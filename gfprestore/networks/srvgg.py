@@ -77,11 +77,12 @@ class SRVGGNetCompact(nn.Module):
 
     def _toneless(self, detail: Tensor) -> Tensor:
         """Takes the mean over its neighbourhood off the detail (B, channels * scale**2, H, W)."""
-        parts = detail.unflatten(1, (self.config.channels, self.scale**2))
+        batch, _, height, width = detail.shape
+        parts = detail.reshape(batch, self.config.channels, self.scale**2, height, width)
         mean, radius = parts.mean(2), self.config.tone_radius
         for kernel, padding in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
             mean = F.avg_pool2d(mean, kernel, 1, padding, count_include_pad=False)
-        return (parts - mean.unsqueeze(2)).flatten(1, 2)
+        return (parts - mean.unsqueeze(2)).view(batch, -1, height, width)
 
 
 def config_from_state(state: Mapping[str, Tensor]) -> SRVGGConfig | None:

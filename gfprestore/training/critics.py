@@ -170,11 +170,6 @@ def _restorer_start(config: TrainConfig, path: Path, state: Mapping[str, Tensor]
             f"{path} was trained with the modulation {found.modulation!r}, not {preset.modulation!r}. "
             "Start an ablation from a prior or from nothing."
         )
-    if found.input_share != preset.input_share and config.stage == "restoration":
-        raise WeightsMismatchError(
-            f"{path} was trained with the share {found.input_share:g} of the lq in its pictures, not "
-            f"{preset.input_share:g}. Start from a prior or from nothing, or use the preset that it was trained with."
-        )
     if config.stage == "prior":
         inner = {name.removeprefix("stylegan_decoder."): tensor for name, tensor in state.items() if
                  name.startswith("stylegan_decoder.")}  # fmt: skip

@@ -71,10 +71,12 @@ def store(tmp_path: Path) -> WeightsStore:
     return WeightsStore(folder, offline=True)
 
 
-def config_of(data: Path, output: Path, patches: int = 5, **options: Any) -> TrainConfig:
+def config_of(data: Path, output: Path, patches: int = 5, tone_radius: int = 3, **options: Any) -> TrainConfig:
     """A training of a student of 8 features; `options` go to the config, else to the preset."""
     config = make_config(data, output, "compact", stage="background")
-    distillation = Distillation(features=8, convolutions=2, patches=patches, patch_size=24, rim=4, shrink=(1.0, 1.5))
+    distillation = Distillation(
+        features=8, convolutions=2, tone_radius=tone_radius, patches=patches, patch_size=24, rim=4, shrink=(1.0, 1.5)
+    )
     tiny: dict[str, Any] = {"size": 16, "batch_size": 2, "steps": 4, "losses": L1, "distillation": distillation}
     of_config = {name: value for name, value in options.items() if name in TrainConfig.__dataclass_fields__}
     of_preset = {name: value for name, value in options.items() if name not in of_config}
@@ -178,7 +180,7 @@ def test_a_damaged_part_is_named(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_student_comes_to_do_as_the_teacher(data: Path, tmp_path: Path, store: WeightsStore) -> None:
-    config = config_of(data, tmp_path / "out", steps=80, rate=8e-3, milestones=(), ema_halflife=5.0)
+    config = config_of(data, tmp_path / "out", tone_radius=0, steps=80, rate=8e-3, milestones=(), ema_halflife=5.0)
     make_pairs(config, made_by(Doubling()), print)
     train(config, print, store=store)
     losses = [line["reconstruction"] for line in log_of(config.output)]
@@ -220,14 +222,14 @@ def test_what_is_exported_is_half_precision_says_what_it_is_and_enlarges_by_two(
     metadata = read_metadata(report.weights)
     assert (metadata["network"], metadata["teacher"], metadata["step"]) == ("srvgg", "real-esrgan-x4plus", "2")
     network = load_network(report.weights, "background")
-    assert network.config == SRVGGConfig(scale=2, features=8, convolutions=2)
+    assert network.config == SRVGGConfig(scale=2, features=8, convolutions=2, tone_radius=3)
     average = torch.load(config.output / "checkpoint.pt", weights_only=True)["recipe"]["average"]
     assert all(torch.equal(average[name].half(), state[name]) for name in average)
     assert (config.output / "samples" / "0000002.png").is_file()
 
 
 def test_a_training_starts_from_a_student_of_its_sizes_only(data: Path, tmp_path: Path) -> None:
-    fitting = SRVGGNetCompact(SRVGGConfig(scale=2, features=8, convolutions=2))
+    fitting = SRVGGNetCompact(SRVGGConfig(scale=2, features=8, convolutions=2, tone_radius=3))
     save_file(fitting.state_dict(), tmp_path / "fitting.safetensors")
     save_file(SRVGGNetCompact(SRVGGConfig(4, 8, 2)).state_dict(), tmp_path / "other.safetensors")
     found = open_student(config_of(data, tmp_path, weights=tmp_path / "fitting.safetensors"))
@@ -284,4 +286,6 @@ def test_the_shipped_preset_is_of_the_shipped_sizes() -> None:
     weights = Path(__file__).parents[2] / "weights" / "compact-background.safetensors"
     network = load_network(weights, "background")
     sizes = preset.distillation
-    assert network.config == SRVGGConfig(sizes.scale, sizes.features, sizes.convolutions)
+    assert network.config == SRVGGConfig(
+        sizes.scale, sizes.features, sizes.convolutions, tone_radius=sizes.tone_radius
+    )
