@@ -206,16 +206,18 @@ class GFPGAN(nn.Module):
         latents, features = self.remove_degradation(lq)
         noise = None if noise_seeds is None else self.stylegan_decoder.seeded_noise(noise_seeds)
         restored: Tensor = self.stylegan_decoder(latents, noise, self.modulations(features))
-        if self.config.input_share > 0:
-            restored = torch.lerp(restored, self._unet_picture(features[-1], lq), self.config.input_share)
-        if not return_pyramid:
-            return restored
-        return restored, [self._unet_picture(feature, lq) for feature in features]
+        share = self.config.input_share
+        pyramid: list[Tensor] = []
+        if return_pyramid or share > 0:
+            needed = range(len(features)) if return_pyramid else (-1,)
+            pyramid = [self._unet_picture(scale, features[scale], lq) for scale in needed]
+        if share > 0:
+            restored = torch.lerp(restored, pyramid[-1], share)
+        return (restored, pyramid) if return_pyramid else restored
 
-    def _unet_picture(self, feature: Tensor, lq: Tensor) -> Tensor:
-        """What the U-Net makes of the lq at the size of one of its features, float32."""
-        to_rgb = self.toRGB[feature.shape[-1].bit_length() - 4]  # the first one is of 8 pixels
-        picture: Tensor = to_rgb(feature).float()
+    def _unet_picture(self, scale: int, feature: Tensor, lq: Tensor) -> Tensor:
+        """What the U-Net makes of the lq at one of its scales, float32."""
+        picture: Tensor = self.toRGB[scale](feature).float()
         if self.config.input_share > 0:
             smaller = F.avg_pool2d(lq.float(), lq.shape[-1] // feature.shape[-1])
             picture = torch.lerp(picture, smaller, self.config.input_share)
@@ -448,6 +450,8 @@ def _read_config(state: Mapping[str, Tensor], layout: Layout) -> GFPGANConfig:
     if "condition_scale.0.2.weight" in state:
         modulation = "all" if state["condition_scale.0.2.weight"].shape[0] == channels[1] else "split"
     share = state.get("input_share")
+    if share is not None and share.numel() != 1:
+        raise ValueError("input_share is one number")
     return GFPGANConfig(
         layout=layout,
         channels=tuple(channels),

@@ -15,6 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+MOST_TONE_RADIUS = 256
+"""A file that states a larger one is damaged."""
+
 
 @dataclass(frozen=True)
 class SRVGGConfig:
@@ -101,6 +104,8 @@ def config_from_state(state: Mapping[str, Tensor]) -> SRVGGConfig | None:
     if len(indices) % 2 == 0 or scale < 1 or scale**2 * channels != last.shape[0]:
         return None
     radius = state.get("tone_radius")
+    if radius is not None and not (radius.numel() == 1 and 0 <= radius.item() <= MOST_TONE_RADIUS):
+        return None
     return SRVGGConfig(
         scale=scale,
         features=features,

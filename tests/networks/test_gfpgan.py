@@ -267,6 +267,11 @@ def test_a_share_of_the_input_stays_in_the_pictures_and_is_read_from_the_weights
         assert network.to(torch.bfloat16)(lq.to(torch.bfloat16)).dtype == torch.float32
 
 
+@pytest.mark.parametrize("share", [torch.tensor(-0.5), torch.tensor(1.0), torch.tensor(torch.nan), torch.zeros(2)])
+def test_weights_whose_share_is_none_are_not_recognised(share: Tensor) -> None:
+    assert config_from_state({**tiny("clean").state_dict(), "input_share": share}) is None
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_a_share_that_leaves_nothing_to_restore_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match="input_share"):

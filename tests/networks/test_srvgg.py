@@ -88,4 +88,6 @@ def test_other_networks_are_not_taken_for_a_srvgg() -> None:
     assert config_from_state({}) is None
     assert config_from_state(without_last) is None
     assert config_from_state({**state, "body.8.weight": torch.zeros(13, 6, 3, 3)}) is None
+    for radius in (torch.tensor(-1.0), torch.tensor(torch.nan), torch.tensor(1e9), torch.zeros(2)):
+        assert config_from_state({**state, "tone_radius": radius}) is None
     assert config_from_state({"body.0.rdb1.conv1.weight": torch.zeros(4, 8, 3, 3)}) is None

@@ -303,6 +303,19 @@ def test_a_face_is_shown_to_dlib_alone_and_grey() -> None:
     assert losses.chip_for_identity(checks).abs().max() < 0.3, "fine stripes become grey, not coarse ones"
 
 
+def test_dlib_asks_for_no_colours() -> None:
+    """What it sees is the luma; what it asks for is the same of red, green and blue."""
+    faces = pictures(1, 64).requires_grad_()
+    chips = losses.chip_for_identity(faces, 16)
+    left, top, right, bottom = (round(edge / 8) for edge in losses.DLIB_CHIP)
+    luma = torch.einsum("bchw,c->bhw", faces[..., top:bottom, left:right], torch.tensor(losses.GREY_WEIGHTS))
+    shrunk = torch.nn.functional.interpolate(luma[:, None], size=(16, 16), mode="bilinear", antialias=True)
+    torch.testing.assert_close(chips, shrunk.expand(-1, 3, -1, -1))
+    (gradient,) = torch.autograd.grad((chips * torch.rand_like(chips)).sum(), faces)
+    assert gradient.abs().max() > 0.01
+    torch.testing.assert_close(gradient, gradient[:, :1].expand(-1, 3, -1, -1))
+
+
 def test_the_distance_of_embeddings_is_euclidean_and_has_a_gradient_at_nothing() -> None:
     embeddings = torch.zeros(2, 4, requires_grad=True)
     gt = torch.tensor([[3.0, 4.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
