@@ -29,10 +29,14 @@ from gfprestore.networks.layers import (
     EqualisedLinear,
     ScaledLeakyReLU,
     activated_convolution,
+    box_mean,
 )
 from gfprestore.networks.stylegan2 import Layout, StyleGAN2Generator, UpsampledConvolution, upsample_bilinear
 
 Modulation = Literal["split", "all", "none"]
+
+LUMA = (0.299, 0.587, 0.114)
+"""Of red, green and blue (ITU-R BT.601); what a picture has besides is its colours."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,12 @@ class GFPGANConfig:
             the U-Net's picture in the restored one. 0 in the paper. With a share each part only learns how a good
             picture differs from what it gets, which takes far less training (residual learning: He et al., CVPR 2016;
             Zhang et al., IEEE TIP 2017). Kept in the weights as the tensor `input_share`.
+        colour_radius: The restored picture's colours have the lq's mean over the square of this radius (pixels) around
+            any place; what is finer is the network's. A small network guesses irises and lips wrong, and the lq has
+            lost little of its colours. 0, as in the paper, leaves them to the weights. Kept as `colour_radius`.
 
     Raises:
-        ValueError: The channels are odd, or do not lead to a size of 8 or more; the share is none.
+        ValueError: The channels are odd, or do not lead to a size of 8 or more; the share or the radius is none.
     """
 
     layout: Layout
@@ -63,10 +70,13 @@ class GFPGANConfig:
     different_w: bool = True
     modulation: Modulation = "split"
     input_share: float = 0.0
+    colour_radius: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.input_share < 1:
             raise ValueError(f"input_share is from 0 to below 1, not {self.input_share}")
+        if not 0 <= self.colour_radius < self.size:
+            raise ValueError(f"colour_radius is from 0 to below {self.size}, not {self.colour_radius}")
         if len(self.channels) < 2:
             raise ValueError(f"channels are given for 4, 8 and so on, at least two; not {self.channels}")
         if any(count < 2 or count % 2 for count in self.channels):
@@ -85,6 +95,7 @@ class GFPGANConfig:
         different_w: bool = True,
         modulation: Modulation = "split",
         input_share: float = 0.0,
+        colour_radius: int = 0,
     ) -> GFPGANConfig:
         """The sizes as the official options say them.
 
@@ -98,6 +109,7 @@ class GFPGANConfig:
             different_w: See the attribute.
             modulation: See the attribute.
             input_share: See the attribute.
+            colour_radius: See the attribute.
 
         Raises:
             ValueError: The size is no power of two from 8 to 1024, or a number of channels comes out odd.
@@ -109,7 +121,7 @@ class GFPGANConfig:
             int(512 * narrow) if resolution <= 32 else int(16384 // resolution * channel_multiplier * narrow)
             for resolution in resolutions
         )
-        return cls(layout, channels, style_dim, mlp_layers, different_w, modulation, input_share)
+        return cls(layout, channels, style_dim, mlp_layers, different_w, modulation, input_share, colour_radius)
 
     @property
     def size(self) -> int:
@@ -176,6 +188,8 @@ class GFPGAN(nn.Module):
         self.spatial_modulation = ChannelSplitSFT()
         if config.input_share > 0:
             self.register_buffer("input_share", torch.tensor(config.input_share))
+        if config.colour_radius > 0:
+            self.register_buffer("colour_radius", torch.tensor(float(config.colour_radius)))
 
     @overload
     def forward(self, lq: Tensor, noise_seeds: Sequence[int] | None = None) -> Tensor: ...
@@ -213,6 +227,8 @@ class GFPGAN(nn.Module):
             pyramid = [self._unet_picture(scale, features[scale], lq) for scale in needed]
         if share > 0:
             restored = torch.lerp(restored, pyramid[-1], share)
+        if self.config.colour_radius > 0:
+            restored = self._with_colours_of(lq, restored)
         return (restored, pyramid) if return_pyramid else restored
 
     def _unet_picture(self, scale: int, feature: Tensor, lq: Tensor) -> Tensor:
@@ -222,6 +238,12 @@ class GFPGAN(nn.Module):
             smaller = F.avg_pool2d(lq.float(), lq.shape[-1] // feature.shape[-1])
             picture = torch.lerp(picture, smaller, self.config.input_share)
         return picture
+
+    def _with_colours_of(self, lq: Tensor, restored: Tensor) -> Tensor:
+        """Takes off the restored picture how its colours differ from the lq's in the mean of a neighbourhood."""
+        difference = restored - lq.float()
+        luma = (difference * difference.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+        return restored - box_mean(difference - luma, self.config.colour_radius)
 
     def remove_degradation(self, lq: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The U-Net (section 3.2).
@@ -449,9 +471,6 @@ def _read_config(state: Mapping[str, Tensor], layout: Layout) -> GFPGANConfig:
     modulation: Modulation = "none"
     if "condition_scale.0.2.weight" in state:
         modulation = "all" if state["condition_scale.0.2.weight"].shape[0] == channels[1] else "split"
-    share = state.get("input_share")
-    if share is not None and share.numel() != 1:
-        raise ValueError("input_share is one number")
     return GFPGANConfig(
         layout=layout,
         channels=tuple(channels),
@@ -459,5 +478,20 @@ def _read_config(state: Mapping[str, Tensor], layout: Layout) -> GFPGANConfig:
         mlp_layers=sum(name.startswith(f"{prior}style_mlp.") and name.endswith(".weight") for name in state),
         different_w=latents != style_dim,
         modulation=modulation,
-        input_share=0.0 if share is None else float(share),
+        input_share=_number(state, "input_share"),
+        colour_radius=int(_number(state, "colour_radius")),
     )
+
+
+def _number(state: Mapping[str, Tensor], name: str) -> float:
+    """What the weights hold under a name beside the layers; 0 where they hold nothing.
+
+    Raises:
+        ValueError: It is no finite number.
+    """
+    tensor = state.get(name)
+    if tensor is None:
+        return 0.0
+    if tensor.numel() != 1 or not math.isfinite(tensor.item()):
+        raise ValueError(f"{name} is one number")
+    return float(tensor.item())

@@ -1,4 +1,4 @@
-"""Layers that StyleGAN2's networks share (Karras et al., CVPR 2020): equalised weights, FIR filter, activation.
+"""Layers that StyleGAN2's networks share (Karras et al., CVPR 2020): equalised weights, FIR filter, activation; a box mean.
 
 Tensors are (B, C, H, W) float, fastest in channels-last. All can be differentiated twice, as R1 and path length ask.
 Pure torch: opens no file, chooses no device.
@@ -14,6 +14,13 @@ from torch import Tensor, nn
 
 LEAK = 0.2
 ACTIVATION_GAIN = math.sqrt(2)
+
+
+def box_mean(x: Tensor, radius: int) -> Tensor:
+    """Mean over the square of `radius` pixels around each place, as far as it lies within x: (B, C, H, W) as x is."""
+    side = 2 * radius + 1
+    rows = F.avg_pool2d(x, (side, 1), 1, (radius, 0), count_include_pad=False)
+    return F.avg_pool2d(rows, (1, side), 1, (0, radius), count_include_pad=False)
 
 
 class EqualisedLinear(nn.Module):

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gfprestore.networks.layers import box_mean
+
 MOST_TONE_RADIUS = 256
 """A file that states a larger one is damaged."""
 
@@ -82,9 +84,7 @@ class SRVGGNetCompact(nn.Module):
         """Takes the mean over its neighbourhood off the detail (B, channels * scale**2, H, W)."""
         batch, _, height, width = detail.shape
         parts = detail.reshape(batch, self.config.channels, self.scale**2, height, width)
-        mean, radius = parts.mean(2), self.config.tone_radius
-        for kernel, padding in (((2 * radius + 1, 1), (radius, 0)), ((1, 2 * radius + 1), (0, radius))):
-            mean = F.avg_pool2d(mean, kernel, 1, padding, count_include_pad=False)
+        mean = box_mean(parts.mean(2), self.config.tone_radius)
         return (parts - mean.unsqueeze(2)).view(batch, -1, height, width)
 
 

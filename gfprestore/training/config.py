@@ -119,6 +119,7 @@ class Preset:
         component_width: Features of the component discriminators at the patches' full size.
         modulation: What the U-Net's features modulate in the prior.
         input_share: Share of what each part of the generator gets in the picture that it gives; see `GFPGANConfig`.
+        colour_radius: Pixels around a place over which the restored picture keeps the lq's colours; see `GFPGANConfig`.
         start: What a restoration starts from: a `prior`, a whole `restorer`, or `nothing` but random weights.
         train_decoder: Whether the prior inside the restorer learns too; the paper freezes it.
         decoder_noise: Whether the restorer's decoder adds noise to its features; a prior always does. Trained without
@@ -160,6 +161,7 @@ class Preset:
     component_width: int = 64
     modulation: Modulation = "split"
     input_share: float = 0.0
+    colour_radius: int = 0
     start: Literal["prior", "restorer", "nothing"] = "prior"
     train_decoder: bool = False
     decoder_noise: bool = True
@@ -205,6 +207,7 @@ class Preset:
                 mlp_layers=self.mlp_layers,
                 modulation=self.modulation,
                 input_share=self.input_share,
+                colour_radius=self.colour_radius,
             )
         except ValueError as error:
             raise UsageError(f"no network can be built: {error}. Choose another --size.") from error
@@ -232,6 +235,7 @@ PRESETS: dict[str, Preset] = {
         mlp_layers=2,
         component_width=16,
         input_share=0.5,
+        colour_radius=5,
         start="nothing",
         train_decoder=True,
         decoder_noise=False,

@@ -227,6 +227,7 @@ class RestorationRecipe:
             "mlp_layers": self.network.mlp_layers,
             "modulation": self.network.modulation,
             "input_share": self.network.input_share,
+            "colour_radius": self.network.colour_radius,
             "component_width": self.preset.component_width,
             "train_decoder": self.preset.train_decoder,
             "decoder_noise": self.preset.decoder_noise,
