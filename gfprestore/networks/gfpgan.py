@@ -55,9 +55,10 @@ class GFPGANConfig:
             the U-Net's picture in the restored one. 0 in the paper. With a share each part only learns how a good
             picture differs from what it gets, which takes far less training (residual learning: He et al., CVPR 2016;
             Zhang et al., IEEE TIP 2017). Kept in the weights as the tensor `input_share`.
-        colour_radius: The restored picture's colours have the lq's mean over the square of this radius (pixels) around
-            any place; what is finer is the network's. A small network guesses irises and lips wrong, and the lq has
-            lost little of its colours. 0, as in the paper, leaves them to the weights. Kept as `colour_radius`.
+        colour_radius: How the restored picture's colours differ from the lq's in the mean over the square of this
+            radius (pixels) around a place is taken off there, so that only finer colours are the network's: a small one
+            gets irises and lips wrong, and an lq has lost little of its colours. 0, as in the paper, takes off nothing.
+            Kept in the weights as the tensor `colour_radius`.
 
     Raises:
         ValueError: The channels are odd, or do not lead to a size of 8 or more; the share or the radius is none.

@@ -1,4 +1,4 @@
-"""Layers that StyleGAN2's networks share (Karras et al., CVPR 2020): equalised weights, FIR filter, activation; a box mean.
+"""Layers that networks share, most of StyleGAN2 (Karras et al., CVPR 2020): equalised weights, FIR filter, activation.
 
 Tensors are (B, C, H, W) float, fastest in channels-last. All can be differentiated twice, as R1 and path length ask.
 Pure torch: opens no file, chooses no device.

@@ -267,6 +267,41 @@ def test_a_share_of_the_input_stays_in_the_pictures_and_is_read_from_the_weights
         assert network.to(torch.bfloat16)(lq.to(torch.bfloat16)).dtype == torch.float32
 
 
+def test_the_colours_around_a_place_stay_and_the_radius_is_read_from_the_weights() -> None:
+    plain, lq = tiny("clean"), faces(2, 32)
+    state = {**plain.state_dict(), "colour_radius": torch.tensor(3.0, dtype=torch.float16)}
+    config = config_from_state(state)
+    assert config is not None and config.colour_radius == 3
+    assert replace(config, colour_radius=0) == plain.config
+    network = GFPGAN(config)
+    network.load_state_dict(state)
+    luma = torch.tensor([0.299, 0.587, 0.114])
+    with torch.no_grad():
+        theirs, ours = plain(lq), network(lq)
+    assert torch.einsum("bchw,c->bhw", ours - theirs, luma).abs().max() < 1e-5
+    for row, column in ((16, 16), (3, 20), (0, 0), (31, 5)):
+        around = (slice(None), slice(None), slice(max(row - 3, 0), row + 4), slice(max(column - 3, 0), column + 4))
+        differs = (theirs - lq)[around].mean((2, 3))
+        colours = differs - (differs @ luma)[:, None]
+        assert colours.abs().max() > 1e-3
+        torch.testing.assert_close((theirs - ours)[:, :, row, column], colours, rtol=1e-4, atol=1e-5)
+
+
+def test_a_grey_face_stays_grey_where_its_colours_are_kept_as_wide_as_it_is() -> None:
+    network = GFPGAN(replace(tiny("clean").config, colour_radius=31))
+    lq = faces(1, 32).mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    with torch.no_grad():
+        restored = network(lq)
+    means = restored.mean((2, 3))
+    assert restored.std() > 1e-2
+    torch.testing.assert_close(means, means.mean(1, keepdim=True).expand(-1, 3), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("radius", [torch.tensor(-1.0), torch.tensor(1e9), torch.tensor(torch.inf), torch.zeros(2)])
+def test_weights_with_an_impossible_radius_are_not_recognised(radius: Tensor) -> None:
+    assert config_from_state({**tiny("clean").state_dict(), "colour_radius": radius}) is None
+
+
 @pytest.mark.parametrize("share", [torch.tensor(-0.5), torch.tensor(1.0), torch.tensor(torch.nan), torch.zeros(2)])
 def test_weights_whose_share_is_none_are_not_recognised(share: Tensor) -> None:
     assert config_from_state({**tiny("clean").state_dict(), "input_share": share}) is None

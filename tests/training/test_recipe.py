@@ -321,12 +321,12 @@ def test_mixed_styles_change_over_once_and_belong_to_the_picture(data: Path, tmp
 
 def test_a_whole_restorer_decides_the_sizes_and_is_gone_on_from(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "own.pth"
-    state = restorer_state(narrow=1 / 16, input_share=0.25)
+    state = restorer_state(narrow=1 / 16, input_share=0.25, colour_radius=2)
     torch.save({"params_ema": state}, path)
     config = tiny_config(data, tmp_path / "out", "finetune", weights=path)
     start = open_start(config, WeightsStore())
     assert (start.kind, start.network.channels) == ("restorer", (32, 32, 32, 32))
-    assert start.network.input_share == 0.25
+    assert (start.network.input_share, start.network.colour_radius) == (0.25, 2)
     recipe = RestorationRecipe(config, start, Critics(), CPU)
     assert changed(recipe.generator, dict(state)) == set()
 
