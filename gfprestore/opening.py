@@ -40,7 +40,7 @@ SLOW_BACKGROUND = "real-esrgan-x4plus"
 DOUBLING_BACKGROUND = "real-esrgan-x2plus"
 EMBEDDED_BACKGROUND = "compact-background"
 
-EMBEDDED_LIMITS = FaceLimits(least_side=(24.0, 32.0), sharpness=(0.55, 0.70))
+EMBEDDED_LIMITS = FaceLimits(least_side=(24.0, 32.0), sharpness=(0.60, 0.75), most_share=0.8)
 """Where the embedded restorer does good; measured, see its model card."""
 
 

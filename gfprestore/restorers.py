@@ -32,15 +32,17 @@ class FaceLimits:
         most_side: The same from above: up to the first number all, from the second on nothing.
         turn: How far a face is turned, see `alignment.face_turn`: up to the first number all, from the second on none.
         sharpness: Of the crop, see `alignment.crop_sharpness`: likewise. A face that is sharp already can only lose.
+        most_share: What "all" is: where a face is uncertain, the mean of two guesses is nearer to it than either.
     """
 
     least_side: tuple[float, float] = (0.0, 1e-6)
     most_side: tuple[float, float] = (1e9, 1e10)
     turn: tuple[float, float] = (1e9, 1e10)
     sharpness: tuple[float, float] = (1e9, 1e10)
+    most_share: float = 1.0
 
     def share(self, side: float, turn: float, sharpness: float) -> float:
-        """How much of the restored face to take, 0 to 1.
+        """How much of the restored face to take, 0 to `most_share`.
 
         Args:
             side: Of the crop in pixels of the photo.
@@ -54,7 +56,7 @@ class FaceLimits:
             _falling(abs(turn), self.turn),
             _falling(sharpness, self.sharpness),
         )
-        return min(1.0, max(0.0, min(shares)))
+        return self.most_share * min(1.0, max(0.0, min(shares)))
 
 
 def _falling(value: float, limits: tuple[float, float]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -98,4 +99,5 @@ def test_less_of_a_face_is_taken_towards_each_limit(side: float, turn: float, sh
     assert limits.share(side, turn, 0.2) == pytest.approx(share)
     assert limits.share(side, turn, 0.6) == pytest.approx(min(share, 0.5))
     assert limits.share(side, turn, 0.8) == 0
+    assert replace(limits, most_share=0.8).share(side, turn, 0.2) == pytest.approx(0.8 * share)
     assert FaceLimits().share(side, turn, 5.0) == 1

@@ -257,7 +257,6 @@ PRESETS: dict[str, Preset] = {
         pyramid_until=None,
         degradation=OLD_PRINTS,
         jitter=0.03,
-        ema_halflife=100.0,
         exports_half=True,
     ),
     "finetune": Preset(
