@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from gfprestore.device import free_memory, is_out_of_memory, release_memory
 from gfprestore.errors import DeviceError
+from gfprestore.networks.layers import luma
 from gfprestore.networks.rrdbnet import FOLDING, RRDBNet, RRDBNetConfig
 from gfprestore.networks.srvgg import SRVGGNetCompact
 from gfprestore.tensors import full_scale, pixels_to_unit
@@ -56,9 +57,6 @@ TILE_PIXELS = 1 << 20
 FEATURE_BYTES_ON_CPU = 24 << 20
 """Most bytes of one feature map of SRVGGNetCompact on the CPU: from 32 MiB on, the C library asks the system for fresh
 memory for each map, which would double the time."""
-
-LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-"""Weights of the channels where a grey photo's picture is made grey again, as the released tool has them (BT.601)."""
 
 PROCESSORS = Path("/proc/cpuinfo")
 """Where Linux lists the instructions that the processor has."""
@@ -234,7 +232,7 @@ class NetworkBackground:
             picture = picture[:, :, : height * self.scale, : width * self.scale]
             picture = picture.float().clamp_(0, 1)
             if grey:
-                picture = (picture * LUMA.to(picture.device)).sum(dim=1, keepdim=True)
+                picture = luma(picture)  # as the released tool makes it grey again
             levels = picture.mul_(full_scale(tile.dtype)).squeeze(0).permute(1, 2, 0)  # (C, H, W) -> (H, W, C)
             result: NDArray[np.float32] = levels.cpu().numpy()
         return result

@@ -30,13 +30,12 @@ from gfprestore.networks.layers import (
     ScaledLeakyReLU,
     activated_convolution,
     box_mean,
+    luma,
+    stored_number,
 )
 from gfprestore.networks.stylegan2 import Layout, StyleGAN2Generator, UpsampledConvolution, upsample_bilinear
 
 Modulation = Literal["split", "all", "none"]
-
-LUMA = (0.299, 0.587, 0.114)
-"""Of red, green and blue (ITU-R BT.601); what a picture has besides is its colours."""
 
 
 @dataclass(frozen=True)
@@ -243,8 +242,7 @@ class GFPGAN(nn.Module):
     def _with_colours_of(self, lq: Tensor, restored: Tensor) -> Tensor:
         """Takes off the restored picture how its colours differ from the lq's in the mean of a neighbourhood."""
         difference = restored - lq.float()
-        luma = (difference * difference.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
-        return restored - box_mean(difference - luma, self.config.colour_radius)
+        return restored - box_mean(difference - luma(difference), self.config.colour_radius)
 
     def remove_degradation(self, lq: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The U-Net (section 3.2).
@@ -479,20 +477,6 @@ def _read_config(state: Mapping[str, Tensor], layout: Layout) -> GFPGANConfig:
         mlp_layers=sum(name.startswith(f"{prior}style_mlp.") and name.endswith(".weight") for name in state),
         different_w=latents != style_dim,
         modulation=modulation,
-        input_share=_number(state, "input_share"),
-        colour_radius=int(_number(state, "colour_radius")),
+        input_share=stored_number(state, "input_share"),
+        colour_radius=int(stored_number(state, "colour_radius")),
     )
-
-
-def _number(state: Mapping[str, Tensor], name: str) -> float:
-    """What the weights hold under a name beside the layers; 0 where they hold nothing.
-
-    Raises:
-        ValueError: It is no finite number.
-    """
-    tensor = state.get(name)
-    if tensor is None:
-        return 0.0
-    if tensor.numel() != 1 or not math.isfinite(tensor.item()):
-        raise ValueError(f"{name} is one number")
-    return float(tensor.item())

@@ -7,6 +7,7 @@ Pure torch: opens no file, chooses no device.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,28 @@ from torch import Tensor, nn
 
 LEAK = 0.2
 ACTIVATION_GAIN = math.sqrt(2)
+
+LUMA = (0.299, 0.587, 0.114)
+"""Of red, green and blue (ITU-R BT.601); what a picture has besides is its colours."""
+
+
+def luma(pictures: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) RGB to their luma (B, 1, H, W)."""
+    return (pictures * torch.tensor(LUMA, device=pictures.device).view(3, 1, 1)).sum(1, keepdim=True)
+
+
+def stored_number(state: Mapping[str, Tensor], name: str) -> float:
+    """What weights hold under a name beside their layers; 0 where they hold nothing.
+
+    Raises:
+        ValueError: It is no finite number.
+    """
+    tensor = state.get(name)
+    if tensor is None:
+        return 0.0
+    if tensor.numel() != 1 or not math.isfinite(tensor.item()):
+        raise ValueError(f"{name} is one number")
+    return float(tensor.item())
 
 
 def box_mean(x: Tensor, radius: int) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gfprestore.networks.layers import box_mean
+from gfprestore.networks.layers import box_mean, stored_number
 
 MOST_TONE_RADIUS = 256
 """A file that states a larger one is damaged."""
@@ -103,13 +103,16 @@ def config_from_state(state: Mapping[str, Tensor]) -> SRVGGConfig | None:
     scale = math.isqrt(last.shape[0] // channels)
     if len(indices) % 2 == 0 or scale < 1 or scale**2 * channels != last.shape[0]:
         return None
-    radius = state.get("tone_radius")
-    if radius is not None and not (radius.numel() == 1 and 0 <= radius.item() <= MOST_TONE_RADIUS):
+    try:
+        radius = stored_number(state, "tone_radius")
+    except ValueError:
+        return None
+    if not 0 <= radius <= MOST_TONE_RADIUS:
         return None
     return SRVGGConfig(
         scale=scale,
         features=features,
         convolutions=(len(indices) - 3) // 2,
         channels=channels,
-        tone_radius=0 if radius is None else int(radius),
+        tone_radius=int(radius),
     )

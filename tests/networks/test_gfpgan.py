@@ -66,6 +66,16 @@ def tiny(layout: Layout, size: int = 32, modulation: Modulation = "split") -> GF
     return network.to(memory_format=torch.channels_last)
 
 
+def with_stored(plain: GFPGAN, **numbers: Any) -> GFPGAN:
+    """The same weights with numbers beside the layers, as its own state makes it be built."""
+    state = {**plain.state_dict(), **{name: torch.tensor(number).half() for name, number in numbers.items()}}
+    config = config_from_state(state)
+    assert config == replace(plain.config, **numbers)
+    network = GFPGAN(config)
+    network.load_state_dict(state)
+    return network
+
+
 def faces(count: int, size: int) -> Tensor:
     return (torch.rand(count, 3, size, size) * 2 - 1).contiguous(memory_format=torch.channels_last)
 
@@ -249,12 +259,7 @@ def test_without_modulation_the_picture_depends_on_the_style_code_only() -> None
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_share_of_the_input_stays_in_the_pictures_and_is_read_from_the_weights(layout: Layout) -> None:
     plain, lq = tiny(layout), faces(2, 32)
-    state = {**plain.state_dict(), "input_share": torch.tensor(0.25, dtype=torch.float16)}
-    config = config_from_state(state)
-    assert config is not None and config.input_share == 0.25
-    assert replace(config, input_share=0.0) == plain.config
-    network = GFPGAN(config)
-    network.load_state_dict(state)
+    network = with_stored(plain, input_share=0.25)
     with torch.no_grad():
         theirs, their_pyramid = plain(lq, return_pyramid=True)
         restored, pyramid = network(lq, return_pyramid=True)
@@ -269,12 +274,7 @@ def test_a_share_of_the_input_stays_in_the_pictures_and_is_read_from_the_weights
 
 def test_the_colours_around_a_place_stay_and_the_radius_is_read_from_the_weights() -> None:
     plain, lq = tiny("clean"), faces(2, 32)
-    state = {**plain.state_dict(), "colour_radius": torch.tensor(3.0, dtype=torch.float16)}
-    config = config_from_state(state)
-    assert config is not None and config.colour_radius == 3
-    assert replace(config, colour_radius=0) == plain.config
-    network = GFPGAN(config)
-    network.load_state_dict(state)
+    network = with_stored(plain, colour_radius=3)
     luma = torch.tensor([0.299, 0.587, 0.114])
     with torch.no_grad():
         theirs, ours = plain(lq), network(lq)
