@@ -212,6 +212,13 @@ class Preset:
         except ValueError as error:
             raise UsageError(f"no network can be built: {error}. Choose another --size.") from error
 
+    def discriminator_channels(self) -> tuple[int, ...]:
+        """Features of the discriminator at 4, 8 and so on: as of the paper's prior, whatever the channel multiplier."""
+        multiplier = min(1.0, self.channel_multiplier)
+        return GFPGANConfig.from_widths(
+            "paper", size=self.size, narrow=self.narrow, channel_multiplier=multiplier
+        ).channels
+
     def rate_factor(self, step: int) -> float:
         """What the learning rates are multiplied with at `step`, 1 being the first: halved after each milestone."""
         return float(0.5 ** sum(step > milestone for milestone in self.milestones))

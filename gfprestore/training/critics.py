@@ -7,7 +7,7 @@ command to fetch it and the option to do without it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +23,7 @@ from gfprestore.networks.gfpgan import GFPGANConfig
 from gfprestore.networks.vgg import VGGFeatures
 from gfprestore.packages import packaged_file
 from gfprestore.training.config import PerceptualNetwork, Preset, TrainConfig
+from gfprestore.training.growth import generator_size
 from gfprestore.training.losses import (
     BLURRED_PERCEPTUAL_WEIGHTS,
     PERCEPTUAL_WEIGHTS,
@@ -32,6 +33,9 @@ from gfprestore.training.losses import (
     identity_loss,
 )
 from gfprestore.weights import WeightsStore
+
+DISCRIMINATOR_NAME = "discriminator.safetensors"
+"""Beside a prior of our own: what it was trained against."""
 
 RELEASED_PRIOR = "stylegan2-ffhq-512"
 RELEASED_RESTORER = "gfpgan-1.4"
@@ -110,12 +114,23 @@ class Start:
         state: Tensors by name; empty to start from random weights.
         kind: What they are of.
         path: The file.
+        critic_state: Tensors of the discriminator that a prior was trained against; empty for random weights.
+        critic_path: Its file.
     """
 
     network: GFPGANConfig
     state: Mapping[str, Tensor]
     kind: Literal["prior", "restorer", "nothing"] = "nothing"
     path: Path | None = None
+    critic_state: Mapping[str, Tensor] = field(default_factory=dict)
+    critic_path: Path | None = None
+
+    def __str__(self) -> str:
+        """For people: what it is and where it lies."""
+        if self.path is None:
+            return "random weights"
+        critic = "" if self.critic_path is None else f" and its discriminator {self.critic_path}"
+        return f"the {self.kind} {self.path}{critic}"
 
 
 def open_critics(config: TrainConfig, store: WeightsStore) -> Critics:
@@ -154,8 +169,24 @@ def open_start(config: TrainConfig, store: WeightsStore) -> Start:
     if found is not None:
         return _restorer_start(config, path, state, found)
     if "constant_input.weight" in state and "style_conv1.modulated_conv.weight" in state:
-        return Start(preset.network(), state, "prior", path)
+        return _prior_start(config, path, state)
     raise WeightsMismatchError(f"{path} is neither a StyleGAN2 prior nor a GFP-GAN, so no training starts from it.")
+
+
+def _prior_start(config: TrainConfig, path: Path, state: Mapping[str, Tensor]) -> Start:
+    """A prior of the training's size, or a smaller one where what is added to it can learn."""
+    preset = config.preset
+    size = generator_size(state)
+    learns = config.stage == "prior" or preset.train_decoder
+    if size > preset.size or (size < preset.size and not learns):
+        grow = f", or grow it first: --stage prior --size {preset.size} --weights {path}" if size < preset.size else ""
+        raise WeightsMismatchError(
+            f"{path} is a prior of {size} pixels, the training was to be at {preset.size}. Use --size {size}{grow}."
+        )
+    critic_path = path.with_name(DISCRIMINATOR_NAME)
+    if not critic_path.is_file():
+        return Start(preset.network(), state, "prior", path)
+    return Start(preset.network(), state, "prior", path, load_state(critic_path), critic_path)
 
 
 def _restorer_start(config: TrainConfig, path: Path, state: Mapping[str, Tensor], found: GFPGANConfig) -> Start:

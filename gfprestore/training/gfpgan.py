@@ -7,7 +7,7 @@ generator just made. Pictures are (B, 3, S, S) RGB in [-1, 1]. Opens no file but
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from gfprestore import __version__
 from gfprestore.errors import WeightsMismatchError
 from gfprestore.networks.discriminators import FacialComponentDiscriminator, StyleGAN2Discriminator
-from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
+from gfprestore.networks.gfpgan import GFPGAN
+from gfprestore.networks.stylegan2 import StyleGAN2Generator
 from gfprestore.training.checkpoint import Sizes, write_weights
 from gfprestore.training.config import TrainConfig
 from gfprestore.training.critics import Critics, Start
 from gfprestore.training.distributed import World
+from gfprestore.training.growth import grown_discriminator, grown_generator
 from gfprestore.training.loop import Batch
 from gfprestore.training.losses import (
     COMPONENTS,
@@ -110,7 +112,8 @@ class RestorationRecipe:
         torch.manual_seed(config.seed)  # the random weights to start from
         self.generator = GFPGAN(self.network)
         _load_start(self.generator, start)
-        self.discriminator = StyleGAN2Discriminator(self.discriminator_channels())
+        self.discriminator = StyleGAN2Discriminator(self.preset.discriminator_channels())
+        load_discriminator(self.discriminator, start)
         self.component_discriminators = nn.ModuleDict(
             {component: FacialComponentDiscriminator(self.preset.component_width) for component in COMPONENTS}
         )
@@ -125,14 +128,6 @@ class RestorationRecipe:
         place(self.average, device)
         self.updates = self._make_updates(dtype, world or World())
         self.last_r1 = 0.0
-
-    def discriminator_channels(self) -> tuple[int, ...]:
-        """As of the paper's prior, whatever the restorer's channel multiplier."""
-        preset = self.preset
-        multiplier = min(1.0, preset.channel_multiplier)
-        return GFPGANConfig.from_widths(
-            "paper", size=self.network.size, narrow=preset.narrow, channel_multiplier=multiplier
-        ).channels
 
     def step(self, batches: Sequence[Batch], step: int, rate_scale: float) -> dict[str, Tensor]:
         """Learns from one step's pictures; see `Recipe.step`."""
@@ -369,21 +364,42 @@ class RestorationRecipe:
 
 
 def _load_start(generator: GFPGAN, start: Start) -> None:
-    target: nn.Module = generator.stylegan_decoder if start.kind == "prior" else generator
-    if start.kind != "nothing":
-        load_strictly(target, start, f"the {start.kind} of this training")
+    if start.kind == "prior":
+        load_prior(generator.stylegan_decoder, start)
+    elif start.kind == "restorer":
+        load_strictly(generator, start.state, start.path, "the restorer of this training")
 
 
-def load_strictly(module: nn.Module, start: Start, what: str) -> None:
-    """Loads a start's tensors into a network.
+def load_prior(generator: StyleGAN2Generator, start: Start) -> None:
+    """Loads a start's prior, grown where it is a smaller one.
+
+    Raises:
+        WeightsMismatchError: Its tensors do not fit.
+    """
+    load_strictly(generator, grown_generator(start.state, generator), start.path, "the prior of this training")
+
+
+def load_discriminator(discriminator: StyleGAN2Discriminator, start: Start) -> None:
+    """Loads the discriminator that a start's prior was trained against, if one lies there, grown where it is smaller.
+
+    Raises:
+        WeightsMismatchError: Its tensors do not fit.
+    """
+    if start.critic_state:
+        state = grown_discriminator(start.critic_state, discriminator)
+        load_strictly(discriminator, state, start.critic_path, "the discriminator of this training")
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path | None, what: str) -> None:
+    """Loads tensors into a network.
 
     Raises:
         WeightsMismatchError: Tensors are missing, left over, or of another shape.
     """
     try:
-        module.load_state_dict(dict(start.state), strict=True)
+        module.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:
         lines = str(error).splitlines()
         raise WeightsMismatchError(
-            f"{start.path} does not fit {what}: {lines[1].strip() if len(lines) > 1 else lines[0]}"
+            f"{path} does not fit {what}: {lines[1].strip() if len(lines) > 1 else lines[0]}"
         ) from error

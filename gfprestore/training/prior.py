@@ -19,9 +19,9 @@ from gfprestore.networks.discriminators import StyleGAN2Discriminator
 from gfprestore.networks.stylegan2 import StyleGAN2Generator
 from gfprestore.training.checkpoint import Sizes, write_weights
 from gfprestore.training.config import TrainConfig
-from gfprestore.training.critics import Start
+from gfprestore.training.critics import DISCRIMINATOR_NAME, Start
 from gfprestore.training.distributed import World
-from gfprestore.training.gfpgan import Totals, load_strictly
+from gfprestore.training.gfpgan import Totals, load_discriminator, load_prior
 from gfprestore.training.loop import Batch
 from gfprestore.training.losses import (
     discriminator_adversarial_loss,
@@ -48,13 +48,13 @@ class PriorRecipe:
 
     Args:
         config: The training.
-        start: A prior to go on from, or nothing.
+        start: A prior to go on from, of the same size or a smaller one, or nothing.
         device: Where to compute.
         dtype: What to compute in; weights are float32.
         world: The processes that train together.
 
     Raises:
-        WeightsMismatchError: The start does not fit the generator.
+        WeightsMismatchError: The start does not fit.
     """
 
     def __init__(
@@ -72,8 +72,9 @@ class PriorRecipe:
         torch.manual_seed(config.seed)  # the random weights to start from
         self.generator = self._make_generator()
         if start.kind != "nothing":
-            load_strictly(self.generator, start, "the prior of this training")
-        self.discriminator = StyleGAN2Discriminator(self.network.channels)
+            load_prior(self.generator, start)
+        self.discriminator = StyleGAN2Discriminator(self.preset.discriminator_channels())
+        load_discriminator(self.discriminator, start)
         for module in (self.generator, self.discriminator):
             place(module, device)
         self.average = self._make_generator().eval().requires_grad_(False)
@@ -88,8 +89,9 @@ class PriorRecipe:
         totals = Totals(len(batches))
         factor = self.preset.rate_factor(step) * rate_scale
         self._teach_discriminator(batches, step, factor, totals)
-        self._teach_generator(batches, step, factor, totals)
-        update_average(self.average, self.generator, step, self.preset.ema_halflife)
+        if step > self.preset.discriminator_warmup:
+            self._teach_generator(batches, step, factor, totals)
+            update_average(self.average, self.generator, step, self.preset.ema_halflife)
         self.updates.finish()
         lasting = {name: torch.tensor(value, device=self.device) for name, value in self.last.items()}
         return totals.values | lasting
@@ -148,7 +150,7 @@ class PriorRecipe:
         return [*columns, batch.sample.gt]
 
     def export(self, folder: Path, step: int) -> Path:
-        """Writes the moving average as `prior.safetensors`, for `--weights` of the restoration stage."""
+        """Writes the moving average as `prior.safetensors`, for `--weights`, and the discriminator beside it."""
         path = folder / PRIOR_NAME
         metadata = {
             "network": "stylegan2",
@@ -158,6 +160,8 @@ class PriorRecipe:
             "trained_with": f"gfprestore {__version__}",
         }
         write_weights(self.average.state_dict(), metadata, path)
+        critic = {**metadata, "network": "stylegan2-discriminator"}
+        write_weights(self.discriminator.state_dict(), critic, folder / DISCRIMINATOR_NAME)
         return path
 
     def _make_generator(self) -> StyleGAN2Generator:

@@ -138,7 +138,7 @@ def open_recipe(
         return BackgroundRecipe(config, student, open_critics(config, store), device, dtype, world)
     start = open_start(config, store)
     if start.path is not None and not resumes:
-        tell(f"Starting from the {start.kind} {start.path}.")
+        tell(f"Starting from {start}.")
     if config.stage == "prior":
         return PriorRecipe(config, start, device, dtype, world)
     return RestorationRecipe(config, start, open_critics(config, store), device, dtype, world)
@@ -315,7 +315,7 @@ def _start_row(config: TrainConfig, store: WeightsStore) -> str:
         start = open_start(config, store)
     except WeightsError as error:
         return f"MISSING: {error}"
-    return "random weights" if start.path is None else f"{start.kind} {start.path}"
+    return str(start)
 
 
 def _critics_row(config: TrainConfig, store: WeightsStore) -> str:

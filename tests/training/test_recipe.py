@@ -286,7 +286,8 @@ def test_a_prior_goes_into_the_decoder_and_stays_there(data: Path, tmp_path: Pat
     told: list[str] = []
     config = tiny_config(data, tmp_path / "restorer", "paper", steps=2, weights=report.weights)
     restorer = load_state(train(config, told.append).weights)
-    assert f"Starting from the prior {report.weights}." in told
+    critic = tmp_path / "prior" / "discriminator.safetensors"
+    assert f"Starting from the prior {report.weights} and its discriminator {critic}." in told
     for name, tensor in load_state(report.weights).items():
         assert torch.equal(restorer[f"stylegan_decoder.{name}"], tensor), name
 
@@ -304,6 +305,77 @@ def test_a_prior_learns_by_its_own_losses(data: Path, tmp_path: Path) -> None:
     assert {name.split(".")[0] for name in still} == {"noises"}
     lazy = config.preset.path_every / (config.preset.path_every + 1)
     assert recipe.rate() == pytest.approx(config.preset.rate * lazy)
+
+
+def small_prior(data: Path, output: Path, **options: Any) -> Path:
+    config = tiny_config(data, output, size=16, steps=2, milestones=(), **options)
+    return train(replace(config, stage="prior"), print).weights
+
+
+def test_a_prior_grows_and_its_discriminator_with_it(data: Path, tmp_path: Path) -> None:
+    small = small_prior(data, tmp_path / "small")
+    config = replace(tiny_config(data, tmp_path / "large", weights=small), stage="prior")
+    recipe = PriorRecipe(config, open_start(config, WeightsStore()), CPU)
+    smaller = StyleGAN2Generator((16, 16, 16), 32, 2, "clean")
+    smaller.load_state_dict(load_state(small))
+    latents = recipe.generator.latents(torch.randn(3, 32, generator=torch.Generator().manual_seed(1)))
+    with torch.no_grad():
+        picture = recipe.generator(latents)
+        enlarged = torch.nn.functional.interpolate(
+            smaller(latents[:, :-2]), scale_factor=2, mode="bilinear", align_corners=False
+        )
+    assert picture.shape == (3, 3, 32, 32)
+    torch.testing.assert_close(picture, enlarged)
+    critic = load_state(small.with_name("discriminator.safetensors"))
+    own = recipe.discriminator.state_dict()
+    moved = {name.replace("conv_body.2.", "conv_body.3.").replace("conv_body.1.", "conv_body.2."): tensor
+             for name, tensor in critic.items() if not name.startswith("conv_body.0.")}  # fmt: skip
+    assert {name for name, tensor in moved.items() if torch.equal(own[name], tensor)} == set(moved)
+    assert {name.split(".")[1] for name in set(own) - set(moved)} == {"0", "1"}
+    before = snapshot(recipe.generator)
+    recipe.step([batch_of(config)], 1, 1.0)
+    assert "to_rgbs.2.modulated_conv.weight" in changed(recipe.generator, before)
+
+
+def test_a_decoder_that_learns_may_start_from_a_smaller_prior(data: Path, tmp_path: Path) -> None:
+    small = small_prior(data, tmp_path / "small")
+    recipe = recipe_of(tiny_config(data, tmp_path / "out", weights=small))
+    decoder = recipe.generator.stylegan_decoder.state_dict()
+    for name, tensor in load_state(small).items():
+        assert torch.equal(decoder[name], tensor), name
+    critic = load_state(small.with_name("discriminator.safetensors"))
+    assert torch.equal(recipe.discriminator.state_dict()["final_linear.1.weight"], critic["final_linear.1.weight"])
+    frozen = tiny_config(data, tmp_path / "frozen", weights=small, train_decoder=False)
+    with pytest.raises(WeightsMismatchError, match=r"prior of 16 .*at 32.*--stage prior --size 32 --weights"):
+        open_start(frozen, WeightsStore())
+
+
+def test_a_larger_prior_than_the_training_is_refused(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "large.pth"
+    torch.save({"params_ema": StyleGAN2Generator((16,) * 5, 32, 2, "clean").state_dict()}, path)
+    config = replace(tiny_config(data, tmp_path / "out", weights=path), stage="prior")
+    with pytest.raises(WeightsMismatchError, match=r"prior of 64 pixels, .* at 32. Use --size 64\.$"):
+        open_start(config, WeightsStore())
+
+
+def test_a_priors_discriminator_that_does_not_fit_is_told(data: Path, tmp_path: Path) -> None:
+    small = small_prior(data, tmp_path / "small")
+    other = small_prior(data, tmp_path / "other", narrow=1 / 16)
+    small.with_name("discriminator.safetensors").write_bytes(other.with_name("discriminator.safetensors").read_bytes())
+    with pytest.raises(WeightsMismatchError, match=r"discriminator\.safetensors does not fit the discriminator"):
+        recipe_of(tiny_config(data, tmp_path / "out", weights=small))
+
+
+def test_while_the_discriminator_warms_up_the_prior_stands_still(data: Path, tmp_path: Path) -> None:
+    config = replace(tiny_config(data, tmp_path, discriminator_warmup=1), stage="prior")
+    recipe = PriorRecipe(config, Start(config.preset.network(), {}), CPU)
+    generator, average, critic = map(snapshot, (recipe.generator, recipe.average, recipe.discriminator))
+    values = recipe.step([batch_of(config)], 1, 1.0)
+    assert "adversarial" not in values and values["discriminator"] > 0
+    assert not changed(recipe.generator, generator) and not changed(recipe.average, average)
+    assert changed(recipe.discriminator, critic)
+    assert "adversarial" in recipe.step([batch_of(config)], 2, 1.0)
+    assert changed(recipe.generator, generator) and changed(recipe.average, average)
 
 
 def test_mixed_styles_change_over_once_and_belong_to_the_picture(data: Path, tmp_path: Path) -> None:
