@@ -20,6 +20,7 @@ from gfprestore import __version__
 from gfprestore.background import Background, NetworkBackground
 from gfprestore.checkpoints import LoadedNetwork, load_network
 from gfprestore.errors import WeightsMismatchError
+from gfprestore.networks.layers import box_mean
 from gfprestore.networks.rrdbnet import RRDBNet
 from gfprestore.networks.srvgg import SRVGGConfig, SRVGGNetCompact
 from gfprestore.training.checkpoint import Sizes, write_weights
@@ -106,7 +107,7 @@ class BackgroundRecipe:
 
     def losses_of(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The losses that count at `step` by name, unweighted."""
-        gt = batch.sample.gt
+        gt = toned(batch.sample.gt, batch.sample.lq, self.network.tone_radius)
         enlarged = self._enlarged(self.generator, batch)
         losses = {}
         if self.losses.reconstruction > 0:
@@ -176,6 +177,27 @@ class BackgroundRecipe:
         """What a student makes of the patches: (B, 3, S, S) in [-1, 1] to (B, 3, S * scale, S * scale)."""
         enlarged: Tensor = module((batch.sample.lq + 1) / 2)
         return enlarged * 2 - 1
+
+
+def toned(gt: Tensor, lq: Tensor, radius: int) -> Tensor:
+    """The teacher's picture with the tones of the patch, where the student keeps them.
+
+    The teacher makes patches lighter or darker, some by ten levels; a student that cannot would see little else in L1.
+
+    Args:
+        gt: (B, 3, S * scale, S * scale).
+        lq: (B, 3, S, S).
+        radius: Pixels of the lq over which tones are kept; 0 for none.
+
+    Returns:
+        `gt` less the mean of what it changed, over the square of `radius` around each pixel of the lq: as the student
+        frees its own detail of its mean.
+    """
+    if radius <= 0:
+        return gt
+    scale = gt.shape[2] // lq.shape[2]
+    change = box_mean(F.avg_pool2d(gt, scale) - lq, radius)
+    return gt - F.interpolate(change, scale_factor=float(scale), mode="nearest")
 
 
 def prepare_to_learn(student: SRVGGNetCompact) -> None:

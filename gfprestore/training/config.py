@@ -96,7 +96,7 @@ class Distillation:
     features: int = 64
     convolutions: int = 8
     tone_radius: int = 8
-    patches: int = 256
+    patches: int = 1024
     patch_size: int = 112
     rim: int = 8
     shrink: tuple[float, float] = (1.0, 4.0)
@@ -122,8 +122,8 @@ class Preset:
         colour_radius: Pixels around a place over which the restored picture keeps the lq's colours; see `GFPGANConfig`.
         start: What a restoration starts from: a `prior`, a whole `restorer`, or `nothing` but random weights.
         train_decoder: Whether the prior inside the restorer learns too; the paper freezes it.
-        decoder_noise: Whether the restorer's decoder adds noise to its features; a prior always does. Trained without
-            a prior it makes speckles of it, to please the perceptual loss.
+        decoder_noise: Whether the decoder and its prior add noise to their features. A small one makes speckles of it,
+            to please the perceptual loss or the discriminator.
         batch_size: Pictures a step, over all processes and accumulated parts.
         steps: Steps in all.
         rate: Adam's learning rate of the generator; plain convolutions need far less than the paper's equalised ones.
@@ -141,7 +141,7 @@ class Preset:
         pyramid_until: The last step of the pyramid loss; None keeps it.
         r1_gamma: Weight of the gradient penalty of the discriminator.
         r1_every: Steps from one penalty to the next.
-        path_weight: Weight of the path length penalty of the prior.
+        path_weight: Weight of the path length penalty of the prior; 0 leaves it out.
         path_every: Steps from one such penalty to the next.
         mixing: Share of the prior's pictures made with two style codes.
         degradation: How low quality is made from the ground truth.
@@ -283,6 +283,24 @@ PRESETS: dict[str, Preset] = {
 }  # fmt: skip
 """The recipes by name. The rates of `compact` and `finetune` are this project's own; the paper trains neither."""
 
+PRIOR_PRESETS: dict[str, Preset] = {
+    **PRESETS,
+    "compact": replace(
+        PRESETS["compact"],
+        about="A small StyleGAN2 that trains in hours: --size 32 first, then each time twice that from the last one.",
+        batch_size=32,
+        rate=2e-4,
+        discriminator_rate=1.5e-3,
+        milestones=(),
+        r1_gamma=0.5,
+        path_weight=0.0,
+        mixing=0.5,
+        ema_halflife=150.0,
+        exports_half=False,
+    ),
+}  # fmt: skip
+"""The recipes of the prior stage by name: those of the restorers that are made of them, but for the small one."""
+
 SCANNED = DegradationOptions(
     kernel_size=13,
     isotropic_probability=0.7,
@@ -325,18 +343,18 @@ BACKGROUND_PRESETS: dict[str, Preset] = {
         about="A small network that enlarges by 2 on the CPU as real-esrgan-x4plus would.",
         size=64,
         start="nothing",
-        batch_size=4,
-        steps=5_000,
+        batch_size=8,
+        steps=6_000,
         rate=1e-3,
         betas=(0.9, 0.99),
-        milestones=(3_000, 4_000, 4_600),
-        losses=LossWeights(reconstruction=1.0, perceptual=0.02, pyramid=0.0, adversarial=0.0, components=0.0,
+        milestones=(3_000, 4_500, 5_200, 5_700),
+        losses=LossWeights(reconstruction=1.0, perceptual=0.03, pyramid=0.0, adversarial=0.0, components=0.0,
                            component_style=0.0, identity=0.0),
         perceptual_network="vgg16",
         perceptual_crop=64,
         degradation=SCANNED,
         ema_halflife=100.0,
-        distillation=Distillation(perceptual_after=4_200),
+        distillation=Distillation(perceptual_after=3_000),
     ),
 }  # fmt: skip
 """The recipes of the background stage by name; `size` is the side of the pieces of patches that a step sees."""
@@ -481,7 +499,7 @@ def make_config(
     """
     if stage not in STAGES:
         raise UsageError(f"--stage {stage} is unknown. Use one of {', '.join(STAGES)}.")
-    presets = BACKGROUND_PRESETS if stage == "background" else PRESETS
+    presets = {"prior": PRIOR_PRESETS, "restoration": PRESETS, "background": BACKGROUND_PRESETS}[stage]
     if preset not in presets:
         raise UsageError(f"--preset {preset} is unknown to the stage {stage}. Use one of {', '.join(presets)}.")
     if stage == "background" and ablation is not None:

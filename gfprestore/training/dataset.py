@@ -105,7 +105,7 @@ class FaceDataset(torch.utils.data.Dataset[Sample]):
     Args:
         folder: The data, see the module.
         size: Side of the pictures; larger ones are made smaller.
-        degradation: What makes the lq.
+        degradation: What makes the lq; None leaves it the gt, where nobody looks at it.
         seed: Of order, flips and degradations.
         flip: Mirror every other picture.
         jitter: How far faces are moved, in shares of the side, and changed in size; they are turned by as many radians.
@@ -120,7 +120,7 @@ class FaceDataset(torch.utils.data.Dataset[Sample]):
         self,
         folder: Path,
         size: int,
-        degradation: DegradationOptions,
+        degradation: DegradationOptions | None,
         seed: int,
         flip: bool = True,
         boxes: bool = True,
@@ -213,13 +213,16 @@ class FaceDataset(torch.utils.data.Dataset[Sample]):
             pixels, boxes = np.ascontiguousarray(pixels[:, ::-1]), mirrored_boxes(boxes, self.size)
         if self.jitter > 0:
             pixels, boxes = jittered(pixels, boxes, self.jitter, random)
+        known = boxes if self.boxes else unknown_boxes()
+        if self.degradation is None:
+            face = _tensor(pixels)
+            return Sample(face, face, torch.from_numpy(known), skipped)
         levels = full_scale(pixels.dtype)
         gt = pixels.astype(np.float32) / np.float32(levels)
         degraded = degrade(gt, self.degradation, random)
         if self.degradation.grey_gt and "grey" in degraded.parameters:
             pixels = np.rint(grey_of(gt) * levels).astype(pixels.dtype)
         lq = np.rint(degraded.lq * 255).astype(np.uint8)
-        known = boxes if self.boxes else unknown_boxes()
         return Sample(_tensor(lq), _tensor(pixels), torch.from_numpy(known), skipped)
 
 

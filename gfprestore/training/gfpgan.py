@@ -261,9 +261,7 @@ class RestorationRecipe:
         decoder = self.generator.stylegan_decoder
         decoder.requires_grad_(self.preset.train_decoder)
         if not self.preset.decoder_noise:
-            for strength in decoder.noise_strengths():
-                strength.data.zero_()
-                strength.requires_grad_(False)
+            leave_out_noise(decoder)
         decoder.style_mlp.requires_grad_(False)  # latents come from the U-Net; it is kept for the file's sake
 
     def _make_updates(self, dtype: torch.dtype, world: World) -> Updates:
@@ -368,6 +366,13 @@ def _load_start(generator: GFPGAN, start: Start) -> None:
         load_prior(generator.stylegan_decoder, start)
     elif start.kind == "restorer":
         load_strictly(generator, start.state, start.path, "the restorer of this training")
+
+
+def leave_out_noise(generator: StyleGAN2Generator) -> None:
+    """Has a generator add no noise to its features, and never learn to."""
+    for strength in generator.noise_strengths():
+        strength.data.zero_()
+        strength.requires_grad_(False)
 
 
 def load_prior(generator: StyleGAN2Generator, start: Start) -> None:

@@ -21,7 +21,7 @@ from gfprestore.training.checkpoint import Sizes, write_weights
 from gfprestore.training.config import TrainConfig
 from gfprestore.training.critics import DISCRIMINATOR_NAME, Start
 from gfprestore.training.distributed import World
-from gfprestore.training.gfpgan import Totals, load_discriminator, load_prior
+from gfprestore.training.gfpgan import Totals, leave_out_noise, load_discriminator, load_prior
 from gfprestore.training.loop import Batch
 from gfprestore.training.losses import (
     discriminator_adversarial_loss,
@@ -73,6 +73,8 @@ class PriorRecipe:
         self.generator = self._make_generator()
         if start.kind != "nothing":
             load_prior(self.generator, start)
+        if not self.preset.decoder_noise:
+            leave_out_noise(self.generator)
         self.discriminator = StyleGAN2Discriminator(self.preset.discriminator_channels())
         load_discriminator(self.discriminator, start)
         for module in (self.generator, self.discriminator):
@@ -130,6 +132,7 @@ class PriorRecipe:
             "channels": list(self.network.channels),
             "style_dim": self.network.style_dim,
             "mlp_layers": self.network.mlp_layers,
+            "decoder_noise": self.preset.decoder_noise,
         }
 
     def is_finite(self) -> bool:
@@ -173,9 +176,11 @@ class PriorRecipe:
         updates = Updates(self.device, dtype, world)
         style = list(self.generator.style_mlp.parameters())
         synthesis = [
-            parameter for name, parameter in self.generator.named_parameters() if not name.startswith("style_mlp.")
+            parameter
+            for name, parameter in self.generator.named_parameters()
+            if parameter.requires_grad and not name.startswith("style_mlp.")
         ]
-        lazy = preset.path_every / (preset.path_every + 1)
+        lazy = preset.path_every / (preset.path_every + 1) if preset.path_weight > 0 else 1.0
         rate = preset.rate * lazy
         style_rate = rate * (STYLE_RATE if self.network.layout == "clean" else 1.0)
         updates.add("generator", [(synthesis, rate), (style, style_rate)], (0.0, 0.99**lazy))
@@ -235,7 +240,7 @@ class PriorRecipe:
                     loss = self.losses_of(batch)["adversarial"]
                 totals.add("adversarial", loss)
                 self.updates.backward(loss / totals.parts)
-        if step % self.preset.path_every == 0:
+        if self.preset.path_weight > 0 and step % self.preset.path_every == 0:
             self._even_out_paths(batches, totals)
         self.updates.apply("generator", factor)
 

@@ -110,9 +110,8 @@ def open_data(config: TrainConfig) -> FaceDataset:
     """
     needs_boxes = config.stage == "restoration" and config.preset.losses.components > 0
     preset = config.preset
-    return FaceDataset(
-        config.data, preset.size, preset.degradation, config.seed, boxes=needs_boxes, jitter=preset.jitter
-    )
+    degradation = None if config.stage == "prior" else preset.degradation
+    return FaceDataset(config.data, preset.size, degradation, config.seed, boxes=needs_boxes, jitter=preset.jitter)
 
 
 def open_recipe(

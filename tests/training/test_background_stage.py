@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from pictures import save
 from safetensors.torch import save_file
@@ -22,9 +23,12 @@ from gfprestore.checkpoints import load_network, load_state, read_metadata
 from gfprestore.errors import FolderError, UsageError, WeightsMismatchError, WeightsMissingError
 from gfprestore.networks.rrdbnet import RRDBNet, RRDBNetConfig
 from gfprestore.networks.srvgg import SRVGGConfig, SRVGGNetCompact
-from gfprestore.training.background import open_student, open_teacher
+from gfprestore.training.background import BackgroundRecipe, open_student, open_teacher, toned
 from gfprestore.training.config import BACKGROUND_PRESETS, Distillation, LossWeights, TrainConfig, make_config
+from gfprestore.training.critics import Critics
+from gfprestore.training.dataset import Sample
 from gfprestore.training.distributed import World
+from gfprestore.training.loop import Batch
 from gfprestore.training.pairs import PART, make_pairs, missing_parts, open_patches, pairs_folder, read_pairs
 from gfprestore.training.train import plan, train
 from gfprestore.weights import WeightsStore
@@ -190,6 +194,28 @@ def test_the_student_comes_to_do_as_the_teacher(data: Path, tmp_path: Path, stor
     )
     grey = np.full((40, 40, 3), 120, np.uint8)
     assert abs(background.enlarge(grey, 2).astype(int) - 130).mean() < 5  # 10 levels lighter, as it was taught
+
+
+def test_where_tones_are_kept_the_teachers_tones_do_not_count(data: Path, tmp_path: Path) -> None:
+    random = torch.Generator().manual_seed(3)
+    lq = torch.rand(2, 3, 20, 20, generator=random) * 2 - 1
+    repeated = lq.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(toned(repeated + 0.2, lq, 3), repeated)
+    assert torch.equal(toned(repeated + 0.2, lq, 0), repeated + 0.2)
+    detail = torch.rand(2, 3, 40, 40, generator=random)
+    keeper = SRVGGNetCompact(SRVGGConfig(2, 8, 2, tone_radius=3))
+    expected = repeated + F.pixel_shuffle(keeper._toneless(F.pixel_unshuffle(detail, 2)), 2)
+    torch.testing.assert_close(toned(repeated + detail, lq, 3), expected)
+
+    def losses(tone_radius: int) -> list[float]:
+        config = config_of(data, tmp_path, tone_radius=tone_radius)
+        recipe = BackgroundRecipe(config, None, Critics(), CPU)
+        batches = (Batch(Sample(lq, repeated + detail + tone, torch.zeros(2, 3, 4)), [0, 1]) for tone in (0.0, 0.2))
+        return [recipe.losses_of(batch, 1)["reconstruction"].item() for batch in batches]
+
+    keeping, free = losses(3), losses(0)
+    assert keeping[1] == pytest.approx(keeping[0], rel=1e-4)
+    assert free[1] > free[0] + 0.1 > 0.1
 
 
 def test_a_resumed_training_ends_with_the_same_bits_as_one_that_was_never_stopped(

@@ -55,6 +55,15 @@ def test_compact_is_a_small_network_for_old_prints_that_needs_no_prior() -> None
     assert {"pyramid", "adversarial", "components", "component-style", "identity", "perceptual"} <= used
 
 
+def test_the_small_prior_is_of_the_small_restorers_sizes_and_has_rates_of_its_own() -> None:
+    prior = make_config(Path("faces"), Path("out"), "compact", stage="prior", size=32).preset
+    restorer = PRESETS["compact"]
+    assert prior.network().channels == restorer.network().channels[:4]
+    assert (prior.decoder_noise, prior.path_weight, prior.exports_half) == (False, 0, False)
+    assert prior.rate < 3e-4, "the clean layout's plain weights of 0.03 move by a hundredth a step as it is"
+    assert make_config(Path("faces"), Path("out"), "paper", stage="prior").preset == PRESETS["paper"]
+
+
 def test_finetuning_spares_loaded_weights() -> None:
     finetune = PRESETS["finetune"]
     assert finetune.rate <= 2e-3 / 20, "2e-3 destroys loaded weights"

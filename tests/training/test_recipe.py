@@ -378,6 +378,32 @@ def test_while_the_discriminator_warms_up_the_prior_stands_still(data: Path, tmp
     assert changed(recipe.generator, generator) and changed(recipe.average, average)
 
 
+def test_a_prior_without_noise_never_learns_to_add_any(data: Path, tmp_path: Path) -> None:
+    config = replace(tiny_config(data, tmp_path, decoder_noise=False), stage="prior")
+    recipe = PriorRecipe(config, Start(config.preset.network(), {}), CPU)
+    recipe.step([batch_of(config)], 1, 1.0)
+    assert [strength.item() for strength in recipe.generator.noise_strengths()] == [0.0] * 7
+    latents = recipe.generator.latents(torch.zeros(1, 32))
+    with torch.no_grad():
+        first, second = (recipe.generator(latents, recipe.generator.seeded_noise([seed])) for seed in (1, 2))
+    assert torch.equal(first, second)
+
+
+def test_a_prior_without_path_length_never_measures_it(data: Path, tmp_path: Path) -> None:
+    config = replace(tiny_config(data, tmp_path, path_every=1, path_weight=0.0), stage="prior")
+    recipe = PriorRecipe(config, Start(config.preset.network(), {}), CPU)
+    assert recipe.step([batch_of(config)], 1, 1.0)["path"] == 0
+    assert recipe.mean_path_length == 0
+    assert recipe.rate() == config.preset.rate
+
+
+def test_a_prior_sees_the_faces_and_no_degraded_ones(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path)
+    whole, prior = (batch_of(replace(config, stage=stage)).sample for stage in ("restoration", "prior"))
+    assert torch.equal(prior.lq, prior.gt) and torch.equal(prior.gt, whole.gt)
+    assert not torch.equal(whole.lq, whole.gt)
+
+
 def test_mixed_styles_change_over_once_and_belong_to_the_picture(data: Path, tmp_path: Path) -> None:
     config = replace(tiny_config(data, tmp_path, "paper"), stage="prior")
     recipe = PriorRecipe(config, Start(config.preset.network(), {}), CPU)
