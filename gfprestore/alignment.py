@@ -37,6 +37,9 @@ FFHQ_TEMPLATE: Matrix = np.array(
 FACE_CENTRE = (256.0, 288.0)
 FACE_RADII = (156.0, 196.0)
 
+FACE_ON_TEMPLATE = (120, 160, 392, 432)
+"""Left, top, right and bottom of a face on the template of 512: the box in which dlib looks for landmarks."""
+
 FACE_ITSELF = (0.205, 0.234, 0.795, 0.879)
 """Left, top, right and bottom of the face without hair and background, in shares of the crop."""
 

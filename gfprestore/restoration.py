@@ -23,7 +23,6 @@ from gfprestore.alignment import (
     align_face,
     crop_sharpness,
     face_mask,
-    face_turn,
     paste_face,
     yield_to_neighbours,
 )
@@ -333,8 +332,7 @@ class Restoration:
             crop = align_face(pixels, face, self.restorer.input_size)
             share = 1.0
             if limits is not None:
-                turn, sharpness = face_turn(face.landmarks), crop_sharpness(crop.pixels)
-                share = limits.share(crop.side_in_photo, turn, sharpness)
+                share = limits.share(crop.side_in_photo, crop_sharpness(crop.pixels))
             if share > 0:
                 kept.append((crop, share))
         return tuple(crop for crop, _ in kept), tuple(share for _, share in kept)

@@ -29,40 +29,26 @@ class FaceLimits:
 
     Attributes:
         least_side: Side of the crop in pixels of the photo: up to the first number nothing, from the second on all.
-        most_side: The same from above: up to the first number all, from the second on nothing.
-        turn: How far a face is turned, see `alignment.face_turn`: up to the first number all, from the second on none.
-        sharpness: Of the crop, see `alignment.crop_sharpness`: likewise. A face that is sharp already can only lose.
+        sharpness: Of the crop, see `alignment.crop_sharpness`: up to the first number all, from the second on nothing.
+            A face that is sharp already, as large ones are, can only lose.
         most_share: What "all" is: where a face is uncertain, the mean of two guesses is nearer to it than either.
     """
 
     least_side: tuple[float, float] = (0.0, 1e-6)
-    most_side: tuple[float, float] = (1e9, 1e10)
-    turn: tuple[float, float] = (1e9, 1e10)
     sharpness: tuple[float, float] = (1e9, 1e10)
     most_share: float = 1.0
 
-    def share(self, side: float, turn: float, sharpness: float) -> float:
+    def share(self, side: float, sharpness: float) -> float:
         """How much of the restored face to take, 0 to `most_share`.
 
         Args:
             side: Of the crop in pixels of the photo.
-            turn: How far the face is turned, to either side.
             sharpness: Of the crop.
         """
         small, large = self.least_side
-        shares = (
-            (side - small) / (large - small),
-            _falling(side, self.most_side),
-            _falling(abs(turn), self.turn),
-            _falling(sharpness, self.sharpness),
-        )
+        blurred, sharp = self.sharpness
+        shares = ((side - small) / (large - small), (sharp - sharpness) / (sharp - blurred))
         return self.most_share * min(1.0, max(0.0, min(shares)))
-
-
-def _falling(value: float, limits: tuple[float, float]) -> float:
-    """1 at the first limit, 0 at the second, on a straight line through both."""
-    first, second = limits
-    return (second - value) / (second - first)
 
 
 class Restorer(Protocol):

@@ -87,17 +87,12 @@ def test_a_faces_noise_depends_on_its_seed_and_not_on_its_batch() -> None:
     assert (network.restore(crops[:1], [1]) - network.restore(crops[:1], [2])).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("side", "turn", "share"),
-    [
-        (30, 0, 0), (40, 0, 0), (50, 0, 0.5), (60, 0, 1), (200, 0, 1), (300, 0, 0.75), (400, 0, 0.5), (600, 0, 0),
-        (200, 0.3, 1), (200, -0.4, 0.5), (200, 0.6, 0), (50, 0.45, 0.25),
-    ],
-)  # fmt: skip
-def test_less_of_a_face_is_taken_towards_each_limit(side: float, turn: float, share: float) -> None:
-    limits = FaceLimits(least_side=(40, 60), most_side=(200, 600), turn=(0.3, 0.5), sharpness=(0.5, 0.7))
-    assert limits.share(side, turn, 0.2) == pytest.approx(share)
-    assert limits.share(side, turn, 0.6) == pytest.approx(min(share, 0.5))
-    assert limits.share(side, turn, 0.8) == 0
-    assert replace(limits, most_share=0.8).share(side, turn, 0.2) == pytest.approx(0.8 * share)
-    assert FaceLimits().share(side, turn, 5.0) == 1
+@pytest.mark.parametrize(("side", "share"), [(30, 0), (40, 0), (45, 0.25), (50, 0.5), (60, 1), (2000, 1)])
+def test_less_of_a_face_is_taken_towards_each_limit(side: float, share: float) -> None:
+    limits = FaceLimits(least_side=(40, 60), sharpness=(0.5, 0.7))
+    assert limits.share(side, 0.2) == limits.share(side, 0.5) == pytest.approx(share)
+    assert limits.share(side, 0.6) == pytest.approx(min(share, 0.5))
+    assert limits.share(side, 0.65) == pytest.approx(min(share, 0.25))
+    assert limits.share(side, 0.7) == limits.share(side, 0.8) == pytest.approx(0, abs=1e-9)
+    assert replace(limits, most_share=0.8).share(side, 0.2) == pytest.approx(0.8 * share)
+    assert FaceLimits().share(side, 5.0) == 1

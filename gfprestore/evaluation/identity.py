@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gfprestore.alignment import FACE_ON_TEMPLATE, TEMPLATE_SIZE
 from gfprestore.checkpoints import load_state
 from gfprestore.errors import MetricUnavailable, WeightsMismatchError
 from gfprestore.evaluation.pictures import in_batches, mean_score, pairs
@@ -34,9 +35,6 @@ RECOGNISER = "arcface-resnet18"
 
 NEARLY_IDENTICAL = 1.0
 """Degrees; the authors' script leaves out pairs below."""
-
-FACE_ON_TEMPLATE = (120, 160, 392, 432)
-"""Left, top, right, bottom of the face in an aligned crop of 512, the box in which dlib looks for landmarks."""
 
 _MODELS = {
     "dlib-recogniser": "dlib_face_recognition_resnet_model_v1.dat",
@@ -198,7 +196,7 @@ def open_landmark_distance(spec: MetricSpec, used: dict[str, str]) -> FaceDistan
 def _face_box(pixels: Pixels) -> list[int]:
     height, width = pixels.shape[:2]
     sides = (width, height, width, height)
-    return [round(edge * side / 512) for edge, side in zip(FACE_ON_TEMPLATE, sides, strict=True)]
+    return [round(edge * side / TEMPLATE_SIZE) for edge, side in zip(FACE_ON_TEMPLATE, sides, strict=True)]
 
 
 def _dlib(spec: MetricSpec, roles: Sequence[str], used: dict[str, str]) -> tuple[Any, dict[str, Path]]:

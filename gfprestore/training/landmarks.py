@@ -12,13 +12,13 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from gfprestore.alignment import FACE_ON_TEMPLATE, TEMPLATE_SIZE
 from gfprestore.packages import packaged_file
 
 FindLandmarks = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
 """From an aligned crop (S, S, 3) RGB uint8 to its landmarks (68, 2), pixel centres."""
 
 MODEL = "models/shape_predictor_68_face_landmarks.dat"
-FACE_IN_CROP = (120, 160, 392, 432)  # left, top, right, bottom of the face on the template of 512
 
 
 def open_landmarks() -> FindLandmarks | None:
@@ -31,7 +31,7 @@ def open_landmarks() -> FindLandmarks | None:
     predictor = dlib.shape_predictor(str(model))
 
     def find(crop: NDArray[np.uint8]) -> NDArray[np.float64]:
-        face = dlib.rectangle(*(round(edge * len(crop) / 512) for edge in FACE_IN_CROP))
+        face = dlib.rectangle(*(round(edge * len(crop) / TEMPLATE_SIZE) for edge in FACE_ON_TEMPLATE))
         return np.array([(point.x, point.y) for point in predictor(crop, face).parts()], np.float64)
 
     return find

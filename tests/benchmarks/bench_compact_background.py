@@ -3,7 +3,8 @@
     python tests/benchmarks/bench_compact_background.py PHOTOS [--student FILE] [--size 256] [--rounds 3] [--save DIR]
 
 Each photo's middle is made smaller, once left clean and once degraded as the training degrades (fixed seeds). Then:
-PSNR and SSIM to the teacher's picture, NIQE, seconds a megapixel turn by turn in one process, and how far tiles are
+PSNR and SSIM to the teacher's picture, PSNR to it with the photo's tones, which the student keeps and the teacher does
+not, ST-LPIPS to it, NIQE, seconds a megapixel turn by turn in one process, and how far tiles are
 from the whole. Where an `index.csv` has rows of the split `test`, only these are taken. With `--save`, pictures side by
 side: Lanczos, student, teacher.
 """
@@ -27,10 +28,13 @@ from gfprestore.background import Background, LanczosBackground, NetworkBackgrou
 from gfprestore.checkpoints import load_network
 from gfprestore.degradation import degrade
 from gfprestore.evaluation.fidelity import psnr, ssim
+from gfprestore.evaluation.metrics import open_metric
 from gfprestore.evaluation.niqe import PRISTINE_FILE, Pristine, load_pristine, niqe
 from gfprestore.face_folders import TABLE_NAME, is_held_out, pictures_in, table_rows
 from gfprestore.photo import read_photo
-from gfprestore.training.config import SCANNED
+from gfprestore.tensors import pixels_to_signed
+from gfprestore.training.background import toned
+from gfprestore.training.config import BACKGROUND_PRESETS, SCANNED
 from gfprestore.weights import WeightsStore
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
@@ -107,8 +111,10 @@ def compare(
     arguments: argparse.Namespace,
 ) -> None:
     """Prints a line a photo and the means."""
-    print(f"\n{kind}: PSNR and SSIM to the teacher's picture, NIQE")
-    print(f"{'photo':42} {'PSNR L':>7} {'PSNR s':>7} {'SSIM L':>7} {'SSIM s':>7} {'NIQE L':>7} {'s':>6} {'t':>6}")
+    print(f"\n{kind}: PSNR, SSIM, PSNR with the photo's tones and ST-LPIPS to the teacher's picture; NIQE")
+    heads = ("PSNR L", "s", "SSIM L", "s", "toned L", "s", "LPIPS L", "s", "NIQE L", "s", "t")
+    print(f"{'photo':42} " + " ".join(f"{head:>7}" for head in heads))
+    perceptual: Any = open_metric("st_lpips", WeightsStore(offline=True), CPU)
     rows = []
     for number, path in enumerate(photos):
         pixels = input_of(path, kind, arguments.size, number)
@@ -116,6 +122,8 @@ def compare(
         teacher = pictures["teacher"]
         others = [pictures["lanczos"], pictures["student"]]
         row = [psnr(each, teacher) for each in others] + [ssim(each, teacher) for each in others]
+        row += [psnr(each, with_tones_of(pixels, teacher)) for each in others]
+        row += [perceptual.score([each], [teacher])[0] for each in others]
         row += [niqe(each, pristine) for each in pictures.values()]
         rows.append(row)
         print(line(path.name, row), flush=True)
@@ -124,9 +132,18 @@ def compare(
     print(line("mean", [statistics.fmean(column) for column in zip(*rows, strict=True)]))
 
 
+def with_tones_of(pixels: Pixels, enlarged: Pixels) -> Pixels:
+    """A picture enlarged from `pixels`, with their tones over the preset's radius."""
+    distillation = BACKGROUND_PRESETS["compact"].distillation
+    assert distillation is not None
+    lq, gt = (pixels_to_signed(each) for each in (pixels, enlarged))
+    levels = (toned(gt, lq, distillation.tone_radius)[0].permute(1, 2, 0).numpy() + 1) * 127.5
+    return np.rint(levels.clip(0, 255)).astype(np.uint8)
+
+
 def line(name: str, row: Sequence[float]) -> str:
-    first, second, third, fourth, *rest = row
-    return f"{name:42} {first:7.2f} {second:7.2f} {third:7.4f} {fourth:7.4f} " + " ".join(f"{x:6.2f}" for x in rest)
+    digits = (2, 2, 4, 4, 2, 2, 3, 3, 2, 2, 2)
+    return f"{name:42} " + " ".join(f"{value:7.{count}f}" for value, count in zip(row, digits, strict=True))
 
 
 def save(pictures: dict[str, Pixels], path: Path) -> None:

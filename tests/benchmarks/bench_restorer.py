@@ -71,7 +71,7 @@ def open_methods(weights: Path | None, strength: float = 1.0) -> dict[str, Calla
 
 def as_run_takes_it(lq: Pixels, restored: Pixels) -> Pixels:
     """The blend of `run` for the embedded restorer, whatever restored the face."""
-    share = EMBEDDED_LIMITS.share(len(lq), 0.0, crop_sharpness(resized(lq, 256)))
+    share = EMBEDDED_LIMITS.share(len(lq), crop_sharpness(resized(lq, 256)))
     blend = share * restored.astype(np.float32) + (1 - share) * lq.astype(np.float32)
     return np.asarray(np.rint(blend).astype(np.uint8))
 
