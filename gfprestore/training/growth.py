@@ -1,20 +1,27 @@
 """A prior of small pictures as the start of one of larger pictures.
 
 Faces are learnt small first, which is fast, then larger (T. Karras, T. Aila, S. Laine, J. Lehtinen, "Progressive
-Growing of GANs", ICLR 2018). What a larger network has besides is random, but for the weights through which the new
-scales of the generator reach the picture: they are zero, so that the picture is the small one enlarged until they have
-learnt. Tensors have the official names. Opens no file.
+Growing of GANs", ICLR 2018). Nothing is forgotten on the way: what is added starts so that the larger generator gives
+the smaller one's picture enlarged, and the larger discriminator says of a picture what the smaller one says of it
+shrunken. Both learn from there. Tensors have the official names. Opens no file.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from gfprestore.networks.layers import ACTIVATION_GAIN, LEAK
 
 SMALLEST = 4
 """Pixels a side of the smallest scale."""
+
+COLOUR_STEPS = 9
+"""Values of each channel by which the discriminator's new first layer is fitted."""
 
 
 def generator_size(state: Mapping[str, Tensor]) -> int:
@@ -22,13 +29,10 @@ def generator_size(state: Mapping[str, Tensor]) -> int:
     return SMALLEST << len(_numbers(state, "to_rgbs"))
 
 
-def discriminator_size(state: Mapping[str, Tensor]) -> int:
-    """Pixels a side of the pictures that the StyleGAN2 discriminator which `state` belongs to looks at."""
-    return SMALLEST << max(0, len(_numbers(state, "conv_body")) - 1)
-
-
 def grown_generator(state: Mapping[str, Tensor], generator: nn.Module) -> dict[str, Tensor]:
     """The weights of a generator for a larger one that goes on from them.
+
+    The weights through which the new scales reach the picture are zero until they have learnt.
 
     Args:
         state: Of a StyleGAN2 generator, no larger than `generator`.
@@ -48,8 +52,6 @@ def grown_generator(state: Mapping[str, Tensor], generator: nn.Module) -> dict[s
 def grown_discriminator(state: Mapping[str, Tensor], discriminator: nn.Module) -> dict[str, Tensor]:
     """The weights of a discriminator for a larger one that goes on from them.
 
-    The layer that takes the picture in is the larger one's own.
-
     Args:
         state: Of a StyleGAN2 discriminator, no larger than `discriminator`.
         discriminator: A StyleGAN2 discriminator with random weights.
@@ -61,14 +63,54 @@ def grown_discriminator(state: Mapping[str, Tensor], discriminator: nn.Module) -
     added = len(_numbers(own, "conv_body")) - len(_numbers(state, "conv_body"))
     if added <= 0:
         return dict(state)
-    grown = {name: tensor for name, tensor in own.items() if 0 <= _block(name) <= added}
-    for name, tensor in state.items():
-        block = _block(name)
-        if block > 0:
-            grown[name.replace(f"conv_body.{block}.", f"conv_body.{block + added}.", 1)] = tensor
-        elif block < 0:
-            grown[name] = tensor
+    grown = {_moved(name, added): tensor for name, tensor in state.items()}
+    for block in range(added, 0, -1):  # from the innermost of the added blocks outwards
+        grown |= {name: tensor for name, tensor in own.items() if _block(name) == block}
+        inner = (grown.pop(f"conv_body.{block}.0.weight"), grown.pop(f"conv_body.{block}.1.bias"))
+        outer, skip = _taken_in_as(*inner, grown[f"conv_body.{block}.skip.1.weight"].shape[1])
+        grown[f"conv_body.{block - 1}.0.weight"], grown[f"conv_body.{block - 1}.1.bias"] = outer
+        grown[f"conv_body.{block}.skip.1.weight"] = skip
+        grown[f"conv_body.{block}.conv2.1.weight"] = torch.zeros_like(grown[f"conv_body.{block}.conv2.1.weight"])
     return grown
+
+
+def _taken_in_as(weight: Tensor, bias: Tensor, count: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """A layer that takes larger pictures in, and a skip after it that gives what the smaller one gave for a colour.
+
+    The new layer has filters of the old one, and random ones beyond them; the skip is the least squares fit over all
+    colours. Both are exact where there are no fewer filters than before.
+
+    Args:
+        weight: (C, 3, 1, 1) of the layer that takes smaller pictures in, equalised.
+        bias: (C,) of it.
+        count: Features of the new layer.
+
+    Returns:
+        Weight (count, 3, 1, 1) and bias (count,) of the new layer; weight (C, count, 1, 1) of the skip.
+    """
+    more = max(0, count - len(weight))
+    outer = torch.cat([weight[:count], torch.randn(more, *weight.shape[1:])])
+    outer_bias = torch.cat([bias[:count], torch.zeros(more)])
+    steps = torch.linspace(-1, 1, COLOUR_STEPS)
+    colours = torch.cartesian_prod(steps, steps, steps)
+    wanted, given = (_activated(colours, *layer).double() for layer in ((weight, bias), (outer, outer_bias)))
+    # a residual block divides its sum by sqrt(2), an equalised layer its weights by the root of its inputs
+    fit = torch.linalg.lstsq(given, wanted * math.sqrt(2)).solution.T * math.sqrt(count)
+    return (outer, outer_bias), fit.to(weight.dtype)[:, :, None, None]
+
+
+def _activated(colours: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """What a layer that takes pictures in makes of colours (N, 3): (N, C)."""
+    gain = 1 / math.sqrt(weight.shape[1])
+    return F.leaky_relu((colours @ weight[:, :, 0, 0].T * gain + bias) * ACTIVATION_GAIN, LEAK)
+
+
+def _moved(name: str, added: int) -> str:
+    """The name of a discriminator's tensor in one with more blocks."""
+    if not name.startswith("conv_body."):
+        return name
+    part, block, rest = name.split(".", 2)
+    return f"{part}.{int(block) + added}.{rest}"
 
 
 def _scale(name: str) -> int:
