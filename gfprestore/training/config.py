@@ -94,7 +94,7 @@ class Distillation:
     teacher: str = "real-esrgan-x4plus"
     scale: int = 2
     features: int = 64
-    convolutions: int = 8
+    convolutions: int = 12
     tone_radius: int = 8
     patches: int = 1024
     patch_size: int = 112
@@ -344,17 +344,17 @@ BACKGROUND_PRESETS: dict[str, Preset] = {
         size=64,
         start="nothing",
         batch_size=8,
-        steps=6_000,
+        steps=5_700,
         rate=1e-3,
         betas=(0.9, 0.99),
-        milestones=(3_000, 4_500, 5_200, 5_700),
-        losses=LossWeights(reconstruction=1.0, perceptual=0.03, pyramid=0.0, adversarial=0.0, components=0.0,
+        milestones=(2_400, 3_400, 5_000, 5_300, 5_500),
+        losses=LossWeights(reconstruction=1.0, perceptual=0.1, pyramid=0.0, adversarial=0.0, components=0.0,
                            component_style=0.0, identity=0.0),
         perceptual_network="vgg16",
         perceptual_crop=64,
         degradation=SCANNED,
         ema_halflife=100.0,
-        distillation=Distillation(perceptual_after=3_000),
+        distillation=Distillation(perceptual_after=2_800),
     ),
 }  # fmt: skip
 """The recipes of the background stage by name; `size` is the side of the pieces of patches that a step sees."""
