@@ -288,7 +288,7 @@ PRIOR_PRESETS: dict[str, Preset] = {
     "compact": replace(
         PRESETS["compact"],
         about="A small StyleGAN2 that trains in hours: --size 32 first, then each time twice that from the last one.",
-        batch_size=32,
+        batch_size=16,
         rate=2e-4,
         discriminator_rate=1.5e-3,
         milestones=(),
