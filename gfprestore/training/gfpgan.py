@@ -47,6 +47,9 @@ from gfprestore.training.updates import Updates, all_finite, frozen, place, upda
 
 RESTORER_NAME = "restorer.safetensors"
 
+SAME_SIZES = "Name the preset that the file was trained with, or another file."
+WITHOUT_IT = "Move the file away to begin with random weights, or name another prior."
+
 Patches = dict[Component, Tensor]
 
 
@@ -365,7 +368,7 @@ def _load_start(generator: GFPGAN, start: Start) -> None:
     if start.kind == "prior":
         load_prior(generator.stylegan_decoder, start)
     elif start.kind == "restorer":
-        load_strictly(generator, start.state, start.path, "the restorer of this training")
+        load_strictly(generator, start.state, start.path, "the restorer of this training", SAME_SIZES)
 
 
 def leave_out_noise(generator: StyleGAN2Generator) -> None:
@@ -381,7 +384,8 @@ def load_prior(generator: StyleGAN2Generator, start: Start) -> None:
     Raises:
         WeightsMismatchError: Its tensors do not fit.
     """
-    load_strictly(generator, grown_generator(start.state, generator), start.path, "the prior of this training")
+    state = grown_generator(start.state, generator)
+    load_strictly(generator, state, start.path, "the prior of this training", SAME_SIZES)
 
 
 def load_discriminator(discriminator: StyleGAN2Discriminator, start: Start) -> None:
@@ -392,11 +396,11 @@ def load_discriminator(discriminator: StyleGAN2Discriminator, start: Start) -> N
     """
     if start.critic_state:
         state = grown_discriminator(start.critic_state, discriminator)
-        load_strictly(discriminator, state, start.critic_path, "the discriminator of this training")
+        load_strictly(discriminator, state, start.critic_path, "the discriminator of this training", WITHOUT_IT)
 
 
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path | None, what: str) -> None:
-    """Loads tensors into a network.
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path | None, what: str, advice: str) -> None:
+    """Loads tensors into a network; the advice is for whoever named a file that does not fit.
 
     Raises:
         WeightsMismatchError: Tensors are missing, left over, or of another shape.
@@ -406,5 +410,5 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path | N
     except RuntimeError as error:
         lines = str(error).splitlines()
         raise WeightsMismatchError(
-            f"{path} does not fit {what}: {lines[1].strip() if len(lines) > 1 else lines[0]}"
+            f"{path} does not fit {what}: {lines[1].strip() if len(lines) > 1 else lines[0]} {advice}"
         ) from error

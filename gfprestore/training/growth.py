@@ -57,11 +57,12 @@ def grown_discriminator(state: Mapping[str, Tensor], discriminator: nn.Module) -
         discriminator: A StyleGAN2 discriminator with random weights.
 
     Returns:
-        Tensors for `discriminator`; of one as large as it, those of `state`.
+        Tensors for `discriminator`; those of `state` where it is of one as large, or of no such discriminator.
     """
     own = discriminator.state_dict()
     added = len(_numbers(own, "conv_body")) - len(_numbers(state, "conv_body"))
-    if added <= 0:
+    taking_in = state.get("conv_body.0.0.weight")
+    if added <= 0 or taking_in is None or taking_in.shape[1:] != (3, 1, 1) or "conv_body.0.1.bias" not in state:
         return dict(state)
     grown = {_moved(name, added): tensor for name, tensor in state.items()}
     for block in range(added, 0, -1):  # from the innermost of the added blocks outwards

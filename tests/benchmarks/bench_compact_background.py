@@ -32,7 +32,7 @@ from gfprestore.evaluation.metrics import open_metric
 from gfprestore.evaluation.niqe import PRISTINE_FILE, Pristine, load_pristine, niqe
 from gfprestore.face_folders import TABLE_NAME, is_held_out, pictures_in, table_rows
 from gfprestore.photo import read_photo
-from gfprestore.tensors import pixels_to_signed
+from gfprestore.tensors import pixels_to_signed, signed_to_pixels
 from gfprestore.training.background import toned
 from gfprestore.training.config import BACKGROUND_PRESETS, SCANNED
 from gfprestore.weights import WeightsStore
@@ -76,8 +76,9 @@ def main() -> None:
     print(f"{len(photos)} photos, {arguments.threads} threads, torch {torch.__version__}, {fastest_precision(CPU)}")
     if not arguments.only_speed:
         pristine = load_pristine(WEIGHTS / PRISTINE_FILE)
+        perceptual = open_metric("st_lpips", WeightsStore(offline=True), CPU)
         for kind in ("clean", "degraded"):
-            compare(photos, kind, ways, pristine, arguments)
+            compare(photos, kind, ways, pristine, perceptual, arguments)
     speed(photos[0], student, teacher, arguments)
     seams(photos, student, arguments.size)
 
@@ -108,13 +109,13 @@ def compare(
     kind: str,
     ways: dict[str, Background],
     pristine: Pristine,
+    perceptual: Any,
     arguments: argparse.Namespace,
 ) -> None:
     """Prints a line a photo and the means."""
     print(f"\n{kind}: PSNR, SSIM, PSNR with the photo's tones and ST-LPIPS to the teacher's picture; NIQE")
     heads = ("PSNR L", "s", "SSIM L", "s", "toned L", "s", "LPIPS L", "s", "NIQE L", "s", "t")
     print(f"{'photo':42} " + " ".join(f"{head:>7}" for head in heads))
-    perceptual: Any = open_metric("st_lpips", WeightsStore(offline=True), CPU)
     rows = []
     for number, path in enumerate(photos):
         pixels = input_of(path, kind, arguments.size, number)
@@ -137,8 +138,7 @@ def with_tones_of(pixels: Pixels, enlarged: Pixels) -> Pixels:
     distillation = BACKGROUND_PRESETS["compact"].distillation
     assert distillation is not None
     lq, gt = (pixels_to_signed(each) for each in (pixels, enlarged))
-    levels = (toned(gt, lq, distillation.tone_radius)[0].permute(1, 2, 0).numpy() + 1) * 127.5
-    return np.rint(levels.clip(0, 255)).astype(np.uint8)
+    return signed_to_pixels(toned(gt, lq, distillation.tone_radius), enlarged.dtype)
 
 
 def line(name: str, row: Sequence[float]) -> str:

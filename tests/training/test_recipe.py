@@ -14,6 +14,7 @@ import torch
 import torchvision
 from faces import make_faces, none_but, tiny_config
 from pictures import pixels_of, save
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gfprestore.checkpoints import load_network, load_state, read_metadata
@@ -390,7 +391,17 @@ def test_a_priors_discriminator_that_does_not_fit_is_told(data: Path, tmp_path: 
     small = small_prior(data, tmp_path / "small")
     other = small_prior(data, tmp_path / "other", narrow=1 / 16)
     small.with_name("discriminator.safetensors").write_bytes(other.with_name("discriminator.safetensors").read_bytes())
-    with pytest.raises(WeightsMismatchError, match=r"discriminator\.safetensors does not fit the discriminator"):
+    with pytest.raises(WeightsMismatchError, match=r"discriminator\.safetensors does not fit the discrim.*Move"):
+        recipe_of(tiny_config(data, tmp_path / "out", weights=small))
+
+
+@pytest.mark.parametrize("state", [{"weight": torch.zeros(1)}, {"conv_body.0.0.weight": torch.zeros(8, 1)}])
+def test_a_file_of_that_name_that_is_no_discriminator_is_told(
+    state: dict[str, Tensor], data: Path, tmp_path: Path
+) -> None:
+    small = small_prior(data, tmp_path / "small")
+    save_file(state, small.with_name("discriminator.safetensors"))
+    with pytest.raises(WeightsMismatchError, match=r"discriminator\.safetensors does not fit the discrim.*Move"):
         recipe_of(tiny_config(data, tmp_path / "out", weights=small))
 
 
