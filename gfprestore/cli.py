@@ -620,6 +620,9 @@ def train(
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="FILE", help="Start from this prior or restorer.")
     ] = None,
+    prior: Annotated[
+        Path | None, typer.Option("--prior", metavar="FILE", help="Put this prior into the restorer of --weights.")
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Steps in all.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", metavar="N", help="Pictures a step.")] = None,
     accumulate: Annotated[
@@ -682,6 +685,7 @@ def train(
         perceptual_network=cast("PerceptualNetwork | None", perceptual),  # make_config refuses other names
         identity_network=cast("IdentityNetwork | None", identity),
         weights=weights,
+        prior=prior,
         perceptual_weights=perceptual_weights,
         identity_weights=identity_weights,
         accumulate=accumulate,

@@ -420,6 +420,7 @@ class TrainConfig:
             rest of the photo.
         weights: What to start from: a StyleGAN2 prior or a whole restorer, told apart by its tensors; in the
             background stage a background network.
+        prior: A StyleGAN2 prior that the decoder goes on from, where `weights` is a restorer or nothing.
         perceptual_weights: File of the VGG network; None looks where weights are kept.
         identity_weights: File of the recogniser; None looks where weights are kept.
         accumulate: Parts that a step's pictures are computed in, one after the other, to spare memory.
@@ -440,6 +441,7 @@ class TrainConfig:
     preset_name: str = "paper"
     stage: Stage = "restoration"
     weights: Path | None = None
+    prior: Path | None = None
     perceptual_weights: Path | None = None
     identity_weights: Path | None = None
     accumulate: int = 1
@@ -481,6 +483,7 @@ def make_config(
     perceptual_network: PerceptualNetwork | None = None,
     identity_network: IdentityNetwork | None = None,
     weights: Path | None = None,
+    prior: Path | None = None,
     perceptual_weights: Path | None = None,
     identity_weights: Path | None = None,
     accumulate: int = 1,
@@ -504,6 +507,8 @@ def make_config(
         raise UsageError(f"--preset {preset} is unknown to the stage {stage}. Use one of {', '.join(presets)}.")
     if stage == "background" and ablation is not None:
         raise UsageError("--ablation is for the restoration stage: the paper's ablations change the restorer.")
+    if stage != "restoration" and prior is not None:
+        raise UsageError("--prior is for the restoration stage; what another stage starts from is named by --weights.")
     if perceptual_network not in (None, "vgg19", "vgg16"):
         raise UsageError(f"the perceptual network is vgg19 or vgg16, not {perceptual_network}.")
     if identity_network not in (None, "arcface", "dlib"):
@@ -531,6 +536,7 @@ def make_config(
         preset_name=preset,
         stage=next(known for known in STAGES if known == stage),
         weights=weights,
+        prior=prior,
         perceptual_weights=perceptual_weights,
         identity_weights=identity_weights,
         accumulate=accumulate,

@@ -7,7 +7,7 @@ command to fetch it and the option to do without it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +23,7 @@ from gfprestore.networks.gfpgan import GFPGANConfig
 from gfprestore.networks.vgg import VGGFeatures
 from gfprestore.packages import packaged_file
 from gfprestore.training.config import PerceptualNetwork, Preset, TrainConfig
-from gfprestore.training.growth import generator_size
+from gfprestore.training.growth import decoder_state, generator_size
 from gfprestore.training.losses import (
     BLURRED_PERCEPTUAL_WEIGHTS,
     PERCEPTUAL_WEIGHTS,
@@ -114,8 +114,10 @@ class Start:
         state: Tensors by name; empty to start from random weights.
         kind: What they are of.
         path: The file.
-        critic_state: Tensors of the discriminator that a prior was trained against; empty for random weights.
+        critic_state: Tensors of the discriminator that lay beside it; empty for random weights.
         critic_path: Its file.
+        prior_state: Of a restorer: tensors of the prior that its decoder goes on from; empty to keep its own.
+        prior_path: Its file.
     """
 
     network: GFPGANConfig
@@ -124,13 +126,19 @@ class Start:
     path: Path | None = None
     critic_state: Mapping[str, Tensor] = field(default_factory=dict)
     critic_path: Path | None = None
+    prior_state: Mapping[str, Tensor] = field(default_factory=dict)
+    prior_path: Path | None = None
 
     def __str__(self) -> str:
         """For people: what it is and where it lies."""
         if self.path is None:
             return "random weights"
-        critic = "" if self.critic_path is None else f" and its discriminator {self.critic_path}"
-        return f"the {self.kind} {self.path}{critic}"
+        parts = [f"the {self.kind} {self.path}"]
+        if self.prior_path is not None:
+            parts.append(f"the prior {self.prior_path}")
+        if self.critic_path is not None:
+            parts.append(f"the discriminator {self.critic_path}")
+        return " with ".join([parts[0], " and ".join(parts[1:])]) if len(parts) > 1 else parts[0]
 
 
 def open_critics(config: TrainConfig, store: WeightsStore) -> Critics:
@@ -153,7 +161,7 @@ def open_critics(config: TrainConfig, store: WeightsStore) -> Critics:
 
 
 def open_start(config: TrainConfig, store: WeightsStore) -> Start:
-    """What to start from: the file of `--weights`, else the released one that the preset asks for.
+    """What to start from: the files of `--weights` and `--prior`, else the released one that the preset asks for.
 
     Raises:
         WeightsMissingError: The file is not at hand.
@@ -161,20 +169,36 @@ def open_start(config: TrainConfig, store: WeightsStore) -> Start:
         WeightsMismatchError: It is neither a StyleGAN2 prior nor a GFP-GAN, or of other sizes.
     """
     preset = config.preset
-    path = config.weights or _released(config, store)
+    prior = None if config.prior is None else _prior_start(config, config.prior, load_state(config.prior))
+    has_start = prior is not None and preset.start == "prior"
+    path = config.weights or (None if has_start else _released(config, store))
     if path is None:
-        return Start(preset.network(), {})
+        return prior or Start(preset.network(), {})
     state = load_state(path)
     found = gfpgan.config_from_state(state)
     if found is not None:
-        return _restorer_start(config, path, state, found)
-    if "constant_input.weight" in state and "style_conv1.modulated_conv.weight" in state:
-        return _prior_start(config, path, state)
-    raise WeightsMismatchError(f"{path} is neither a StyleGAN2 prior nor a GFP-GAN, so no training starts from it.")
+        start = _restorer_start(config, path, state, found)
+        return start if prior is None else _with_prior(start, prior)
+    if prior is not None:
+        raise WeightsMismatchError(f"{path} is no GFP-GAN, into which the prior {prior.path} could go. Leave one out.")
+    return _prior_start(config, path, state)
+
+
+def _with_prior(restorer: Start, prior: Start) -> Start:
+    return replace(
+        restorer,
+        critic_state=prior.critic_state,
+        critic_path=prior.critic_path,
+        prior_state=prior.state,
+        prior_path=prior.path,
+    )
 
 
 def _prior_start(config: TrainConfig, path: Path, state: Mapping[str, Tensor]) -> Start:
     """A prior of the training's size, or a smaller one where what is added to it can learn."""
+    if "constant_input.weight" not in state or "style_conv1.modulated_conv.weight" not in state:
+        neither = "is neither a StyleGAN2 prior nor a GFP-GAN" if path == config.weights else "is no StyleGAN2 prior"
+        raise WeightsMismatchError(f"{path} {neither}, so no training starts from it.")
     preset = config.preset
     size = generator_size(state)
     learns = config.stage == "prior" or preset.train_decoder
@@ -202,9 +226,7 @@ def _restorer_start(config: TrainConfig, path: Path, state: Mapping[str, Tensor]
             "Start an ablation from a prior or from nothing."
         )
     if config.stage == "prior":
-        inner = {name.removeprefix("stylegan_decoder."): tensor for name, tensor in state.items() if
-                 name.startswith("stylegan_decoder.")}  # fmt: skip
-        return Start(preset.network(), inner, "prior", path)
+        return Start(preset.network(), decoder_state(state), "prior", path)
     return Start(found, state, "restorer", path)
 
 

@@ -24,7 +24,7 @@ from gfprestore.training.checkpoint import Sizes, write_weights
 from gfprestore.training.config import TrainConfig
 from gfprestore.training.critics import Critics, Start
 from gfprestore.training.distributed import World
-from gfprestore.training.growth import grown_discriminator, grown_generator
+from gfprestore.training.growth import grown_discriminator, grown_generator, seated_prior
 from gfprestore.training.loop import Batch
 from gfprestore.training.losses import (
     COMPONENTS,
@@ -46,6 +46,9 @@ from gfprestore.training.losses import (
 from gfprestore.training.updates import Updates, all_finite, frozen, place, update_average
 
 RESTORER_NAME = "restorer.safetensors"
+
+STYLE_SAMPLES = 4096
+"""Random codes whose mean style is taken for a prior's mean."""
 
 SAME_SIZES = "Name the preset that the file was trained with, or another file."
 WITHOUT_IT = "Move the file away to begin with random weights, or name another prior."
@@ -369,6 +372,22 @@ def _load_start(generator: GFPGAN, start: Start) -> None:
         load_prior(generator.stylegan_decoder, start)
     elif start.kind == "restorer":
         load_strictly(generator, start.state, start.path, "the restorer of this training", SAME_SIZES)
+    if start.prior_state:
+        _seat_prior(generator, start)
+
+
+def _seat_prior(generator: GFPGAN, start: Start) -> None:
+    """Has a restorer's decoder go on from the start's prior; see `seated_prior`.
+
+    Raises:
+        WeightsMismatchError: Its tensors do not fit.
+    """
+    decoder = generator.stylegan_decoder
+    state = {**decoder.state_dict(), **start.prior_state}
+    load_strictly(decoder, state, start.prior_path, "the decoder of this restorer", SAME_SIZES)
+    with torch.no_grad():
+        mean_style = decoder.mean_latent(STYLE_SAMPLES)[0]
+    generator.load_state_dict(seated_prior(generator.state_dict(), start.prior_state, mean_style))
 
 
 def leave_out_noise(generator: StyleGAN2Generator) -> None:

@@ -1,4 +1,4 @@
-"""A prior of small pictures as the start of one of larger pictures.
+"""A prior of small pictures as the start of one of larger pictures, and any prior as the start of a restorer's decoder.
 
 Faces are learnt small first, which is fast, then larger (T. Karras, T. Aila, S. Laine, J. Lehtinen, "Progressive
 Growing of GANs", ICLR 2018). Nothing is forgotten on the way: what is added starts so that the larger generator gives
@@ -19,6 +19,12 @@ from gfprestore.networks.layers import ACTIVATION_GAIN, LEAK
 
 SMALLEST = 4
 """Pixels a side of the smallest scale."""
+
+DECODER = "stylegan_decoder."
+"""What the names of the decoder's tensors begin with in a restorer."""
+
+STYLE_SHARE = 0.1
+"""What is left of how a restorer's style codes differ from lq to lq when another prior comes into its decoder."""
 
 COLOUR_STEPS = 9
 """Values of each channel by which the discriminator's new first layer is fitted."""
@@ -47,6 +53,30 @@ def grown_generator(state: Mapping[str, Tensor], generator: nn.Module) -> dict[s
         if name.startswith("to_rgbs.") and name.endswith(".modulated_conv.weight"):
             grown[name] = torch.zeros_like(grown[name])
     return {**grown, **state}
+
+
+def seated_prior(restorer: Mapping[str, Tensor], prior: Mapping[str, Tensor], mean_style: Tensor) -> dict[str, Tensor]:
+    """The weights of a restorer whose decoder goes on from another prior than it was trained with.
+
+    The prior takes its scales of the decoder; what is above them stays. What the restorer's U-Net gave its old decoder
+    for style codes means nothing to the prior: most of it is taken away, and the codes start about the prior's mean.
+
+    Args:
+        restorer: Of a GFP-GAN.
+        prior: Of a StyleGAN2 generator, no larger than the restorer's decoder and as wide.
+        mean_style: (D,), the mean style code of the prior.
+
+    Returns:
+        Tensors with the names of `restorer`.
+    """
+    seated = {**restorer, **{f"{DECODER}{name}": tensor for name, tensor in prior.items()}}
+    weight, bias = (seated[f"final_linear.{part}"].clone() for part in ("weight", "bias"))
+    scales, own = (len(_numbers(state, "to_rgbs")) for state in (prior, decoder_state(restorer)))
+    codes = 2 * scales + (2 if scales == own else 1)  # a smaller prior's last one belongs to the next scale as well
+    rows = min(codes * len(mean_style), len(bias))  # or there is one code for all layers
+    weight[:rows] *= STYLE_SHARE
+    bias[:rows] = mean_style.repeat(rows // len(mean_style))
+    return {**seated, "final_linear.weight": weight, "final_linear.bias": bias}
 
 
 def grown_discriminator(state: Mapping[str, Tensor], discriminator: nn.Module) -> dict[str, Tensor]:
@@ -112,6 +142,11 @@ def _moved(name: str, added: int) -> str:
         return name
     part, block, rest = name.split(".", 2)
     return f"{part}.{int(block) + added}.{rest}"
+
+
+def decoder_state(restorer: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a restorer's decoder by the names that a prior has for them."""
+    return {name.removeprefix(DECODER): tensor for name, tensor in restorer.items() if name.startswith(DECODER)}
 
 
 def _scale(name: str) -> int:

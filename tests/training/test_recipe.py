@@ -290,7 +290,7 @@ def test_a_prior_goes_into_the_decoder_and_stays_there(data: Path, tmp_path: Pat
     config = tiny_config(data, tmp_path / "restorer", "paper", steps=2, weights=report.weights)
     restorer = load_state(train(config, told.append).weights)
     critic = tmp_path / "prior" / "discriminator.safetensors"
-    assert f"Starting from the prior {report.weights} and its discriminator {critic}." in told
+    assert f"Starting from the prior {report.weights} with the discriminator {critic}." in told
     for name, tensor in load_state(report.weights).items():
         assert torch.equal(restorer[f"stylegan_decoder.{name}"], tensor), name
 
@@ -311,7 +311,7 @@ def test_a_prior_learns_by_its_own_losses(data: Path, tmp_path: Path) -> None:
 
 
 def small_prior(data: Path, output: Path, **options: Any) -> Path:
-    config = tiny_config(data, output, size=16, steps=2, milestones=(), **options)
+    config = tiny_config(data, output, **{"size": 16, "steps": 2, "milestones": (), **options})
     return train(replace(config, stage="prior"), print).weights
 
 
@@ -377,6 +377,59 @@ def test_a_decoder_that_learns_may_start_from_a_smaller_prior(data: Path, tmp_pa
     frozen = tiny_config(data, tmp_path / "frozen", weights=small, train_decoder=False)
     with pytest.raises(WeightsMismatchError, match=r"prior of 16 .*at 32.*--stage prior --size 32 --weights"):
         open_start(frozen, WeightsStore())
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_a_prior_goes_into_a_restorer(size: int, data: Path, tmp_path: Path) -> None:
+    prior = small_prior(data, tmp_path / "small", size=size)
+    restorer = tmp_path / "restorer.pth"
+    before = restorer_state()
+    torch.save({"params_ema": before}, restorer)
+    config = replace(tiny_config(data, tmp_path / "out", weights=restorer), prior=prior)
+    recipe = recipe_of(config)
+    after, seated = recipe.generator.state_dict(), load_state(prior)
+    changed_names = {name for name in after if not torch.equal(after[name], before[name])}
+    decoder = {f"stylegan_decoder.{name}" for name in seated}
+    same = {name for name in decoder if torch.equal(seated[name.removeprefix("stylegan_decoder.")], before[name])}
+    assert changed_names == decoder - same | {"final_linear.weight", "final_linear.bias"}
+    for name in decoder:
+        assert torch.equal(after[name], seated[name.removeprefix("stylegan_decoder.")]), name
+    codes = {16: 5, 32: 8}[size]  # the sixth code of a prior of 16 pixels is that of the next scale as well
+    generator = StyleGAN2Generator((16,) * (size.bit_length() - 2), 32, 2, "clean")
+    generator.load_state_dict(seated)
+    mean = generator.mean_latent(20_000)[0]
+    new, old = (state["final_linear.bias"].view(-1, 32) for state in (after, before))
+    assert (new[:codes] - mean).abs().max() < 0.2 * mean.std()
+    assert torch.equal(new[codes:], old[codes:])
+    weight, old_weight = (state["final_linear.weight"].view(8, -1) for state in (after, before))
+    torch.testing.assert_close(weight[:codes], 0.1 * old_weight[:codes])
+    assert torch.equal(weight[codes:], old_weight[codes:])
+    critic = load_state(prior.with_name("discriminator.safetensors"))
+    assert torch.equal(recipe.discriminator.state_dict()["final_linear.1.weight"], critic["final_linear.1.weight"])
+    start = f"the restorer {restorer} with the prior {prior} and the discriminator {prior.parent}"
+    assert dict(plan(config))["start"].startswith(start)
+
+
+def test_a_prior_alone_is_what_a_training_starts_from(data: Path, tmp_path: Path) -> None:
+    prior = small_prior(data, tmp_path / "small", size=32)
+    for preset in ("paper", "compact"):
+        start = open_start(replace(tiny_config(data, tmp_path / "out", preset), prior=prior), WeightsStore())
+        assert (start.kind, start.path, start.prior_path) == ("prior", prior, None)
+
+
+def test_a_prior_that_cannot_go_into_the_start_is_told(data: Path, tmp_path: Path) -> None:
+    prior = small_prior(data, tmp_path / "small")
+    config = tiny_config(data, tmp_path / "out", weights=prior)
+    with pytest.raises(WeightsMismatchError, match=r"prior\.safetensors is no GFP-GAN, into which .*Leave one out"):
+        open_start(replace(config, prior=prior), WeightsStore())
+    restorer = tmp_path / "restorer.pth"
+    torch.save({"params_ema": restorer_state()}, restorer)
+    config = tiny_config(data, tmp_path / "out", weights=restorer)
+    with pytest.raises(WeightsMismatchError, match=r"restorer\.pth is no StyleGAN2 prior, so no training starts"):
+        open_start(replace(config, weights=None, prior=restorer), WeightsStore())
+    other = small_prior(data, tmp_path / "other", narrow=1 / 16)
+    with pytest.raises(WeightsMismatchError, match=r"does not fit the decoder of this restorer.*size mismatch"):
+        recipe_of(replace(config, prior=other))
 
 
 def test_a_larger_prior_than_the_training_is_refused(data: Path, tmp_path: Path) -> None:
