@@ -487,6 +487,68 @@ def doctor(
 
 @app.command()
 @command
+def bench(
+    photo: Annotated[
+        Path | None, typer.Argument(metavar="PHOTO", help="What to time on; default: a portrait of the demo.")
+    ] = None,
+    megapixels: Annotated[float, typer.Option("--megapixels", help="Size that the photo is resized to.")] = 0.5,
+    rounds: Annotated[int, typer.Option("--rounds", metavar="N", help="How often to time each part.")] = 3,
+    restorer: Annotated[str, typer.Option("--restorer", metavar="NAME", help="As for run.")] = "auto",
+    weights: Annotated[Path | None, typer.Option("--weights", metavar="FILE", help="As for run.")] = None,
+    background: Annotated[str, typer.Option("--background", metavar="NAME", help="As for run.")] = "auto",
+    upscale: Annotated[float, typer.Option("--upscale", metavar="1..4", help="As for run.")] = 2.0,
+    detector: Annotated[str, typer.Option("--detector", metavar="NAME", help="As for run.")] = "auto",
+    device: Device = "auto",
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Floating-point type of the networks.")
+    ] = Precision.AUTO,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", metavar="N", help="As for run.")] = None,
+    tile: Annotated[int | None, typer.Option("--tile", metavar="PX", help="As for run.")] = None,
+    weights_dir: WeightsDir = None,
+    offline: Offline = False,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Time a face and a megapixel on this machine, with the networks that `run` would take."""
+    from gfprestore.bench import bench as time_parts
+    from gfprestore.console import Reporter, download_reporter
+    from gfprestore.restoration import RunOptions
+
+    options = RunOptions(
+        upscale=upscale,
+        restorer=restorer,
+        weights=weights,
+        background=background,
+        detector=detector,
+        device=device,
+        precision=precision.value,
+        batch_size=batch_size,
+        tile=tile,
+        offline=offline,
+        weights_dir=weights_dir,
+    )
+    reporter = Reporter(json_output)
+    report = time_parts(
+        options,
+        photo,
+        megapixels=megapixels,
+        rounds=rounds,
+        tell=reporter.note,
+        download_progress=download_reporter(reporter),
+    )
+    if json_output:
+        reporter.record(asdict(report))
+        return
+    rows = [
+        [timing.part, timing.name, timing.precision or "", f"{timing.seconds:.3g} s a {timing.per}",
+         f"{timing.fastest:.3g} to {timing.slowest:.3g}"]
+        for timing in report.parts
+    ]  # fmt: skip
+    reporter.listing(f"on {report.device}", ["part", "by", "computes in", "takes", "rounds"], rows)
+
+
+@app.command()
+@command
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where to write.")] = Path(
         "gfprestore-demo"

@@ -26,7 +26,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("detection", "alignment", "parsing", "toning", "background", "restorers", "journal"),
     ("restoration", "opening"),
     ("pipeline", "previews", "training", "evaluation"),
-    ("cli", "__main__", "demo", "doctor"),
+    ("cli", "__main__", "demo", "doctor", "bench"),
 )
 
 # What a module may import of its own row: parts of one thing that were given files of their own.
@@ -42,7 +42,8 @@ FAMILY: dict[str, set[str]] = {
     "alignment": {"detection"},
     "restoration": {"opening"},
     "pipeline": {"previews"},
-    "cli": {"demo", "doctor"},
+    "cli": {"demo", "doctor", "bench"},
+    "bench": {"demo"},
     "__main__": {"cli"},
 }
 
