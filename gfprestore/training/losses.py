@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torchvision.ops import roi_align
 
 from gfprestore.networks.dlib_resnet import SIZE as CHIP_SIZE
@@ -189,9 +190,10 @@ def random_face_pieces(pictures: Sequence[Tensor], side: int) -> list[Tensor]:
     count, _, size, _ = pictures[0].shape
     side = min(side, size)
     left, top, right, bottom = (share * size for share in FACE_REGION)
-    corner = torch.tensor([top, left])
-    room = (torch.tensor([bottom, right]) - corner - side).clamp(min=0)
-    places = (corner + torch.rand(count, 2) * room).clamp(max=size - side).int().tolist()
+    with unset_fake_temporarily():  # places are numbers, also where a plan counts memory on tensors without content
+        corner = torch.tensor([top, left])
+        room = (torch.tensor([bottom, right]) - corner - side).clamp(min=0)
+        places = (corner + torch.rand(count, 2) * room).clamp(max=size - side).int().tolist()
     return [
         torch.stack([face[:, y : y + side, x : x + side] for face, (y, x) in zip(batch, places, strict=True)])
         for batch in pictures

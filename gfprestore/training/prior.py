@@ -199,13 +199,13 @@ class PriorRecipe:
             random = torch.Generator().manual_seed(seed)
             codes.append(torch.randn(generator.style_dim, generator=random))
             mixed_codes.append(torch.randn(generator.style_dim, generator=random))
-            mixes = torch.rand((), generator=random).item() < mixing
-            place = int(torch.randint(1, generator.latent_count, (), generator=random))
-            crossovers.append(place if mixes else generator.latent_count)
+            mixes = torch.rand((), generator=random).double() < mixing
+            place = torch.randint(1, generator.latent_count, (), generator=random)
+            crossovers.append(torch.where(mixes, place, generator.latent_count))
         first = generator.latents(torch.stack(codes).to(self.device))
         second = generator.latents(torch.stack(mixed_codes).to(self.device)) if mixing > 0 else first
         layers = torch.arange(generator.latent_count, device=self.device)
-        takes_second = layers[None, :, None] >= torch.tensor(crossovers, device=self.device)[:, None, None]
+        takes_second = layers[None, :, None] >= torch.stack(crossovers).to(self.device)[:, None, None]
         latents = torch.where(takes_second, second, first)
         return generator(latents, generator.seeded_noise(seeds)), latents
 
