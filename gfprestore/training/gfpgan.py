@@ -24,7 +24,7 @@ from gfprestore.training.checkpoint import Sizes, write_weights
 from gfprestore.training.config import TrainConfig
 from gfprestore.training.critics import Critics, Start
 from gfprestore.training.distributed import World
-from gfprestore.training.growth import grown_discriminator, grown_generator, seated_prior
+from gfprestore.training.growth import generator_size, grown_discriminator, grown_generator, steer_anew
 from gfprestore.training.loop import Batch
 from gfprestore.training.losses import (
     COMPONENTS,
@@ -46,9 +46,6 @@ from gfprestore.training.losses import (
 from gfprestore.training.updates import Updates, all_finite, frozen, place, update_average
 
 RESTORER_NAME = "restorer.safetensors"
-
-STYLE_SAMPLES = 4096
-"""Random codes whose mean style is taken for a prior's mean."""
 
 SAME_SIZES = "Name the preset that the file was trained with, or another file."
 WITHOUT_IT = "Move the file away to begin with random weights, or name another prior."
@@ -377,7 +374,7 @@ def _load_start(generator: GFPGAN, start: Start) -> None:
 
 
 def _seat_prior(generator: GFPGAN, start: Start) -> None:
-    """Has a restorer's decoder go on from the start's prior; see `seated_prior`.
+    """Has a restorer's decoder go on from the start's prior; see `steer_anew`.
 
     Raises:
         WeightsMismatchError: Its tensors do not fit.
@@ -385,9 +382,7 @@ def _seat_prior(generator: GFPGAN, start: Start) -> None:
     decoder = generator.stylegan_decoder
     state = {**decoder.state_dict(), **start.prior_state}
     load_strictly(decoder, state, start.prior_path, "the decoder of this restorer", SAME_SIZES)
-    with torch.no_grad():
-        mean_style = decoder.mean_latent(STYLE_SAMPLES)[0]
-    generator.load_state_dict(seated_prior(generator.state_dict(), start.prior_state, mean_style))
+    steer_anew(generator, generator_size(start.prior_state))
 
 
 def leave_out_noise(generator: StyleGAN2Generator) -> None:

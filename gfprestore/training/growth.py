@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gfprestore.networks.gfpgan import GFPGAN
 from gfprestore.networks.layers import ACTIVATION_GAIN, LEAK
 
 SMALLEST = 4
@@ -25,6 +26,9 @@ DECODER = "stylegan_decoder."
 
 STYLE_SHARE = 0.1
 """What is left of how a restorer's style codes differ from lq to lq when another prior comes into its decoder."""
+
+STYLE_SAMPLES = 4096
+"""Random codes whose mean style is taken for a prior's mean."""
 
 COLOUR_STEPS = 9
 """Values of each channel by which the discriminator's new first layer is fitted."""
@@ -55,28 +59,26 @@ def grown_generator(state: Mapping[str, Tensor], generator: nn.Module) -> dict[s
     return {**grown, **state}
 
 
-def seated_prior(restorer: Mapping[str, Tensor], prior: Mapping[str, Tensor], mean_style: Tensor) -> dict[str, Tensor]:
-    """The weights of a restorer whose decoder goes on from another prior than it was trained with.
+def steer_anew(restorer: GFPGAN, prior_size: int) -> None:
+    """Has a restorer's U-Net steer a prior that has just taken its scales of the decoder.
 
-    The prior takes its scales of the decoder; what is above them stays. What the restorer's U-Net gave its old decoder
-    for style codes means nothing to the prior: most of it is taken away, and the codes start about the prior's mean.
+    What the U-Net gave the old decoder for style codes means nothing to the prior: most of it is taken away, and the
+    codes start about the prior's mean. The prior may be smaller than the decoder, whose upper scales keep theirs.
 
     Args:
-        restorer: Of a GFP-GAN.
-        prior: Of a StyleGAN2 generator, no larger than the restorer's decoder and as wide.
-        mean_style: (D,), the mean style code of the prior.
-
-    Returns:
-        Tensors with the names of `restorer`.
+        restorer: With the prior in its decoder; changed in place.
+        prior_size: Pixels a side of the prior's pictures.
     """
-    seated = {**restorer, **{f"{DECODER}{name}": tensor for name, tensor in prior.items()}}
-    weight, bias = (seated[f"final_linear.{part}"].clone() for part in ("weight", "bias"))
-    scales, own = (len(_numbers(state, "to_rgbs")) for state in (prior, decoder_state(restorer)))
-    codes = 2 * scales + (2 if scales == own else 1)  # a smaller prior's last one belongs to the next scale as well
-    rows = min(codes * len(mean_style), len(bias))  # or there is one code for all layers
-    weight[:rows] *= STYLE_SHARE
-    bias[:rows] = mean_style.repeat(rows // len(mean_style))
-    return {**seated, "final_linear.weight": weight, "final_linear.bias": bias}
+    decoder = restorer.stylegan_decoder
+    weight, bias = (restorer.final_linear.get_parameter(name) for name in ("weight", "bias"))
+    codes = decoder.latent_count
+    if prior_size < restorer.config.size:
+        codes = 2 * (prior_size // SMALLEST).bit_length() - 1  # its last code belongs to the next scale as well
+    with torch.no_grad():
+        mean_style = decoder.mean_latent(STYLE_SAMPLES)[0]
+        rows = min(codes * len(mean_style), len(bias))  # or there is one code for all layers
+        weight[:rows] *= STYLE_SHARE
+        bias[:rows] = mean_style.repeat(rows // len(mean_style))
 
 
 def grown_discriminator(state: Mapping[str, Tensor], discriminator: nn.Module) -> dict[str, Tensor]:

@@ -123,6 +123,7 @@ def test_a_loss_is_switched_off_with_what_hangs_on_it(without: list[str], left: 
             r"--preset papers is unknown to the stage restoration. Use one of paper, official, compact, finetune",
         ),
         ({"stage": "both"}, "--stage both is unknown"),
+        ({"stage": "prior", "prior": Path("p.safetensors")}, "--prior is for the restoration stage"),
         ({"without": ["gan"]}, "--without gan: no loss is called so. Use one of reconstruction"),
         ({"ablation": "no-gan"}, "--ablation no-gan is unknown. Use one of no-spatial-modulation"),
         ({"perceptual_network": "alexnet"}, "vgg19 or vgg16, not alexnet"),

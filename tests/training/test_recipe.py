@@ -23,7 +23,7 @@ from gfprestore.errors import ExitCode, WeightsDamagedError, WeightsMismatchErro
 from gfprestore.networks.discriminators import StyleGAN2Discriminator
 from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
 from gfprestore.networks.stylegan2 import StyleGAN2Generator
-from gfprestore.training.config import TrainConfig, ablated
+from gfprestore.training.config import Stage, TrainConfig, ablated
 from gfprestore.training.critics import Critics, Start, open_critics, open_start
 from gfprestore.training.dataset import collate
 from gfprestore.training.gfpgan import RestorationRecipe
@@ -645,6 +645,13 @@ def test_the_plan_tells_everything_and_writes_nothing(data: Path, tmp_path: Path
     assert rows["losses"] == "reconstruction x 0.1, identity x 10; switched off: perceptual, identity"
     assert "GiB" in rows["memory"]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stage", ["prior", "restoration"])
+def test_a_plan_is_made_of_what_is_drawn_at_random_too(stage: Stage, data: Path, tmp_path: Path) -> None:
+    losses = {"perceptual": 1.0, "adversarial": 1.0}
+    config = tiny_config(data, tmp_path, losses=losses, perceptual_network="vgg16", perceptual_crop=16, mixing=0.5)
+    assert "GiB" in dict(plan(replace(config, stage=stage)))["memory"]
 
 
 def test_the_memory_of_the_plan_is_that_of_the_networks(data: Path, tmp_path: Path) -> None:
