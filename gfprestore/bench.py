@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from gfprestore.background import NetworkBackground
 from gfprestore.demo import PORTRAITS, portrait_path
+from gfprestore.device import precision_name
 from gfprestore.errors import UsageError
 from gfprestore.opening import DownloadReport
 from gfprestore.photo import read_photo
@@ -143,5 +144,5 @@ def _timing(
     per: Literal["face", "megapixel"],
     durations: list[float],
 ) -> Timing:
-    precision = None if dtype is None else str(dtype).removeprefix("torch.")
+    precision = None if dtype is None else precision_name(dtype)
     return Timing(part, name, precision, per, statistics.median(durations), min(durations), max(durations))

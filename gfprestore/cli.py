@@ -5,8 +5,10 @@ Heavy imports wait until a command runs: `--help` and `--version` import neither
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+import os
 import signal
 import sys
 import threading
@@ -24,7 +26,8 @@ from gfprestore.errors import ExitCode, GfprestoreError
 
 if TYPE_CHECKING:
     from gfprestore.console import Reporter
-    from gfprestore.folders import Plan
+    from gfprestore.folders import PhotoTask, Plan
+    from gfprestore.journal import Journal
     from gfprestore.pipeline import OutputOptions, PhotoResult
     from gfprestore.restoration import Restoration
     from gfprestore.training.config import IdentityNetwork, PerceptualNetwork
@@ -282,7 +285,7 @@ def run(
     for entry in plan.problems:
         reporter.warn(f"{entry.path}: {entry.reason}")
     if dry_run:
-        _show_plan(plan, reporter)
+        _show_plan(plan, how, reporter)
         return
     restoration = Restoration(options, reporter.note, download_reporter(reporter))
     failed = _run_photos(plan, restoration, how, reporter)
@@ -290,17 +293,42 @@ def run(
         raise typer.Exit(int(ExitCode.SOME_FAILED))
 
 
-def _show_plan(plan: Plan, reporter: Reporter) -> None:
-    """What `--dry-run` tells: each photo and where its result would go."""
-    for task in plan.tasks:
-        if reporter.json_output:
-            reporter.record({"source": str(task.source), "output": str(task.output)})
-        else:
-            reporter.answer(f"{task.source} -> {task.output}")
+def _show_plan(plan: Plan, how: OutputOptions, reporter: Reporter) -> None:
+    """What `--dry-run` tells: each photo, where its result would go and what is there; opens no network."""
+    from gfprestore.journal import Journal
+
+    counts = dict.fromkeys(("new", "restored", "taken"), 0)
+    with contextlib.ExitStack() as stack:
+        journals = {folder: stack.enter_context(Journal.open(folder, read_only=True)) for folder in plan.output_folders}
+        for task in plan.tasks:
+            state = "new" if how.overwrite else _state_of(task, journals[task.folder])
+            counts[state] += 1
+            if reporter.json_output:
+                reporter.record({"source": str(task.source), "output": str(task.output), "state": state})
+            else:
+                reporter.answer(f"{task.source} -> {task.output}{_PLANNED[state]}")
     folders = ", ".join(str(folder) for folder in plan.output_folders)
-    reporter.note(f"{len(plan.tasks)} photos would be restored into {folders}")
+    reporter.note(f"{counts['new']} photos would be restored into {folders}")
+    if counts["restored"]:
+        reporter.note(
+            f"{counts['restored']} were restored by an earlier run: skipped where the settings are the same, restored "
+            "again where they are not"
+        )
+    if counts["taken"]:
+        reporter.note(f"{counts['taken']} would be skipped: a file that no run wrote is in their place (--overwrite)")
     if reporter.json_output:
-        reporter.record({"summary": {"photos": len(plan.tasks), "dry_run": True}})
+        reporter.record({"summary": {"photos": len(plan.tasks), **counts, "dry_run": True}})
+
+
+# What the plan says after a photo: nothing stands in its place, a result of an earlier run, or a file of the user.
+_PLANNED = {"new": "", "restored": " (restored before)", "taken": " (exists and no run wrote it)"}
+
+
+def _state_of(task: PhotoTask, journal: Journal) -> str:
+    """`new`, `restored` by an earlier run under whatever settings, or `taken` by a file that no run wrote."""
+    if journal.is_done(task.relative.as_posix(), task.source, None, task.output):
+        return "restored"
+    return "taken" if os.path.lexists(task.output) and not journal.owns(task.output) else "new"
 
 
 def _run_photos(plan: Plan, restoration: Restoration, how: OutputOptions, reporter: Reporter) -> int:

@@ -65,6 +65,11 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return PRECISIONS[name]
 
 
+def precision_name(dtype: torch.dtype) -> str:
+    """The name of a floating-point type without its package: `float16`."""
+    return str(dtype).removeprefix("torch.")
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes free for new allocations on `device`; for the CPU, within the container's limit where there is one."""
     if device.type == "cuda":

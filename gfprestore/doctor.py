@@ -16,7 +16,7 @@ import torch
 
 from gfprestore import __version__
 from gfprestore.background import fastest_precision
-from gfprestore.device import choose_device, choose_precision, free_memory, total_memory
+from gfprestore.device import choose_device, choose_precision, free_memory, precision_name, total_memory
 from gfprestore.opening import (
     DEFAULT_DETECTOR,
     DEFAULT_RESTORER,
@@ -71,18 +71,14 @@ def examine(device_name: str = "auto", weights_dir: Path | None = None) -> list[
         *_devices(),
         Finding(
             "run computes on",
-            f"{device}, faces in {_name(choose_precision('auto', device))}, "
-            f"Real-ESRGAN in {_name(fastest_precision(device))}",
+            f"{device}, faces in {precision_name(choose_precision('auto', device))}, "
+            f"Real-ESRGAN in {precision_name(fastest_precision(device))}",
         ),
         Finding("memory", f"{free_memory(device) / 1e9:.1f} of {total_memory(device) / 1e9:.1f} GB free on {device}"),
         Finding("weights folder", _folder_text(WeightsStore(weights_dir, offline=True).folder)),
         *(_weights(row) for row in states.values() if row.state != "missing"),
         *_what_run_uses(device, states),
     ]
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _version(package: str) -> Finding:

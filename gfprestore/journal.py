@@ -259,7 +259,7 @@ class Journal:
             if entry is not None:
                 yield entry
 
-    def is_done(self, relative: str, source: Path, fingerprint: str, output: Path | None = None) -> bool:
+    def is_done(self, relative: str, source: Path, fingerprint: str | None, output: Path | None = None) -> bool:
         """Whether a photo was restored under these settings, and original and result are still what they were.
 
         An original of the same path, size and time is taken for unchanged; one that was touched, moved or copied back
@@ -268,11 +268,13 @@ class Journal:
         Args:
             relative: the photo's mirrored name.
             source: the original.
-            fingerprint: of the settings now asked for.
+            fingerprint: of the settings now asked for; None takes any.
             output: where the result is planned now; a result under another name does not count.
         """
         entry = self.last(relative)
-        if entry is None or entry.status != RESTORED or entry.fingerprint != fingerprint or entry.output is None:
+        if entry is None or entry.status != RESTORED or entry.output is None:
+            return False
+        if fingerprint is not None and entry.fingerprint != fingerprint:
             return False
         if output is not None and output != self.folder / entry.output:
             return False

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from gfprestore.device import free_memory
+from gfprestore.device import free_memory, precision_name
 from gfprestore.errors import FaceError, FolderError, GfprestoreError, PhotoError
 from gfprestore.folders import PhotoTask, create_folder_of
 from gfprestore.journal import FAILED, RESTORED, Journal, JournalEntry, SourceState, read_source_state, utc_now
@@ -441,7 +441,7 @@ def run_settings(restoration: Restoration, output: OutputOptions) -> dict[str, A
         "only_center_face": options.only_center_face,
         "min_face": options.min_face,
         "detection_threshold": options.detection_threshold,
-        "precision": str(restoration.dtype).removeprefix("torch."),
+        "precision": precision_name(restoration.dtype),
         "seed": options.seed,
         "format": output.format,
         "quality": output.quality,

@@ -267,6 +267,40 @@ def test_dry_run_names_what_would_be_written_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_dry_run_tells_what_was_restored_before_and_whose_place_is_taken(
+    photo: NDArray[np.uint8], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for name in ("a.png", "b.png"):
+        save(folder / name, photo)
+    plain = ("--restorer", "none", "--background", "lanczos", "--json")
+    assert call("run", folder, "-o", out, *plain) == 0
+    save(folder / "b.png", photo[::-1])  # another picture now
+    save(folder / "c.png", photo)
+    save(folder / "d.png", photo)
+    (out / "d.png").write_text("mine")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    capsys.readouterr()
+    assert call("run", folder, "-o", out, "--dry-run", *plain) == 0
+    *photos, summary = map(json.loads, capsys.readouterr().out.splitlines())
+    assert {Path(entry["source"]).name: entry["state"] for entry in photos} == {
+        "a.png": "restored",
+        "b.png": "new",
+        "c.png": "new",
+        "d.png": "taken",
+    }
+    assert summary == {"summary": {"photos": 4, "new": 2, "restored": 1, "taken": 1, "dry_run": True}}
+    assert call("run", folder, "-o", out, "--dry-run") == 0
+    told = capsys.readouterr()
+    assert f"{out / 'a.png'} (restored before)" in told.out
+    assert f"{out / 'd.png'} (exists and no run wrote it)" in told.out
+    assert "2 photos would be restored" in told.err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert call("run", folder, "-o", out, "--dry-run", "--overwrite", *plain) == 0
+    *photos, summary = map(json.loads, capsys.readouterr().out.splitlines())
+    assert {entry["state"] for entry in photos} == {"new"}
+
+
 def test_faces_and_comparisons_are_written_when_asked_for(
     photo: NDArray[np.uint8], make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:

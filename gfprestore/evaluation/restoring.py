@@ -17,6 +17,7 @@ import numpy as np
 
 from gfprestore.alignment import align_face
 from gfprestore.detection import Detector, select_faces
+from gfprestore.device import precision_name
 from gfprestore.errors import FaceError, FolderError, GfprestoreError
 from gfprestore.evaluation.files import Pixels, read_pixels, write_png
 from gfprestore.evaluation.testsets import ALIGNED_SIDE
@@ -198,7 +199,7 @@ def restoration_settings(restoration: Restoration) -> dict[str, Any]:
         "aligned": restoration.options.aligned,
         "colour": restoration.options.colour,
         "strength": restoration.options.strength,
-        "precision": str(restoration.dtype).removeprefix("torch."),
+        "precision": precision_name(restoration.dtype),
         "seed": restoration.options.seed,
     }
 

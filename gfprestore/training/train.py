@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gfprestore.device import choose_device, choose_precision, total_memory
+from gfprestore.device import choose_device, choose_precision, precision_name, total_memory
 from gfprestore.errors import WeightsError
 from gfprestore.networks.arcface import ArcFaceResNet18
 from gfprestore.networks.dlib_resnet import DlibFaceRecogniser
@@ -204,7 +204,7 @@ def plan(config: TrainConfig, store: WeightsStore | None = None) -> list[Row]:
                   f"{', '.join(map(str, preset.milestones)) or 'no step'}"),
         ("losses", _losses_row(config)),
         ("critics", _critics_row(config, store or WeightsStore())),
-        ("device", f"{device}, {str(dtype).removeprefix('torch.')}"),
+        ("device", f"{device}, {precision_name(dtype)}"),
         ("memory", f"{_gib(memory.total)} ({_gib(memory.weights)} weights, {_gib(memory.optimisers)} gradients, "
                    f"moments and average, {_gib(memory.activations)} activations); {device} has "
                    f"{_gib(total_memory(device))}"),
@@ -232,7 +232,7 @@ def _background_plan(config: TrainConfig, store: WeightsStore, device: torch.dev
         ("rates", f"{preset.rate:g}, halved after {', '.join(map(str, preset.milestones)) or 'no step'}"),
         ("losses", _losses_row(config)),
         ("critics", _critics_row(config, store)),
-        ("device", f"{device}, {str(dtype).removeprefix('torch.')}"),
+        ("device", f"{device}, {precision_name(dtype)}"),
         ("output", f"{config.output}, {'goes on from its checkpoint' if _resumes(config) else 'starts anew'}"),
     ]  # fmt: skip
 
@@ -329,7 +329,8 @@ def _critics_row(config: TrainConfig, store: WeightsStore) -> str:
 
 def _losses_row(config: TrainConfig) -> str:
     if config.stage == "prior":
-        return f"adversarial, R1 x {config.preset.r1_gamma:g}, path length x {config.preset.path_weight:g}"
+        path_length = f", path length x {config.preset.path_weight:g}" if config.preset.path_weight else ""
+        return f"adversarial, R1 x {config.preset.r1_gamma:g}{path_length}"
     used = ", ".join(f"{name} x {weight:g}" for name, weight in config.preset.losses.used().items())
     return used + (f"; switched off: {', '.join(config.left_out)}" if config.left_out else "")
 
