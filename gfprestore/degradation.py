@@ -100,6 +100,7 @@ class DegradationOptions:
         grey_probability: Share of pictures that lose their colours.
         grey_gt: The gt of a picture that lost its colours is grey too, so that the network learns no colouring.
         ageing: What happens to the print before; None for the paper's model.
+        ageing_probability: Share of pictures that may have aged; the others are degraded by the paper's model alone.
         clean_probability: Share of pictures to which nothing is done, so that the network leaves good ones alone.
 
     Raises:
@@ -122,6 +123,7 @@ class DegradationOptions:
     grey_probability: float = 0.01
     grey_gt: bool = False
     ageing: Ageing | None = None
+    ageing_probability: float = 1.0
     clean_probability: float = 0.0
 
     def __post_init__(self) -> None:
@@ -182,12 +184,14 @@ OLD_PRINTS = replace(
     shift_probability=0.0,
     jitter_probability=0.0,
     ageing=Ageing(fading_probability=0.0),
+    ageing_probability=0.4,
     clean_probability=0.08,
 )
 """`HEAVY` without what changes the tones of a whole picture: a face that is pasted back must keep those of its photo.
 
-How much they were changed cannot be seen in the lq, so such changes mostly make gradients noisy. Some pictures are left
-as they are, so that a network learns to leave good ones alone.
+How much they were changed cannot be seen in the lq, so such changes mostly make gradients noisy. Two in five pictures may
+have aged; of the others, most photos of an album, only the scan or the focus is bad. Some pictures are left as they are,
+so that a network learns to leave good ones alone.
 """
 
 
@@ -217,7 +221,9 @@ def degrade(gt: Picture, options: DegradationOptions, random: np.random.Generato
     if options.clean_probability > 0 and random.random() < options.clean_probability:
         return Degraded(_rounded(gt), {"clean": 1.0})
     drawn: dict[str, float] = {}
-    picture = gt if options.ageing is None else _aged(gt, options.ageing, random, drawn)
+    picture = gt
+    if options.ageing is not None and (options.ageing_probability >= 1 or random.random() < options.ageing_probability):
+        picture = _aged(gt, options.ageing, random, drawn)
     capture = _Capture(
         options.kernel_size,
         options.isotropic_probability,

@@ -190,6 +190,17 @@ def test_pictures_left_as_they_are_have_the_asked_share(face: NDArray[np.float32
     assert min(spoilt) > 2
 
 
+def test_the_asked_share_of_pictures_has_aged_and_the_others_are_the_papers(face: NDArray[np.float32]) -> None:
+    ageing = Ageing(grain_probability=1.0)  # so that whatever has aged has grain
+    options, random = replace(PAPER, ageing=ageing, ageing_probability=0.3), generator()
+    drawn = [set(degrade(face[:16, :16], options, random).parameters) for _ in range(1000)]
+    aged = [names for names in drawn if "grain" in names]
+    assert len(aged) / 1000 == pytest.approx(0.3, abs=0.045)
+    assert any("scratches" in names for names in aged)
+    papers = set().union(*(degrade(face[:16, :16], PAPER, random).parameters for _ in range(200)))
+    assert all(names <= papers for names in drawn if "grain" not in names)
+
+
 def test_old_prints_keep_the_tones_of_the_whole_picture() -> None:
     """Blurred to nothing, the low quality is the gt, whatever else happened to it; not so in heavy degradation."""
     yy, xx = np.mgrid[:128, :128].astype(np.float32) / 128
