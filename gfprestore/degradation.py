@@ -189,9 +189,9 @@ OLD_PRINTS = replace(
 )
 """`HEAVY` without what changes the tones of a whole picture: a face that is pasted back must keep those of its photo.
 
-How much they were changed cannot be seen in the lq, so such changes mostly make gradients noisy. Two in five pictures may
-have aged; of the others, most photos of an album, only the scan or the focus is bad. Some pictures are left as they are,
-so that a network learns to leave good ones alone.
+How much they were changed cannot be seen in the lq, so such changes mostly make gradients noisy. Two in five pictures
+may have aged; of the others, most photos of an album, only the scan or the focus is bad. Some pictures are left as they
+are, so that a network learns to leave good ones alone.
 """
 
 
