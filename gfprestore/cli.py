@@ -713,6 +713,9 @@ def train(
     prior: Annotated[
         Path | None, typer.Option("--prior", metavar="FILE", help="Put this prior into the restorer of --weights.")
     ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option("--teacher", metavar="FILE", help="Learn what this restorer makes of faces, too.")
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Steps in all.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", metavar="N", help="Pictures a step.")] = None,
     accumulate: Annotated[
@@ -776,6 +779,7 @@ def train(
         identity_network=cast("IdentityNetwork | None", identity),
         weights=weights,
         prior=prior,
+        teacher=teacher,
         perceptual_weights=perceptual_weights,
         identity_weights=identity_weights,
         accumulate=accumulate,

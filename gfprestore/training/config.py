@@ -33,6 +33,7 @@ LOSSES: dict[str, str] = {
     "component-style": "L1 of Gram matrices of the component discriminators' features",
     "component-matching": "L1 of the component discriminators' features",
     "identity": "L1 of ArcFace embeddings, or the distance of dlib's",
+    "distillation": "L1 between the restored face and what the restorer of --teacher makes of it",
 }
 """The names that `--without` takes and the log uses."""
 
@@ -44,7 +45,10 @@ _SWITCHED_OFF_WITH: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each loss is multiplied with; 0 leaves it out. The defaults are the paper's (section 4.1)."""
+    """What each loss is multiplied with; 0 leaves it out. The defaults are the paper's (section 4.1).
+
+    Distillation is not the paper's; `make_config` has it count where a teacher is named.
+    """
 
     reconstruction: float = 0.1
     perceptual: float = 1.0
@@ -55,6 +59,7 @@ class LossWeights:
     component_style: float = 200.0
     component_matching: float = 0.0
     identity: float = 10.0
+    distillation: float = 0.0
 
     def without(self, name: str) -> LossWeights:
         """These weights with one loss of `LOSSES` left out, and whatever cannot be without it.
@@ -367,6 +372,9 @@ def _with_losses(preset: Preset, **weights: float) -> Preset:
 MATCHING_WEIGHT = 10.0
 """Of feature matching, which the paper compares with and gives no weight for; pix2pixHD's, where it comes from."""
 
+TEACHER_WEIGHT = 2.0
+"""Of distillation, to that of the reconstruction: what a teacher makes can be learnt, much of the gt cannot."""
+
 ABLATIONS: dict[str, str] = {
     "no-spatial-modulation": "table 4, a: style codes only, no CS-SFT",
     "plain-sft": "table 4, b: the U-Net modulates all channels of the prior",
@@ -421,6 +429,7 @@ class TrainConfig:
         weights: What to start from: a StyleGAN2 prior or a whole restorer, told apart by its tensors; in the
             background stage a background network.
         prior: A StyleGAN2 prior that the decoder goes on from, where `weights` is a restorer or nothing.
+        teacher: A trained restorer of the same size whose pictures are learnt as well as the gt.
         perceptual_weights: File of the VGG network; None looks where weights are kept.
         identity_weights: File of the recogniser; None looks where weights are kept.
         accumulate: Parts that a step's pictures are computed in, one after the other, to spare memory.
@@ -442,6 +451,7 @@ class TrainConfig:
     stage: Stage = "restoration"
     weights: Path | None = None
     prior: Path | None = None
+    teacher: Path | None = None
     perceptual_weights: Path | None = None
     identity_weights: Path | None = None
     accumulate: int = 1
@@ -484,6 +494,7 @@ def make_config(
     identity_network: IdentityNetwork | None = None,
     weights: Path | None = None,
     prior: Path | None = None,
+    teacher: Path | None = None,
     perceptual_weights: Path | None = None,
     identity_weights: Path | None = None,
     accumulate: int = 1,
@@ -509,12 +520,16 @@ def make_config(
         raise UsageError("--ablation is for the restoration stage: the paper's ablations change the restorer.")
     if stage != "restoration" and prior is not None:
         raise UsageError("--prior is for the restoration stage; what another stage starts from is named by --weights.")
+    if stage != "restoration" and teacher is not None:
+        raise UsageError("--teacher is for the restoration stage; the one of the background stage is in its preset.")
     if perceptual_network not in (None, "vgg19", "vgg16"):
         raise UsageError(f"the perceptual network is vgg19 or vgg16, not {perceptual_network}.")
     if identity_network not in (None, "arcface", "dlib"):
         raise UsageError(f"the recogniser of the identity loss is arcface or dlib, not {identity_network}.")
     chosen = presets[preset] if ablation is None else ablated(presets[preset], ablation)
     losses = chosen.losses
+    if teacher is not None:
+        losses = replace(losses, distillation=TEACHER_WEIGHT * (losses.reconstruction or 1.0))
     for name in without:
         losses = losses.without(name)
     given: dict[str, Any] = {
@@ -537,6 +552,7 @@ def make_config(
         stage=next(known for known in STAGES if known == stage),
         weights=weights,
         prior=prior,
+        teacher=teacher,
         perceptual_weights=perceptual_weights,
         identity_weights=identity_weights,
         accumulate=accumulate,

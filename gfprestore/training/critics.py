@@ -6,20 +6,22 @@ command to fetch it and the option to do without it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gfprestore.checkpoints import load_state
+from gfprestore.checkpoints import load_network, load_state
 from gfprestore.errors import WeightsDamagedError, WeightsMismatchError, WeightsMissingError
 from gfprestore.networks import gfpgan, vgg
 from gfprestore.networks.arcface import ArcFaceResNet18
 from gfprestore.networks.dlib_resnet import DlibFaceRecogniser
-from gfprestore.networks.gfpgan import GFPGANConfig
+from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
 from gfprestore.networks.vgg import VGGFeatures
 from gfprestore.packages import packaged_file
 from gfprestore.training.config import PerceptualNetwork, Preset, TrainConfig
@@ -93,16 +95,28 @@ class Critics:
         perceptual: VGG, for the perceptual and the style loss.
         layer_weights: Of its layers.
         identity: The recogniser of the identity loss.
+        teacher: The restorer whose pictures are learnt as well.
     """
 
     perceptual: VGGFeatures | None = None
     layer_weights: Mapping[str, float] | None = None
     identity: IdentityCritic | None = None
+    teacher: GFPGAN | None = None
+
+    def taught(self, lq: Tensor) -> Tensor:
+        """What the teacher makes of faces (B, 3, S, S), whatever its own size; there must be one."""
+        assert self.teacher is not None
+        sides = [self.teacher.config.size] * 2
+        resized = functools.partial(F.interpolate, mode="bilinear", align_corners=False, antialias=True)
+        with torch.no_grad():
+            fits = lq.shape[2] == sides[0]
+            restored: Tensor = self.teacher(lq if fits else resized(lq, sides))
+            return restored if fits else resized(restored, lq.shape[2:])
 
     def networks(self) -> list[nn.Module]:
         """Those that are there."""
-        found: list[nn.Module] = [] if self.perceptual is None else [self.perceptual]
-        return found if self.identity is None else [*found, self.identity.network]
+        identity = None if self.identity is None else self.identity.network
+        return [network for network in (self.perceptual, identity, self.teacher) if network is not None]
 
 
 @dataclass(frozen=True)
@@ -150,14 +164,16 @@ def open_critics(config: TrainConfig, store: WeightsStore) -> Critics:
         WeightsMismatchError: A file is of another network.
     """
     losses = config.preset.losses
-    perceptual, layer_weights, identity = None, None, None
+    perceptual, layer_weights, identity, teacher = None, None, None, None
     if config.stage != "prior" and (losses.perceptual > 0 or losses.style > 0):
         layout = config.preset.perceptual_network
         perceptual = _open_vgg(_vgg_path(config, store), layout)
         layer_weights = BLURRED_PERCEPTUAL_WEIGHTS if perceptual.config.blurred else PERCEPTUAL_WEIGHTS[layout]
     if config.stage == "restoration" and losses.identity > 0:
         identity = _open_identity(config, store)
-    return Critics(perceptual, layer_weights, identity)
+    if config.teacher is not None and losses.distillation > 0:
+        teacher = _open_teacher(config.teacher)
+    return Critics(perceptual, layer_weights, identity, teacher)
 
 
 def open_start(config: TrainConfig, store: WeightsStore) -> Start:
@@ -301,6 +317,12 @@ def _open_identity(config: TrainConfig, store: WeightsStore) -> IdentityCritic:
             f"{path} is not dlib's recogniser, which the identity loss asks for: {error}. Name another file by "
             "--identity-weights, or train --without identity."
         ) from error
+
+
+def _open_teacher(path: Path) -> GFPGAN:
+    network = load_network(path, "restorer").module
+    assert isinstance(network, GFPGAN)
+    return network.float()
 
 
 def _arcface_path(config: TrainConfig, store: WeightsStore) -> Path:

@@ -151,6 +151,8 @@ class RestorationRecipe:
         gt, boxes = batch.sample.gt, batch.sample.boxes
         restored, pyramid = self.generator(batch.sample.lq, batch.seeds, return_pyramid=True)
         losses = self.face_losses(restored, pyramid, gt, step)
+        if self.critics.teacher is not None and self.losses.distillation > 0:
+            losses["distillation"] = reconstruction_loss(restored, self.critics.taught(batch.sample.lq))
         patches: Patches = {}
         gt_patches: Patches = {}
         if self._uses_critics(self.losses.components, step):

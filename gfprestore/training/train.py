@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from gfprestore.checkpoints import load_state
 from gfprestore.device import choose_device, choose_precision, precision_name, total_memory
 from gfprestore.errors import WeightsError
+from gfprestore.networks import gfpgan
 from gfprestore.networks.arcface import ArcFaceResNet18
 from gfprestore.networks.dlib_resnet import DlibFaceRecogniser
+from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
 from gfprestore.networks.vgg import VGGFeatures
 from gfprestore.training.background import (
     BackgroundRecipe,
@@ -249,8 +252,9 @@ def memory_needed(config: TrainConfig, dtype: torch.dtype, processes: int = 1) -
     """
     share = max(1, config.preset.batch_size // (config.accumulate * processes))
     whole_faces = replace(config, preset=replace(config.preset, losses=config.preset.losses.without("components")))
+    taught_by = _teacher_sizes(config)
     with FakeTensorMode():
-        critics = _hollow_critics(config)
+        critics = _hollow_critics(config, taught_by)
         recipe: RestorationRecipe | PriorRecipe
         start = Start(config.preset.network(), {})
         if config.stage == "prior":
@@ -291,7 +295,16 @@ def _activations(recipe: RestorationRecipe | PriorRecipe, share: int) -> int:
     return sum(size for storage, size in kept.items() if storage not in own)
 
 
-def _hollow_critics(config: TrainConfig) -> Critics:
+def _teacher_sizes(config: TrainConfig) -> GFPGANConfig | None:
+    """Of the teacher, where there is one that can be read; what is wrong with another is told by the plan's row."""
+    if config.teacher is None or not config.preset.losses.distillation > 0:
+        return None
+    with contextlib.suppress(WeightsError):
+        return gfpgan.config_from_state(load_state(config.teacher))
+    return None
+
+
+def _hollow_critics(config: TrainConfig, taught_by: GFPGANConfig | None = None) -> Critics:
     """The critics that the losses need, without content."""
     losses, layout = config.preset.losses, config.preset.perceptual_network
     if config.stage == "prior":
@@ -306,7 +319,8 @@ def _hollow_critics(config: TrainConfig) -> Critics:
             if config.preset.identity_network == "arcface"
             else dlib_critic(DlibFaceRecogniser().eval().requires_grad_(False))
         )
-    return Critics(perceptual, PERCEPTUAL_WEIGHTS[layout], identity)
+    teacher = None if taught_by is None else GFPGAN(taught_by).eval().requires_grad_(False)
+    return Critics(perceptual, PERCEPTUAL_WEIGHTS[layout], identity, teacher)
 
 
 def _start_row(config: TrainConfig, store: WeightsStore) -> str:
@@ -324,6 +338,7 @@ def _critics_row(config: TrainConfig, store: WeightsStore) -> str:
         return f"MISSING: {error}"
     names: list[str] = [config.preset.perceptual_network] if critics.perceptual is not None else []
     names += [critics.identity.name] if critics.identity is not None else []
+    names += [f"the teacher {config.teacher}"] if critics.teacher is not None else []
     return ", ".join(names) or "none needed"
 
 

@@ -124,6 +124,10 @@ def test_a_loss_is_switched_off_with_what_hangs_on_it(without: list[str], left: 
         ),
         ({"stage": "both"}, "--stage both is unknown"),
         ({"stage": "prior", "prior": Path("p.safetensors")}, "--prior is for the restoration stage"),
+        (
+            {"preset": "compact", "stage": "background", "teacher": Path("t.safetensors")},
+            "--teacher is for the restoration stage",
+        ),
         ({"without": ["gan"]}, "--without gan: no loss is called so. Use one of reconstruction"),
         ({"ablation": "no-gan"}, "--ablation no-gan is unknown. Use one of no-spatial-modulation"),
         ({"perceptual_network": "alexnet"}, "vgg19 or vgg16, not alexnet"),
@@ -141,6 +145,15 @@ def test_wrong_options_are_usage_errors(options: dict[str, Any], message: str) -
     with pytest.raises(UsageError, match=message) as error:
         config_of(**options)
     assert error.value.exit_code == ExitCode.USAGE
+
+
+def test_a_teacher_counts_twice_what_the_reconstruction_does() -> None:
+    losses = {name: config_of(name, teacher=Path("t.safetensors")).preset.losses for name in ("compact", "paper")}
+    assert losses["compact"].used() == {**PRESETS["compact"].losses.used(), "distillation": 2.0}
+    assert losses["paper"].distillation == pytest.approx(0.2)
+    assert "distillation" not in config_of("compact").preset.losses.used()
+    without = config_of("compact", teacher=Path("t.safetensors"), without=["distillation"])
+    assert without.preset.losses == PRESETS["compact"].losses
 
 
 def test_options_override_the_preset_and_leave_the_table_alone() -> None:

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -605,6 +607,63 @@ def test_dlibs_recogniser_of_a_package_is_found_and_judges(data: Path, tmp_path:
     for path, error in ((tmp_path / "x.pth", WeightsMismatchError), (tmp_path / "none.dat", WeightsDamagedError)):
         with pytest.raises(error, match=path.name):
             open_critics(replace(config, identity_weights=path), WeightsStore())
+
+
+def saved_restorer(path: Path, **sizes: Any) -> GFPGAN:
+    """A restorer with random weights, as it is after it was written and read."""
+    state = restorer_state(**sizes)
+    torch.save({"params_ema": state}, path)
+    module = load_network(path, "restorer").module
+    assert isinstance(module, GFPGAN)
+    return module
+
+
+def test_a_teachers_pictures_are_learnt(data: Path, tmp_path: Path) -> None:
+    teacher = saved_restorer(tmp_path / "teacher.pth", input_share=0.5)
+    losses = {"distillation": 1.0}
+    config = tiny_config(
+        data, tmp_path / "out", losses=losses, teacher=tmp_path / "teacher.pth", narrow=1 / 8, batch_size=6, rate=3e-3,
+        steps=40, log_every=1, ema_halflife=2.0,
+    )  # fmt: skip
+    row = dict(plan(config))["critics"]
+    assert row == f"the teacher {tmp_path / 'teacher.pth'}"
+    report = train(config, print)
+    log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    found = [line["distillation"] for line in log]
+    assert sum(found[-5:]) / 5 < 0.5 * found[0]
+    lq, gt = (getattr(batch_of(config, 6).sample, name) for name in ("lq", "gt"))
+    with torch.no_grad():
+        learnt, taught = load_network(report.weights).module(lq), teacher(lq)
+    assert (learnt - taught).abs().mean() < 0.8 * (learnt - gt).abs().mean()
+
+
+def test_a_teacher_of_another_size_sees_the_faces_at_its_own(data: Path, tmp_path: Path) -> None:
+    teacher = saved_restorer(tmp_path / "teacher.pth", size=64, input_share=0.9)
+    config = tiny_config(data, tmp_path / "out", losses={"distillation": 1.0}, teacher=tmp_path / "teacher.pth")
+    recipe = RestorationRecipe(config, open_start(config, WeightsStore()), open_critics(config, WeightsStore()), CPU)
+    batch = batch_of(config)
+    values, made = recipe.losses_of(batch, 1)
+    larger = np.stack([cv2.resize(face.permute(1, 2, 0).numpy(), (64, 64)) for face in batch.sample.lq])
+    with torch.no_grad():
+        taught = teacher(torch.from_numpy(larger).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
+    smaller = np.stack([cv2.resize(face, (32, 32), interpolation=cv2.INTER_AREA) for face in taught])
+    expected = abs(made.restored.permute(0, 2, 3, 1).numpy() - smaller).mean()
+    assert values["distillation"].item() == pytest.approx(expected, rel=0.05)
+
+
+def test_a_teacher_that_is_none_is_told_and_stands_in_the_plan(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, tmp_path / "out", losses={"distillation": 1.0}, teacher=tmp_path / "teacher.pth")
+    with pytest.raises(WeightsMissingError, match=r"teacher\.pth"):
+        open_critics(config, WeightsStore())
+    assert dict(plan(config))["critics"].startswith("MISSING: ")
+    torch.save({"x": torch.zeros(1)}, tmp_path / "teacher.pth")
+    with pytest.raises(WeightsMismatchError, match=r"teacher\.pth"):
+        open_critics(config, WeightsStore())
+    untaught = memory_needed(tiny_config(data, tmp_path, losses={"reconstruction": 1.0}), torch.float32)
+    assert memory_needed(config, torch.float32).weights == untaught.weights
+    teacher = saved_restorer(tmp_path / "teacher.pth")
+    own = sum(tensor.numel() * tensor.element_size() for tensor in teacher.state_dict().values())
+    assert memory_needed(config, torch.float32).weights == untaught.weights + own
 
 
 def test_without_its_package_dlibs_recogniser_is_missed(
