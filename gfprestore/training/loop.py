@@ -15,6 +15,7 @@ import random
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -432,6 +433,9 @@ class _Feed:
                 f"{config.accumulate} parts. Use a multiple of {world.size * config.accumulate}."
             )
         self.share = share
+        cores = usable_cores()
+        if self.workers > cores:
+            tell(f"--workers {self.workers} is more than the {cores} core(s) that this process may use.")
 
     def batches(self, position: int) -> list[Batch]:
         """The parts of this process of the step that begins at `position`; they follow one another."""
@@ -481,18 +485,20 @@ class _Feed:
             _end_workers(iterator)
 
     def _open(self, position: int) -> Iterator[Sample]:
-        loader = DataLoader(
-            self.dataset,
-            batch_size=self.share,
-            sampler=StreamSampler(position, self.world.rank, self.world.size),
-            num_workers=self.workers,
-            collate_fn=collate,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=single_threaded if self.workers else None,
-            prefetch_factor=4 if self.workers else None,
-            generator=torch.Generator(),
-        )
-        return iter(loader)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # that there are few cores was told
+            loader = DataLoader(
+                self.dataset,
+                batch_size=self.share,
+                sampler=StreamSampler(position, self.world.rank, self.world.size),
+                num_workers=self.workers,
+                collate_fn=collate,
+                pin_memory=self.device.type == "cuda",
+                worker_init_fn=single_threaded if self.workers else None,
+                prefetch_factor=4 if self.workers else None,
+                generator=torch.Generator(),
+            )
+            return iter(loader)
 
 
 def workers_for(loading: float, learning: float, cores: int, *, is_cpu: bool) -> int:

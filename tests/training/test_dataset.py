@@ -139,6 +139,7 @@ def loaded(data: FaceDataset, start: int, batches: int, workers: int, rank: int 
     return list(islice(iter(loader), batches))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 def test_any_number_of_workers_gives_the_same_stream(folder: Path) -> None:
     data = opened(folder)
     alone = loaded(data, 0, 4, 0)

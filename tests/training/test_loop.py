@@ -409,6 +409,18 @@ def test_measured_or_given_workers_see_the_same_pictures(data: Path, tmp_path: P
     assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no choice of cores here")
+def test_more_workers_than_cores_are_told_in_one_line_and_load_all_the_same(data: Path, tmp_path: Path) -> None:
+    cores, told = os.sched_getaffinity(0), []
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        report = fitted(Descent(), config_of(data, tmp_path, steps=3, workers=2), told)
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert "--workers 2 is more than the 1 core(s) that this process may use." in told
+    assert (report.step, report.workers) == (3, 2)
+
+
 TOGETHER = """
     import os, sys, time
     from pathlib import Path
