@@ -1,7 +1,8 @@
 """What a restorer does to held-out faces: the table of its model card.
 
 Run: gfprestore degrade FACES -o SET --split test --seed 1
-     python tests/benchmarks/bench_restorer.py SET [--weights FILE] [--count N] [--worst FOLDER] [--sides 32,64]
+     python tests/benchmarks/bench_restorer.py SET... [--weights FILE] [--every N] [--worst FOLDER] [--sides 32,64]
+     python tests/benchmarks/bench_restorer.py SET... --by sharpness|turn [--shares 0.5,1] [--sides 48,96]
 
 Compares the lq itself, Real-ESRGAN x4plus on the same crop shrunk to a quarter, the restorer, and the blend of its
 picture and the lq that `run` makes by the measured rule, each with the gt.
@@ -9,7 +10,8 @@ PSNR, SSIM, NIQE and ST-LPIPS are of the face itself (rows 120 to 450, columns 1
 clean background hides nothing; the identity distance (dlib's recogniser) is of the whole crop. A restorer of another
 size gets the crop shrunk, and its picture is enlarged by cubics. Needs the extras `offline`, `eval` and, for the
 identity, `landmarks`. `--worst` writes the faces whose identity suffers most, the methods and the gt side by side;
-`--sides` compares with plain enlargement on faces of those sizes in the photo.
+`--sides` compares with plain enlargement on faces of those sizes in the photo. `--by` asks where the restorer does
+good: what shares of its picture change at faces of like sharpness (those of `--sides` among them), or turned alike.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ from numpy.typing import NDArray
 from gfprestore.alignment import crop_sharpness
 from gfprestore.background import NetworkBackground
 from gfprestore.degradation import jpeg
+from gfprestore.detection import MTCNNDetector
 from gfprestore.evaluation.metrics import open_metric
 from gfprestore.opening import EMBEDDED_LIMITS
 from gfprestore.photo import read_photo
@@ -40,6 +45,11 @@ FACE = (slice(120, 450), slice(105, 407))
 METRICS = ("psnr", "ssim", "niqe", "st_lpips", "identity_dlib")
 SIDE_METRICS = ("psnr", "ssim", "identity_dlib")
 WORST = 6
+EDGES = {  # of the rows of `--by`
+    "sharpness": (0.38, 0.43, 0.47, 0.51, 0.55, 0.60, 0.66, 0.72),
+    "turn": (0.1, 0.3, 0.5, 0.6, 0.8),
+}
+SIDE_FACES = 13  # of each of `--sides` in the rows of `--by`
 SIDE_NOISE, SIDE_QUALITY = 4.0, 85  # of the faces of `--sides`: a decent scan
 
 
@@ -58,9 +68,7 @@ def open_methods(weights: Path | None, strength: float = 1.0) -> dict[str, Calla
     enlarger = NetworkBackground(network, "real-esrgan-x4plus", torch.device("cpu"), None)
     name = "auto" if weights is not None else "compact-restorer"
     restoration = Restoration(
-        RunOptions(
-            restorer=name, weights=weights, strength=strength, aligned=True, colour="restore", offline=True
-        )
+        RunOptions(restorer=name, weights=weights, strength=strength, aligned=True, colour="restore", offline=True)
     )
     return {
         "degraded input": lambda lq: lq,
@@ -112,23 +120,95 @@ def print_sides(restore: Callable[[Pixels], Pixels], gts: Sequence[Pixels], side
         print(json.dumps({"side": side, "faces": len(gts), "plain_and_restored": row}), flush=True)
 
 
+@dataclass(frozen=True)
+class Case:
+    """A face at the gt's size: without the restorer, with it, and as it should be; and what it is sorted by."""
+
+    plain: Pixels
+    restored: Pixels
+    gt: Pixels
+    key: float
+    side: int
+
+
+def cases_of(
+    restore: Callable[[Pixels], Pixels], lqs: Sequence[Pixels], gts: Sequence[Pixels], sides: Sequence[int], by: str
+) -> list[Case]:
+    """The faces of the set, side 0, and some of them as photos of good quality hold them at other sides."""
+    faces = [(lq, gt, 0) for lq, gt in zip(lqs, gts, strict=True)]
+    some = gts[:: max(1, len(gts) // SIDE_FACES)][:SIDE_FACES]
+    for side in sides:
+        faces += [(face, gt, side) for face, gt in zip(faces_of_side(some, side), some, strict=True)]
+    cases = []
+    for face, gt, side in faces:
+        key = crop_sharpness(resized(face, 256)) if by == "sharpness" else turn_of(gt)
+        size = len(gt)
+        if not np.isnan(key):
+            cases.append(Case(resized(face, size), resized(restore(face), size), gt, key, side))
+    return cases
+
+
+def turn_of(gt: Pixels) -> float:
+    """How far a face is turned: the nose's way off the middle between the eyes, in eye distances; NaN if not found."""
+    found = MTCNNDetector().detect(gt)
+    if not found:
+        return float("nan")
+    left, right, nose = max(found, key=lambda face: face.score).landmarks[:3].astype(np.float64)
+    along = right - left
+    return float(abs((nose - (left + right) / 2) @ along) / (along @ along))
+
+
+def print_shares(cases: Sequence[Case], by: str, shares: Sequence[float]) -> None:
+    """One row a bin of the key, and one a side: what each share of the restored picture changes."""
+    gts = [case.gt for case in cases]
+    before = scores_of([case.plain for case in cases], gts, SIDE_METRICS)
+    after = {}
+    for share in shares:
+        blends = [share * case.restored.astype(np.float32) + (1 - share) * case.plain for case in cases]
+        after[share] = scores_of([np.rint(blend).astype(np.uint8) for blend in blends], gts, SIDE_METRICS)
+    keys, sides = np.array([case.key for case in cases]), np.array([case.side for case in cases])
+    edges = (0.0, *EDGES[by], np.inf)
+    groups = [(f"{by} {low} to {high}", (keys >= low) & (keys < high)) for low, high in pairwise(edges)]
+    groups += [(f"side {side or 'of the set'}", sides == side) for side in np.unique(sides)]
+    for name, members in groups:
+        if not members.any():
+            continue
+        row: dict[str, Any] = {name: int(members.sum())}
+        for metric in SIDE_METRICS:
+            old = np.array(before[metric])[members]
+            row[metric] = round(float(np.nanmean(old)), 3)
+            new = [np.array(after[share][metric])[members] for share in shares]
+            row[f"{metric}_change"] = [round(float(np.nanmean(values - old)), 3) for values in new]
+            row[f"{metric}_less"] = [round(float(np.mean(values < old)), 2) for values in new]
+        print(json.dumps(row), flush=True)
+
+
 def main() -> None:
     """Prints one row a method, and the share of faces that are nearer to the gt than the input is."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("set", type=Path)
+    parser.add_argument("sets", type=Path, nargs="+", metavar="SET")
     parser.add_argument("--weights", type=Path)
-    parser.add_argument("--count", type=int)
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="every Nth face of the sets")
     parser.add_argument("--worst", type=Path)
     parser.add_argument("--strength", type=float, default=1.0, help="blend of the restored face and the input")
     parser.add_argument("--without", action="append", default=[], help="leave a method out")
     parser.add_argument("--sides", help="sides of crops in the photo, as 32,64: measures these instead")
+    parser.add_argument("--by", choices=sorted(EDGES), help="rows of faces that are alike in this")
+    parser.add_argument("--shares", default="0.5,0.75,1", help="of the restored picture, in the rows of --by")
     arguments = parser.parse_args()
-    paths = sorted((arguments.set / "lq").rglob("*.png"))[: arguments.count]
+    pairs = [(folder, path) for folder in arguments.sets for path in sorted((folder / "lq").rglob("*.png"))]
+    pairs = pairs[:: arguments.every]
+    paths = [path for _, path in pairs]
     lqs = [read_photo(path).pixels for path in paths]
-    gts = [read_photo(arguments.set / "gt" / path.relative_to(arguments.set / "lq")).pixels for path in paths]
-    if arguments.sides is not None:
+    gts = [read_photo(folder / "gt" / path.relative_to(folder / "lq")).pixels for folder, path in pairs]
+    sides = [int(side) for side in (arguments.sides or "").split(",") if side]
+    if sides or arguments.by:
         *_, restore = open_methods(arguments.weights, arguments.strength).values()
-        print_sides(restore, gts, [int(side) for side in arguments.sides.split(",")])
+        if arguments.by:
+            shares = [float(share) for share in arguments.shares.split(",")]
+            print_shares(cases_of(restore, lqs, gts, sides, arguments.by), arguments.by, shares)
+        else:
+            print_sides(restore, gts, sides)
         return
     made: dict[str, list[Pixels]] = {}
     table: dict[str, dict[str, list[float]]] = {}
