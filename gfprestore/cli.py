@@ -716,6 +716,10 @@ def train(
     teacher: Annotated[
         Path | None, typer.Option("--teacher", metavar="FILE", help="Learn what this restorer makes of faces, too.")
     ] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="K=VALUE", help="Change the preset: rate=1e-4, losses.identity=8. Repeatable."),
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Steps in all.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", metavar="N", help="Pictures a step.")] = None,
     accumulate: Annotated[
@@ -780,6 +784,7 @@ def train(
         weights=weights,
         prior=prior,
         teacher=teacher,
+        values=values or (),
         perceptual_weights=perceptual_weights,
         identity_weights=identity_weights,
         accumulate=accumulate,

@@ -436,6 +436,15 @@ def test_the_small_networks_ship_with_the_package_and_their_cards_beside_them() 
         assert not list(path.parent.glob(".*.stamp.json")), "nothing is written beside the package's own files"
 
 
+def test_the_wheel_takes_what_run_and_eval_need_and_nothing_that_only_trains() -> None:
+    root = Path(__file__).parents[1]
+    lines = (root / "pyproject.toml").read_text(encoding="utf-8")
+    packed = dict(re.findall(r'^"(weights/[^"]+)" = "gfprestore/_weights/([^"]+)"$', lines, re.M))
+    assert packed == {f"weights/{path.name}": path.name for path in (root / "weights").iterdir() if path.is_file()}
+    assert {row.released_name for row in WEIGHTS_FILES if row.is_embedded} <= set(packed.values())
+    assert sum((root / path).stat().st_size for path in packed) < 25_000_000
+
+
 def test_an_embedded_file_that_is_missing_or_damaged_asks_for_a_new_installation(
     tmp_path: Path, no_sockets: None
 ) -> None:

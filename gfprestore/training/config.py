@@ -8,9 +8,10 @@ configuration where it says more. Opens no file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from gfprestore.degradation import OFFICIAL, OLD_PRINTS, PAPER, Ageing, DegradationOptions
 from gfprestore.errors import UsageError
@@ -372,8 +373,9 @@ def _with_losses(preset: Preset, **weights: float) -> Preset:
 MATCHING_WEIGHT = 10.0
 """Of feature matching, which the paper compares with and gives no weight for; pix2pixHD's, where it comes from."""
 
-TEACHER_WEIGHT = 2.0
-"""Of distillation, to that of the reconstruction: what a teacher makes can be learnt, much of the gt cannot."""
+TEACHER_WEIGHT = 10.0
+"""Of distillation, to that of the reconstruction: what a teacher makes can be learnt, much of the gt cannot. At 2 the
+noise of the other losses drowned it; see the section "From a prior" of `weights/compact-restorer.md`."""
 
 ABLATIONS: dict[str, str] = {
     "no-spatial-modulation": "table 4, a: style codes only, no CS-SFT",
@@ -413,6 +415,68 @@ def ablated(preset: Preset, name: str) -> Preset:
             style = preset.losses.component_style or LossWeights().component_style
             return _with_losses(preset, component_style=style, component_matching=0.0)
     raise UsageError(f"--ablation {name} is unknown. Use one of {', '.join(ABLATIONS)}.")
+
+
+Holder = TypeVar("Holder")
+"""A preset, or a dataclass in it."""
+
+
+def with_value(holder: Holder, assignment: str, name: str | None = None) -> Holder:
+    """A preset with one of its values changed.
+
+    Args:
+        holder: The preset, or a dataclass in it.
+        assignment: As the option `--set` takes it: `rate=1e-4`, `losses.identity=8`, `milestones=100,200`.
+        name: What is left of its name where `holder` is a dataclass in the preset.
+
+    Raises:
+        UsageError: There is no such value, or it cannot be this.
+    """
+    whole, equals, text = assignment.partition("=")
+    first, _, rest = (whole if name is None else name).strip().replace("-", "_").partition(".")
+    kinds = get_type_hints(type(holder))
+    if not equals or first not in kinds:
+        what = f"{first} is none of {', '.join(kinds)}" if equals else "a value is set as NAME=VALUE"
+        raise UsageError(f"--set {assignment}: {what}.")
+    old = getattr(holder, first)
+    if rest and not is_dataclass(old):
+        raise UsageError(f"--set {assignment}: {first} has no values of its own; set {first}=VALUE.")
+    try:
+        new = with_value(old, assignment, rest) if rest else _read_value(text.strip(), kinds[first])
+        return replace(holder, **{first: new})  # type: ignore[type-var]
+    except ValueError as error:
+        reason = str(error) or f"not a value of {first}"
+        raise UsageError(f"--set {assignment}: {reason}.") from error
+
+
+def _read_value(text: str, kind: Any) -> Any:
+    """A text of the command line as a value of this type; several numbers are divided by commas.
+
+    Raises:
+        ValueError: It is none.
+    """
+    options = get_args(kind)
+    if get_origin(kind) is UnionType:
+        if NoneType in options and text.lower() == "none":
+            return None
+        return _read_value(text, next(option for option in options if option is not NoneType))
+    if get_origin(kind) is tuple:
+        parts = [part for part in text.split(",") if part]
+        each = [options[0]] * len(parts) if options[-1] is Ellipsis else list(options)
+        if len(parts) != len(each):
+            raise ValueError(f"{len(each)} values are wanted, with commas between them")
+        return tuple(_read_value(part, one) for part, one in zip(parts, each, strict=True))
+    if kind is bool or get_origin(kind) is Literal:
+        choices = {"true": True, "false": False} if kind is bool else {choice: choice for choice in options}
+        if text not in choices:
+            raise ValueError(f"one of {', '.join(choices)} is wanted, not {text}")
+        return choices[text]
+    if kind not in (int, float, str):
+        raise ValueError("it has values of its own; name one of them after a dot")
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"a number is wanted, not {text!r}") from None
 
 
 @dataclass(frozen=True)
@@ -471,6 +535,8 @@ class TrainConfig:
                 raise UsageError(f"--{name.replace('_', '-')} is 1 or more, not {getattr(self, name)}.")
         if self.workers is not None and self.workers < 0:
             raise UsageError(f"--workers is 0 or more, not {self.workers}.")
+        if not min(self.preset.rate, self.preset.discriminator_rate, self.preset.component_rate) > 0:
+            raise UsageError("learning rates are above 0.")
         if self.preset.steps < 1 or self.preset.batch_size < 1:
             raise UsageError(f"--steps and --batch-size are 1 or more: {self.preset.steps}, {self.preset.batch_size}.")
         if self.preset.batch_size % self.accumulate:
@@ -487,6 +553,7 @@ def make_config(
     stage: str = "restoration",
     without: Sequence[str] = (),
     ablation: str | None = None,
+    values: Sequence[str] = (),
     steps: int | None = None,
     batch_size: int | None = None,
     size: int | None = None,
@@ -506,7 +573,7 @@ def make_config(
     sample_every: int = 500,
     save_every: int = 500,
 ) -> TrainConfig:
-    """A training from the command line's options; None leaves a value to the preset.
+    """A training from the command line's options; None leaves a value to the preset, `values` are those of `--set`.
 
     Raises:
         UsageError: A name is unknown or a value out of range.
@@ -527,8 +594,10 @@ def make_config(
     if identity_network not in (None, "arcface", "dlib"):
         raise UsageError(f"the recogniser of the identity loss is arcface or dlib, not {identity_network}.")
     chosen = presets[preset] if ablation is None else ablated(presets[preset], ablation)
+    for assignment in values:
+        chosen = with_value(chosen, assignment)
     losses = chosen.losses
-    if teacher is not None:
+    if teacher is not None and not losses.distillation > 0:
         losses = replace(losses, distillation=TEACHER_WEIGHT * (losses.reconstruction or 1.0))
     for name in without:
         losses = losses.without(name)

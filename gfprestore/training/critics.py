@@ -37,7 +37,7 @@ from gfprestore.training.losses import (
 from gfprestore.weights import WeightsStore
 
 DISCRIMINATOR_NAME = "discriminator.safetensors"
-"""Beside a prior of our own: what it was trained against."""
+"""Beside a prior of our own, or a restorer that goes on from it: what the prior was trained against."""
 
 RELEASED_PRIOR = "stylegan2-ffhq-512"
 RELEASED_RESTORER = "gfpgan-1.4"
@@ -203,8 +203,8 @@ def open_start(config: TrainConfig, store: WeightsStore) -> Start:
 def _with_prior(restorer: Start, prior: Start) -> Start:
     return replace(
         restorer,
-        critic_state=prior.critic_state,
-        critic_path=prior.critic_path,
+        critic_state=prior.critic_state or restorer.critic_state,
+        critic_path=prior.critic_path or restorer.critic_path,
         prior_state=prior.state,
         prior_path=prior.path,
     )
@@ -243,7 +243,10 @@ def _restorer_start(config: TrainConfig, path: Path, state: Mapping[str, Tensor]
         )
     if config.stage == "prior":
         return Start(preset.network(), decoder_state(state), "prior", path)
-    return Start(found, state, "restorer", path)
+    critic_path = path.with_name(DISCRIMINATOR_NAME)
+    if not critic_path.is_file():
+        return Start(found, state, "restorer", path)
+    return Start(found, state, "restorer", path, load_state(critic_path), critic_path)
 
 
 def _released(config: TrainConfig, store: WeightsStore) -> Path | None:

@@ -147,13 +147,48 @@ def test_wrong_options_are_usage_errors(options: dict[str, Any], message: str) -
     assert error.value.exit_code == ExitCode.USAGE
 
 
-def test_a_teacher_counts_twice_what_the_reconstruction_does() -> None:
+def test_a_teacher_counts_ten_times_what_the_reconstruction_does() -> None:
     losses = {name: config_of(name, teacher=Path("t.safetensors")).preset.losses for name in ("compact", "paper")}
-    assert losses["compact"].used() == {**PRESETS["compact"].losses.used(), "distillation": 2.0}
-    assert losses["paper"].distillation == pytest.approx(0.2)
+    assert losses["compact"].used() == {**PRESETS["compact"].losses.used(), "distillation": 10.0}
+    assert losses["paper"].distillation == pytest.approx(1.0)
     assert "distillation" not in config_of("compact").preset.losses.used()
     without = config_of("compact", teacher=Path("t.safetensors"), without=["distillation"])
     assert without.preset.losses == PRESETS["compact"].losses
+
+
+def test_any_value_of_the_preset_can_be_set() -> None:
+    values = ["rate=1e-4", "losses.identity=8", "milestones=100,200", "betas=0,0.9", "pyramid-until=70", "steps = 9"]
+    values += ["degradation.ageing.grain=1,2", "degradation.clean-probability=0.5", "gradient_limit=none"]
+    preset = config_of("compact", values=[*values, "train_decoder=false", "start=prior"]).preset
+    assert (preset.rate, preset.losses.identity, preset.milestones, preset.betas) == (1e-4, 8.0, (100, 200), (0.0, 0.9))
+    assert (preset.pyramid_until, preset.steps, preset.gradient_limit, preset.start) == (70, 9, None, "prior")
+    assert preset.degradation.ageing is not None and preset.degradation.ageing.grain == (1.0, 2.0)
+    assert (preset.degradation.clean_probability, preset.train_decoder) == (0.5, False)
+    assert config_of("compact", values=["milestones="]).preset.milestones == ()
+    assert config_of("compact", values=["losses.identity=3"], without=["identity"]).preset.losses.identity == 0
+    taught = config_of("compact", values=["losses.distillation=3"], teacher=Path("t.safetensors"))
+    assert taught.preset.losses.distillation == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("rate", "--set rate: a value is set as NAME=VALUE"),
+        ("rates=1", "rates is none of about, layout, size"),
+        ("losses.gan=1", "--set losses.gan=1: gan is none of reconstruction, perceptual"),
+        ("rate.first=1", "rate has no values of its own; set rate=VALUE"),
+        ("rate=fast", "--set rate=fast: a number is wanted, not 'fast'"),
+        ("losses=1", "has values of its own; name one of them after a dot"),
+        ("betas=0.5", "2 values are wanted, with commas"),
+        ("layout=old", "one of paper, clean is wanted, not old"),
+        ("train_decoder=yes", "one of true, false is wanted, not yes"),
+        ("degradation.sigma=4,1", r"--set degradation.sigma=4,1: sigma is a range"),
+        ("rate=-1", "learning rates are above 0"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told(value: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        config_of("compact", values=[value])
 
 
 def test_options_override_the_preset_and_leave_the_table_alone() -> None:

@@ -523,6 +523,18 @@ def test_a_whole_restorer_decides_the_sizes_and_is_gone_on_from(data: Path, tmp_
     assert changed(recipe.generator, dict(state)) == set()
 
 
+def test_a_restorer_goes_on_against_the_discriminator_beside_it(data: Path, tmp_path: Path) -> None:
+    torch.save({"params_ema": restorer_state()}, tmp_path / "own.pth")
+    config = tiny_config(data, tmp_path / "out", weights=tmp_path / "own.pth")
+    critic = StyleGAN2Discriminator(config.preset.discriminator_channels()).state_dict()
+    save_file({name: tensor.clone() for name, tensor in critic.items()}, tmp_path / "discriminator.safetensors")
+    start = open_start(config, WeightsStore())
+    assert str(start) == f"the restorer {tmp_path / 'own.pth'} with the discriminator {start.critic_path}"
+    recipe = recipe_of(config)
+    assert changed(recipe.discriminator, critic) == set() and critic
+    assert open_start(replace(config, stage="prior"), WeightsStore()).critic_path is None
+
+
 @pytest.mark.parametrize(
     ("state", "message"),
     [
