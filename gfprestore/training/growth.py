@@ -92,10 +92,11 @@ def grown_discriminator(state: Mapping[str, Tensor], discriminator: nn.Module) -
         Tensors for `discriminator`; those of `state` where it is of one as large, or of no such discriminator.
     """
     own = discriminator.state_dict()
+    state = {name: tensor.float() for name, tensor in state.items()}  # a file may be float16
     added = len(_numbers(own, "conv_body")) - len(_numbers(state, "conv_body"))
     taking_in = state.get("conv_body.0.0.weight")
     if added <= 0 or taking_in is None or taking_in.shape[1:] != (3, 1, 1) or "conv_body.0.1.bias" not in state:
-        return dict(state)
+        return state
     grown = {_moved(name, added): tensor for name, tensor in state.items()}
     for block in range(added, 0, -1):  # from the innermost of the added blocks outwards
         grown |= {name: tensor for name, tensor in own.items() if _block(name) == block}

@@ -362,10 +362,19 @@ def test_a_grown_discriminator_says_of_a_picture_what_it_said_of_the_small_one(
     assert inside < tolerance * taken_in.abs().max()
     correlation = torch.corrcoef(torch.cat([before, after], dim=1).T)[0, 1]
     assert correlation > 0.9
-    kept = large.state_dict()
-    for name, tensor in small.state_dict().items():
-        if not name.startswith("conv_body"):
-            assert torch.equal(kept[name], tensor)
+
+
+def test_a_discriminator_of_half_precision_grows_too() -> None:
+    channels = (16, 16, 16, 16)
+    small, large = StyleGAN2Discriminator(channels[:3]), StyleGAN2Discriminator(channels)
+    pictures = torch.rand(4, 3, 32, 32) * 2 - 1
+    logits = []
+    for dtype in (torch.float32, torch.float16):
+        torch.manual_seed(1)
+        large.load_state_dict(grown_discriminator({n: t.to(dtype) for n, t in small.state_dict().items()}, large))
+        with torch.no_grad():
+            logits.append(large(pictures))
+    torch.testing.assert_close(logits[1], logits[0], rtol=0.02, atol=0.02)
 
 
 def test_a_decoder_that_learns_may_start_from_a_smaller_prior(data: Path, tmp_path: Path) -> None:
