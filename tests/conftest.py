@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import sys
 import types
 from collections.abc import Callable
@@ -15,6 +16,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # so a shell starts a background job, and its children too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
