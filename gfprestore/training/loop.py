@@ -532,7 +532,8 @@ def _end_workers(iterator: Iterator[Sample]) -> None:
     """
     workers = list(getattr(iterator, "_workers", ()))
     if workers:
-        iterator._shutdown_workers()  # type: ignore[attr-defined]  # waits some seconds for each
+        with contextlib.suppress(RuntimeError):  # of a worker that aborts on its way out
+            iterator._shutdown_workers()  # type: ignore[attr-defined]  # waits some seconds for each
     for worker in workers:
         if worker.is_alive():  # stuck in a read, and deaf to SIGTERM: see `single_threaded`
             worker.kill()

@@ -31,6 +31,7 @@ from gfprestore.training.dataset import (
     single_threaded,
 )
 from gfprestore.training.index import IndexedFace, IndexedPhoto, write_index
+from gfprestore.training.loop import _end_workers
 
 SIZE = 32
 CLEAN = DegradationOptions(
@@ -136,7 +137,11 @@ def loaded(data: FaceDataset, start: int, batches: int, workers: int, rank: int 
         worker_init_fn=single_threaded if workers else None,
         multiprocessing_context="spawn" if workers else None,
     )
-    return list(islice(iter(loader), batches))
+    iterator = iter(loader)
+    try:
+        return list(islice(iterator, batches))
+    finally:
+        _end_workers(iterator)  # one that is left to the garbage collector may abort, now and then
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core

@@ -36,7 +36,7 @@ from gfprestore.errors import (
 from gfprestore.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint, write_whole
 from gfprestore.training.config import TrainConfig
 from gfprestore.training.dataset import FaceDataset, Sample
-from gfprestore.training.loop import Batch, Progress, TrainReport, fit, workers_for
+from gfprestore.training.loop import Batch, Progress, TrainReport, _end_workers, fit, workers_for
 from gfprestore.training.train import open_data, train
 
 CPU = torch.device("cpu")
@@ -407,6 +407,20 @@ def test_measured_or_given_workers_see_the_same_pictures(data: Path, tmp_path: P
         fitted(recipe, config_of(data, tmp_path / name, steps=5, workers=workers))
         weights.append(recipe.weight)
     assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
+
+
+def test_a_worker_that_aborts_on_its_way_out_stops_nothing_and_the_others_end() -> None:
+    class Aborted:
+        def __init__(self) -> None:
+            self._workers = [multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))]
+            self._workers[0].start()
+
+        def _shutdown_workers(self) -> None:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Aborted.")
+
+    iterator = Aborted()
+    _end_workers(iterator)  # type: ignore[arg-type]
+    assert not iterator._workers[0].is_alive()
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no choice of cores here")
