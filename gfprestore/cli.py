@@ -718,7 +718,7 @@ def train(
     ] = None,
     values: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="K=VALUE", help="Change the preset: rate=1e-4, losses.identity=8. Repeatable."),
+        typer.Option("--set", metavar="NAME=VALUE", help="Change the preset: losses.identity=8; repeatable."),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Steps in all.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", metavar="N", help="Pictures a step.")] = None,

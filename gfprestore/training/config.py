@@ -7,6 +7,7 @@ configuration where it says more. Opens no file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -445,8 +446,7 @@ def with_value(holder: Holder, assignment: str, name: str | None = None) -> Hold
         new = with_value(old, assignment, rest) if rest else _read_value(text.strip(), kinds[first])
         return replace(holder, **{first: new})  # type: ignore[type-var]
     except ValueError as error:
-        reason = str(error) or f"not a value of {first}"
-        raise UsageError(f"--set {assignment}: {reason}.") from error
+        raise UsageError(f"--set {assignment}: {error}.") from error
 
 
 def _read_value(text: str, kind: Any) -> Any:
@@ -474,9 +474,12 @@ def _read_value(text: str, kind: Any) -> Any:
     if kind not in (int, float, str):
         raise ValueError("it has values of its own; name one of them after a dot")
     try:
-        return kind(text)
+        value = kind(text)
     except ValueError:
         raise ValueError(f"a number is wanted, not {text!r}") from None
+    if kind is float and not math.isfinite(value):
+        raise ValueError(f"a number is wanted, not {text!r}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -493,7 +496,7 @@ class TrainConfig:
         weights: What to start from: a StyleGAN2 prior or a whole restorer, told apart by its tensors; in the
             background stage a background network.
         prior: A StyleGAN2 prior that the decoder goes on from, where `weights` is a restorer or nothing.
-        teacher: A trained restorer of the same size whose pictures are learnt as well as the gt.
+        teacher: A trained restorer, of whatever size, whose pictures are learnt as well as the gt.
         perceptual_weights: File of the VGG network; None looks where weights are kept.
         identity_weights: File of the recogniser; None looks where weights are kept.
         accumulate: Parts that a step's pictures are computed in, one after the other, to spare memory.
@@ -537,6 +540,9 @@ class TrainConfig:
             raise UsageError(f"--workers is 0 or more, not {self.workers}.")
         if not min(self.preset.rate, self.preset.discriminator_rate, self.preset.component_rate) > 0:
             raise UsageError("learning rates are above 0.")
+        for item in fields(self.preset.losses):
+            if getattr(self.preset.losses, item.name) < 0:
+                raise UsageError(f"losses.{item.name} is 0 or more, not {getattr(self.preset.losses, item.name):g}.")
         if self.preset.steps < 1 or self.preset.batch_size < 1:
             raise UsageError(f"--steps and --batch-size are 1 or more: {self.preset.steps}, {self.preset.batch_size}.")
         if self.preset.batch_size % self.accumulate:
@@ -601,6 +607,8 @@ def make_config(
         losses = replace(losses, distillation=TEACHER_WEIGHT * (losses.reconstruction or 1.0))
     for name in without:
         losses = losses.without(name)
+    if stage == "restoration" and teacher is None and losses.distillation > 0:
+        raise UsageError("losses.distillation needs a restorer to learn from; name its file with --teacher.")
     given: dict[str, Any] = {
         "steps": steps,
         "batch_size": batch_size,

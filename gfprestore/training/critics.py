@@ -223,10 +223,15 @@ def _prior_start(config: TrainConfig, path: Path, state: Mapping[str, Tensor]) -
         raise WeightsMismatchError(
             f"{path} is a prior of {size} pixels, the training was to be at {preset.size}. Use --size {size}{grow}."
         )
+    return _with_discriminator(Start(preset.network(), state, "prior", path), path)
+
+
+def _with_discriminator(start: Start, path: Path) -> Start:
+    """The start with the discriminator that lies beside its file, if one does."""
     critic_path = path.with_name(DISCRIMINATOR_NAME)
     if not critic_path.is_file():
-        return Start(preset.network(), state, "prior", path)
-    return Start(preset.network(), state, "prior", path, load_state(critic_path), critic_path)
+        return start
+    return replace(start, critic_state=load_state(critic_path), critic_path=critic_path)
 
 
 def _restorer_start(config: TrainConfig, path: Path, state: Mapping[str, Tensor], found: GFPGANConfig) -> Start:
@@ -243,10 +248,7 @@ def _restorer_start(config: TrainConfig, path: Path, state: Mapping[str, Tensor]
         )
     if config.stage == "prior":
         return Start(preset.network(), decoder_state(state), "prior", path)
-    critic_path = path.with_name(DISCRIMINATOR_NAME)
-    if not critic_path.is_file():
-        return Start(found, state, "restorer", path)
-    return Start(found, state, "restorer", path, load_state(critic_path), critic_path)
+    return _with_discriminator(Start(found, state, "restorer", path), path)
 
 
 def _released(config: TrainConfig, store: WeightsStore) -> Path | None:

@@ -128,6 +128,7 @@ def test_a_loss_is_switched_off_with_what_hangs_on_it(without: list[str], left: 
             {"preset": "compact", "stage": "background", "teacher": Path("t.safetensors")},
             "--teacher is for the restoration stage",
         ),
+        ({"values": ["losses.distillation=3"]}, "name its file with --teacher"),
         ({"without": ["gan"]}, "--without gan: no loss is called so. Use one of reconstruction"),
         ({"ablation": "no-gan"}, "--ablation no-gan is unknown. Use one of no-spatial-modulation"),
         ({"perceptual_network": "alexnet"}, "vgg19 or vgg16, not alexnet"),
@@ -184,6 +185,8 @@ def test_any_value_of_the_preset_can_be_set() -> None:
         ("train_decoder=yes", "one of true, false is wanted, not yes"),
         ("degradation.sigma=4,1", r"--set degradation.sigma=4,1: sigma is a range"),
         ("rate=-1", "learning rates are above 0"),
+        ("rate=nan", "--set rate=nan: a number is wanted, not 'nan'"),
+        ("losses.identity=-3", "losses.identity is 0 or more, not -3"),
     ],
 )
 def test_a_value_that_cannot_be_is_told(value: str, message: str) -> None:

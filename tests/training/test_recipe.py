@@ -362,6 +362,10 @@ def test_a_grown_discriminator_says_of_a_picture_what_it_said_of_the_small_one(
     assert inside < tolerance * taken_in.abs().max()
     correlation = torch.corrcoef(torch.cat([before, after], dim=1).T)[0, 1]
     assert correlation > 0.9
+    kept = large.state_dict()
+    for name, tensor in small.state_dict().items():
+        if not name.startswith("conv_body"):
+            assert torch.equal(kept[name], tensor)
 
 
 def test_a_discriminator_of_half_precision_grows_too() -> None:
