@@ -376,7 +376,7 @@ MATCHING_WEIGHT = 10.0
 
 TEACHER_WEIGHT = 10.0
 """Of distillation, to that of the reconstruction: what a teacher makes can be learnt, much of the gt cannot. At 2 the
-noise of the other losses drowned it; see the section "From a prior" of `weights/compact-restorer.md`."""
+noise of the other losses drowned it; see part 8 of `weights/compact-restorer.md`."""
 
 ABLATIONS: dict[str, str] = {
     "no-spatial-modulation": "table 4, a: style codes only, no CS-SFT",

@@ -37,7 +37,10 @@ from gfprestore.training.losses import (
 from gfprestore.weights import WeightsStore
 
 DISCRIMINATOR_NAME = "discriminator.safetensors"
-"""Beside a prior of our own, or a restorer that goes on from it: what the prior was trained against."""
+"""Beside a prior or a restorer of our own: what it was trained against."""
+
+COMPONENTS_NAME = "component-discriminators.safetensors"
+"""Beside a restorer of our own: the discriminators of eyes and mouth."""
 
 RELEASED_PRIOR = "stylegan2-ffhq-512"
 RELEASED_RESTORER = "gfpgan-1.4"
@@ -130,6 +133,8 @@ class Start:
         path: The file.
         critic_state: Tensors of the discriminator that lay beside it; empty for random weights.
         critic_path: Its file.
+        component_state: Tensors of the discriminators of eyes and mouth that lay there; empty for random weights.
+        component_path: Their file.
         prior_state: Of a restorer: tensors of the prior that its decoder goes on from; empty to keep its own.
         prior_path: Its file.
     """
@@ -140,6 +145,8 @@ class Start:
     path: Path | None = None
     critic_state: Mapping[str, Tensor] = field(default_factory=dict)
     critic_path: Path | None = None
+    component_state: Mapping[str, Tensor] = field(default_factory=dict)
+    component_path: Path | None = None
     prior_state: Mapping[str, Tensor] = field(default_factory=dict)
     prior_path: Path | None = None
 
@@ -147,12 +154,13 @@ class Start:
         """For people: what it is and where it lies."""
         if self.path is None:
             return "random weights"
-        parts = [f"the {self.kind} {self.path}"]
-        if self.prior_path is not None:
-            parts.append(f"the prior {self.prior_path}")
-        if self.critic_path is not None:
-            parts.append(f"the discriminator {self.critic_path}")
-        return " with ".join([parts[0], " and ".join(parts[1:])]) if len(parts) > 1 else parts[0]
+        besides = {
+            "the prior": self.prior_path,
+            "the discriminator": self.critic_path,
+            "the discriminators of eyes and mouth": self.component_path,
+        }
+        parts = [f"{what} {path}" for what, path in besides.items() if path is not None]
+        return " with ".join([f"the {self.kind} {self.path}", *([" and ".join(parts)] if parts else [])])
 
 
 def open_critics(config: TrainConfig, store: WeightsStore) -> Critics:
@@ -223,15 +231,17 @@ def _prior_start(config: TrainConfig, path: Path, state: Mapping[str, Tensor]) -
         raise WeightsMismatchError(
             f"{path} is a prior of {size} pixels, the training was to be at {preset.size}. Use --size {size}{grow}."
         )
-    return _with_discriminator(Start(preset.network(), state, "prior", path), path)
+    return _with_discriminators(Start(preset.network(), state, "prior", path), path)
 
 
-def _with_discriminator(start: Start, path: Path) -> Start:
-    """The start with the discriminator that lies beside its file, if one does."""
-    critic_path = path.with_name(DISCRIMINATOR_NAME)
-    if not critic_path.is_file():
-        return start
-    return replace(start, critic_state=load_state(critic_path), critic_path=critic_path)
+def _with_discriminators(start: Start, path: Path) -> Start:
+    """The start with the discriminators that lie beside its file."""
+    critic_path, component_path = path.with_name(DISCRIMINATOR_NAME), path.with_name(COMPONENTS_NAME)
+    if critic_path.is_file():
+        start = replace(start, critic_state=load_state(critic_path), critic_path=critic_path)
+    if start.kind == "restorer" and component_path.is_file():
+        start = replace(start, component_state=load_state(component_path), component_path=component_path)
+    return start
 
 
 def _restorer_start(config: TrainConfig, path: Path, state: Mapping[str, Tensor], found: GFPGANConfig) -> Start:
@@ -248,7 +258,7 @@ def _restorer_start(config: TrainConfig, path: Path, state: Mapping[str, Tensor]
         )
     if config.stage == "prior":
         return Start(preset.network(), decoder_state(state), "prior", path)
-    return _with_discriminator(Start(found, state, "restorer", path), path)
+    return _with_discriminators(Start(found, state, "restorer", path), path)
 
 
 def _released(config: TrainConfig, store: WeightsStore) -> Path | None:

@@ -22,7 +22,7 @@ from gfprestore.networks.gfpgan import GFPGAN
 from gfprestore.networks.stylegan2 import StyleGAN2Generator
 from gfprestore.training.checkpoint import Sizes, write_weights
 from gfprestore.training.config import TrainConfig
-from gfprestore.training.critics import Critics, Start
+from gfprestore.training.critics import COMPONENTS_NAME, DISCRIMINATOR_NAME, Critics, Start
 from gfprestore.training.distributed import World
 from gfprestore.training.growth import generator_size, grown_discriminator, grown_generator, steer_anew
 from gfprestore.training.loop import Batch
@@ -48,7 +48,7 @@ from gfprestore.training.updates import Updates, all_finite, frozen, place, upda
 RESTORER_NAME = "restorer.safetensors"
 
 SAME_SIZES = "Name the preset that the file was trained with, or another file."
-WITHOUT_IT = "Move the file away to begin with random weights, or name another prior."
+WITHOUT_IT = "Move the file away to begin with random weights, or start from other weights."
 
 Patches = dict[Component, Tensor]
 
@@ -120,6 +120,7 @@ class RestorationRecipe:
         self.component_discriminators = nn.ModuleDict(
             {component: FacialComponentDiscriminator(self.preset.component_width) for component in COMPONENTS}
         )
+        load_component_discriminators(self.component_discriminators, start)
         self.critics = critics
         for module in (self.generator, self.discriminator, self.component_discriminators):
             place(module, device)
@@ -248,7 +249,10 @@ class RestorationRecipe:
         return [batch.sample.lq, pyramid[-1], restored, batch.sample.gt]
 
     def export(self, folder: Path, step: int) -> Path:
-        """Writes the moving average as `restorer.safetensors`, ready for `run --weights`."""
+        """Writes the moving average as `restorer.safetensors`, ready for `run --weights`, its discriminators beside it.
+
+        Of the discriminators those whose losses are in use; `--weights` takes them up.
+        """
         path = folder / RESTORER_NAME
         metadata = {
             "network": "gfpgan",
@@ -260,6 +264,12 @@ class RestorationRecipe:
         }
         dtype = torch.float16 if self.preset.exports_half else torch.float32
         write_weights(self.average.state_dict(), metadata, path, dtype)
+        if self.losses.adversarial > 0:
+            critic = {**metadata, "network": "stylegan2-discriminator"}
+            write_weights(self.discriminator.state_dict(), critic, folder / DISCRIMINATOR_NAME, dtype)
+        if self.losses.components > 0:
+            critic = {**metadata, "network": "facial-component-discriminators"}
+            write_weights(self.component_discriminators.state_dict(), critic, folder / COMPONENTS_NAME, dtype)
         return path
 
     def _choose_what_learns(self) -> None:
@@ -405,7 +415,7 @@ def load_prior(generator: StyleGAN2Generator, start: Start) -> None:
 
 
 def load_discriminator(discriminator: StyleGAN2Discriminator, start: Start) -> None:
-    """Loads the discriminator that a start's prior was trained against, if one lies there, grown where it is smaller.
+    """Loads the discriminator that a start was trained against, if one lies there, grown where it is smaller.
 
     Raises:
         WeightsMismatchError: Its tensors do not fit.
@@ -413,6 +423,17 @@ def load_discriminator(discriminator: StyleGAN2Discriminator, start: Start) -> N
     if start.critic_state:
         state = grown_discriminator(start.critic_state, discriminator)
         load_strictly(discriminator, state, start.critic_path, "the discriminator of this training", WITHOUT_IT)
+
+
+def load_component_discriminators(discriminators: nn.ModuleDict, start: Start) -> None:
+    """Loads the discriminators of eyes and mouth that a start was trained against, if they lie there.
+
+    Raises:
+        WeightsMismatchError: Their tensors do not fit.
+    """
+    if start.component_state:
+        what = "the discriminators of eyes and mouth of this training"
+        load_strictly(discriminators, start.component_state, start.component_path, what, WITHOUT_IT)
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path | None, what: str, advice: str) -> None:

@@ -11,7 +11,8 @@ clean background hides nothing; the identity distance (dlib's recogniser) is of 
 size gets the crop shrunk, and its picture is enlarged by cubics. Needs the extras `offline`, `eval` and, for the
 identity, `landmarks`. `--worst` writes the faces whose identity suffers most, the methods and the gt side by side;
 `--sides` compares with plain enlargement on faces of those sizes in the photo. `--by` asks where the restorer does
-good: what shares of its picture change at faces of like sharpness (those of `--sides` among them), or turned alike.
+good: what shares of its picture, last that of `run`, change at faces of like sharpness (those of `--sides` among
+them), or turned alike.
 """
 
 from __future__ import annotations
@@ -122,13 +123,25 @@ def print_sides(restore: Callable[[Pixels], Pixels], gts: Sequence[Pixels], side
 
 @dataclass(frozen=True)
 class Case:
-    """A face at the gt's size: without the restorer, with it, and as it should be; and what it is sorted by."""
+    """A face at the gt's size: without the restorer, with it, and as it should be.
+
+    Attributes:
+        key: What it is sorted by.
+        side: Of the crop in the photo; 0 for those of the set.
+        share: What `run` takes of the restored one.
+    """
 
     plain: Pixels
     restored: Pixels
     gt: Pixels
     key: float
     side: int
+    share: float
+
+    def blend(self, share: float) -> Pixels:
+        """This share of the restored face and the rest of the plain one."""
+        mixed = share * self.restored.astype(np.float32) + (1 - share) * self.plain.astype(np.float32)
+        return np.asarray(np.rint(mixed).astype(np.uint8))
 
 
 def cases_of(
@@ -141,10 +154,11 @@ def cases_of(
         faces += [(face, gt, side) for face, gt in zip(faces_of_side(some, side), some, strict=True)]
     cases = []
     for face, gt, side in faces:
-        key = crop_sharpness(resized(face, 256)) if by == "sharpness" else turn_of(gt)
-        size = len(gt)
+        sharpness, size = crop_sharpness(resized(face, 256)), len(gt)
+        key = sharpness if by == "sharpness" else turn_of(gt)
         if not np.isnan(key):
-            cases.append(Case(resized(face, size), resized(restore(face), size), gt, key, side))
+            share = EMBEDDED_LIMITS.share(len(face), sharpness)
+            cases.append(Case(resized(face, size), resized(restore(face), size), gt, key, side, share))
     return cases
 
 
@@ -159,13 +173,11 @@ def turn_of(gt: Pixels) -> float:
 
 
 def print_shares(cases: Sequence[Case], by: str, shares: Sequence[float]) -> None:
-    """One row a bin of the key, and one a side: what each share of the restored picture changes."""
+    """One row a bin of the key, and one a side: what each share of the restored picture changes, last that of `run`."""
     gts = [case.gt for case in cases]
     before = scores_of([case.plain for case in cases], gts, SIDE_METRICS)
-    after = {}
-    for share in shares:
-        blends = [share * case.restored.astype(np.float32) + (1 - share) * case.plain for case in cases]
-        after[share] = scores_of([np.rint(blend).astype(np.uint8) for blend in blends], gts, SIDE_METRICS)
+    after = [scores_of([case.blend(share) for case in cases], gts, SIDE_METRICS) for share in shares]
+    after.append(scores_of([case.blend(case.share) for case in cases], gts, SIDE_METRICS))
     keys, sides = np.array([case.key for case in cases]), np.array([case.side for case in cases])
     edges = (0.0, *EDGES[by], np.inf)
     groups = [(f"{by} {low} to {high}", (keys >= low) & (keys < high)) for low, high in pairwise(edges)]
@@ -177,7 +189,7 @@ def print_shares(cases: Sequence[Case], by: str, shares: Sequence[float]) -> Non
         for metric in SIDE_METRICS:
             old = np.array(before[metric])[members]
             row[metric] = round(float(np.nanmean(old)), 3)
-            new = [np.array(after[share][metric])[members] for share in shares]
+            new = [np.array(scores[metric])[members] for scores in after]
             row[f"{metric}_change"] = [round(float(np.nanmean(values - old)), 3) for values in new]
             row[f"{metric}_less"] = [round(float(np.mean(values < old)), 2) for values in new]
         print(json.dumps(row), flush=True)

@@ -25,12 +25,13 @@ from gfprestore.errors import ExitCode, WeightsDamagedError, WeightsMismatchErro
 from gfprestore.networks.discriminators import StyleGAN2Discriminator
 from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
 from gfprestore.networks.stylegan2 import StyleGAN2Generator
-from gfprestore.training.config import Stage, TrainConfig, ablated
-from gfprestore.training.critics import Critics, Start, open_critics, open_start
+from gfprestore.training.config import Stage, TrainConfig, ablated, make_config
+from gfprestore.training.critics import COMPONENTS_NAME, DISCRIMINATOR_NAME, Critics, Start, open_critics, open_start
 from gfprestore.training.dataset import collate
 from gfprestore.training.gfpgan import RestorationRecipe
 from gfprestore.training.growth import grown_discriminator
 from gfprestore.training.loop import Batch
+from gfprestore.training.losses import COMPONENTS
 from gfprestore.training.prior import PriorRecipe
 from gfprestore.training.train import memory_needed, open_data, plan, train
 from gfprestore.training.updates import update_average
@@ -546,6 +547,48 @@ def test_a_restorer_goes_on_against_the_discriminator_beside_it(data: Path, tmp_
     recipe = recipe_of(config)
     assert changed(recipe.discriminator, critic) == set() and critic
     assert open_start(replace(config, stage="prior"), WeightsStore()).critic_path is None
+
+
+def test_a_trained_restorer_goes_on_against_its_own_discriminators(data: Path, tmp_path: Path) -> None:
+    losses = {"reconstruction": 1.0, "adversarial": 0.1, "components": 0.1}
+    first = tiny_config(data, tmp_path / "first", losses=losses, steps=2)
+    weights = train(first, print).weights
+    trained = torch.load(tmp_path / "first" / "checkpoint.pt", weights_only=True)["recipe"]
+    config = tiny_config(data, tmp_path / "second", losses=losses, weights=weights)
+    whole, parts = (weights.with_name(name) for name in (DISCRIMINATOR_NAME, COMPONENTS_NAME))
+    row = f"the restorer {weights} with the discriminator {whole} and the discriminators of eyes and mouth {parts}"
+    assert str(open_start(config, WeightsStore())) == row
+    recipe = recipe_of(config)
+    assert trained["discriminator"] and changed(recipe.discriminator, trained["discriminator"]) == set()
+    assert changed(recipe.component_discriminators, trained["component_discriminators"]) == set()
+    assert {name.split(".")[0] for name in trained["component_discriminators"]} == set(COMPONENTS)
+    with pytest.raises(WeightsMismatchError, match=r"component-discr.*does not fit the discriminators of eyes.*Move"):
+        recipe_of(tiny_config(data, tmp_path / "third", weights=weights, component_width=4))
+
+
+def test_what_the_next_compact_restorer_is_trained_from_fits_its_preset(data: Path, tmp_path: Path) -> None:
+    kept = Path(__file__).parents[2] / "weights"
+    for path in [kept / "compact-restorer.safetensors", *(kept / "training" / "restorer").glob("*.safetensors")]:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = make_config(data, tmp_path / "out", "compact", weights=tmp_path / "compact-restorer.safetensors")
+    recipe = RestorationRecipe(config, open_start(config, WeightsStore()), Critics(), CPU)
+    for module, name in (
+        (recipe.generator, "compact-restorer.safetensors"),
+        (recipe.discriminator, DISCRIMINATOR_NAME),
+        (recipe.component_discriminators, COMPONENTS_NAME),
+    ):
+        assert changed(module, load_state(tmp_path / name)) == set(), name
+    prior = make_config(data, tmp_path / "out", "compact", stage="prior", size=64)
+    prior = replace(prior, weights=kept / "training" / "prior.safetensors")
+    start = open_start(prior, WeightsStore())
+    grown = PriorRecipe(prior, start, CPU).generator.state_dict()
+    assert all(torch.equal(grown[name], tensor.float()) for name, tensor in start.state.items())
+    assert start.critic_path == kept / "training" / DISCRIMINATOR_NAME
+
+
+def test_discriminators_that_learnt_nothing_are_not_written(data: Path, tmp_path: Path) -> None:
+    weights = train(tiny_config(data, tmp_path, losses={"reconstruction": 1.0}, steps=1), print).weights
+    assert not weights.with_name(DISCRIMINATOR_NAME).exists() and not weights.with_name(COMPONENTS_NAME).exists()
 
 
 @pytest.mark.parametrize(
