@@ -191,6 +191,11 @@ class GFPGAN(nn.Module):
         if config.colour_radius > 0:
             self.register_buffer("colour_radius", torch.tensor(float(config.colour_radius)))
 
+    @property
+    def unet(self) -> tuple[nn.Module, ...]:
+        """The parts of the degradation removal, without what leads from it into the decoder."""
+        return (self.conv_body_first, self.conv_body_down, self.final_conv, self.conv_body_up, self.toRGB)
+
     @overload
     def forward(self, lq: Tensor, noise_seeds: Sequence[int] | None = None) -> Tensor: ...
 

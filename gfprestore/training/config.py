@@ -141,6 +141,7 @@ class Preset:
         milestones: Steps after which all rates are halved.
         discriminator_warmup: First steps in which only the discriminators learn.
         critics_after: First steps without any discriminator, to spare time: there is nothing yet that one could judge.
+        unet_after: First steps in which the U-Net stands still: a trained one beside a new prior only has to steer it.
         losses: What each loss is multiplied with.
         perceptual_network: The network of the perceptual and the style loss.
         identity_network: The recogniser of the identity loss: the paper's `arcface`, or `dlib`'s, which a package has.
@@ -182,6 +183,7 @@ class Preset:
     milestones: tuple[int, ...] = (700_000, 750_000)
     discriminator_warmup: int = 0
     critics_after: int = 0
+    unet_after: int = 0
     losses: LossWeights = field(default_factory=LossWeights)
     perceptual_network: PerceptualNetwork = "vgg19"
     identity_network: IdentityNetwork = "arcface"

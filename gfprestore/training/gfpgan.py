@@ -305,9 +305,10 @@ class RestorationRecipe:
     def _teach_generator(self, batches: Sequence[Batch], step: int, factor: float, totals: Totals) -> list[Made]:
         """One update by all losses; in the warm-up of the discriminators the generator only makes their food."""
         is_learning = step > self.preset.discriminator_warmup
+        still = self.generator.unet if step <= self.preset.unet_after else ()
         self.updates.clear("generator")
         made = []
-        with frozen(self.discriminator, self.component_discriminators), torch.set_grad_enabled(is_learning):
+        with frozen(self.discriminator, self.component_discriminators, *still), torch.set_grad_enabled(is_learning):
             for batch in batches:
                 with self.updates.autocast():
                     losses, part = self.losses_of(batch, step)

@@ -291,7 +291,8 @@ def _activations(recipe: RestorationRecipe | PriorRecipe, share: int) -> int:
         if isinstance(recipe, PriorRecipe):
             recipe.losses_of(batch)
         else:
-            recipe.losses_of(batch, max(recipe.preset.discriminator_warmup, recipe.preset.critics_after) + 1)
+            preset = recipe.preset
+            recipe.losses_of(batch, max(preset.discriminator_warmup, preset.critics_after, preset.unet_after) + 1)
     return sum(size for storage, size in kept.items() if storage not in own)
 
 

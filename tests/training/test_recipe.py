@@ -566,6 +566,21 @@ def test_a_trained_restorer_goes_on_against_its_own_discriminators(data: Path, t
         recipe_of(tiny_config(data, tmp_path / "third", weights=weights, component_width=4))
 
 
+def test_the_unet_stands_still_as_long_as_the_preset_says(data: Path, tmp_path: Path) -> None:
+    losses = {"reconstruction": 1.0, "pyramid": 1.0}
+    config = tiny_config(data, tmp_path, losses=losses, unet_after=2, gradient_limit=1.0, start="nothing")
+    recipe = recipe_of(config)
+    unet = {name for name in recipe.generator.state_dict() if name.startswith(("conv_body_", "final_conv.", "toRGB."))}
+    for step in (1, 2, 3):
+        before, average = snapshot(recipe.generator), snapshot(recipe.average)
+        recipe.step([batch_of(config)], step, 1.0)
+        moved = changed(recipe.generator, before)
+        assert moved & unet == (unet if step == 3 else set())
+        assert {name.split(".")[0] for name in moved - unet} >= {"final_linear", "condition_scale", "stylegan_decoder"}
+        assert bool(changed(recipe.average, average) & unet) is (step == 3)
+    assert all(parameter.requires_grad for part in recipe.generator.unet for parameter in part.parameters())
+
+
 def test_what_the_next_compact_restorer_is_trained_from_fits_its_preset(data: Path, tmp_path: Path) -> None:
     kept = Path(__file__).parents[2] / "weights"
     for path in [kept / "compact-restorer.safetensors", *(kept / "training" / "restorer").glob("*.safetensors")]:
