@@ -160,7 +160,8 @@ class Start:
             "the discriminators of eyes and mouth": self.component_path,
         }
         parts = [f"{what} {path}" for what, path in besides.items() if path is not None]
-        return " with ".join([f"the {self.kind} {self.path}", *([" and ".join(parts)] if parts else [])])
+        row = f"the {self.kind} {self.path}"
+        return f"{row} with {' and '.join(parts)}" if parts else row
 
 
 def open_critics(config: TrainConfig, store: WeightsStore) -> Critics:

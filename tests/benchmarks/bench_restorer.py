@@ -78,11 +78,15 @@ def open_methods(weights: Path | None, strength: float = 1.0) -> dict[str, Calla
     }
 
 
+def blended(plain: Pixels, restored: Pixels, share: float) -> Pixels:
+    """This share of the restored face, and the rest of the plain one."""
+    blend = share * restored.astype(np.float32) + (1 - share) * plain.astype(np.float32)
+    return np.asarray(np.rint(blend).astype(np.uint8))
+
+
 def as_run_takes_it(lq: Pixels, restored: Pixels) -> Pixels:
     """The blend of `run` for the embedded restorer, whatever restored the face."""
-    share = EMBEDDED_LIMITS.share(len(lq), crop_sharpness(resized(lq, 256)))
-    blend = share * restored.astype(np.float32) + (1 - share) * lq.astype(np.float32)
-    return np.asarray(np.rint(blend).astype(np.uint8))
+    return blended(lq, restored, EMBEDDED_LIMITS.share(len(lq), crop_sharpness(resized(lq, 256))))
 
 
 def scores_of(
@@ -138,11 +142,6 @@ class Case:
     side: int
     share: float
 
-    def blend(self, share: float) -> Pixels:
-        """This share of the restored face and the rest of the plain one."""
-        mixed = share * self.restored.astype(np.float32) + (1 - share) * self.plain.astype(np.float32)
-        return np.asarray(np.rint(mixed).astype(np.uint8))
-
 
 def cases_of(
     restore: Callable[[Pixels], Pixels], lqs: Sequence[Pixels], gts: Sequence[Pixels], sides: Sequence[int], by: str
@@ -176,8 +175,11 @@ def print_shares(cases: Sequence[Case], by: str, shares: Sequence[float]) -> Non
     """One row a bin of the key, and one a side: what each share of the restored picture changes, last that of `run`."""
     gts = [case.gt for case in cases]
     before = scores_of([case.plain for case in cases], gts, SIDE_METRICS)
-    after = [scores_of([case.blend(share) for case in cases], gts, SIDE_METRICS) for share in shares]
-    after.append(scores_of([case.blend(case.share) for case in cases], gts, SIDE_METRICS))
+    columns = [*([share] * len(cases) for share in shares), [case.share for case in cases]]
+    after = []
+    for column in columns:
+        pictures = [blended(case.plain, case.restored, share) for case, share in zip(cases, column, strict=True)]
+        after.append(scores_of(pictures, gts, SIDE_METRICS))
     keys, sides = np.array([case.key for case in cases]), np.array([case.side for case in cases])
     edges = (0.0, *EDGES[by], np.inf)
     groups = [(f"{by} {low} to {high}", (keys >= low) & (keys < high)) for low, high in pairwise(edges)]
