@@ -8,7 +8,7 @@ configuration where it says more. Opens no file.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
@@ -45,11 +45,31 @@ _SWITCHED_OFF_WITH: dict[str, tuple[str, ...]] = {
 }
 
 
+def _check(holder: object, bounds: Mapping[str, tuple[float, float]], above: Sequence[str] = ()) -> None:
+    """Whether values lie in their bounds, both of which they may be; those of `above` are above 0.
+
+    Raises:
+        ValueError: One lies outside.
+    """
+    for name, (lowest, highest) in bounds.items():
+        value = getattr(holder, name)
+        if value is not None and not lowest <= value <= highest:
+            limits = f"{lowest:g} or more" if highest == math.inf else f"from {lowest:g} to {highest:g}"
+            raise ValueError(f"{name} is {limits}, not {value:g}")
+    for name in above:
+        value = getattr(holder, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} is above 0, not {value:g}")
+
+
 @dataclass(frozen=True)
 class LossWeights:
     """What each loss is multiplied with; 0 leaves it out. The defaults are the paper's (section 4.1).
 
     Distillation is not the paper's; `make_config` has it count where a teacher is named.
+
+    Raises:
+        ValueError: A weight is negative.
     """
 
     reconstruction: float = 0.1
@@ -62,6 +82,11 @@ class LossWeights:
     component_matching: float = 0.0
     identity: float = 10.0
     distillation: float = 0.0
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            if getattr(self, item.name) < 0:
+                raise ValueError(f"losses.{item.name} is 0 or more, not {getattr(self, item.name):g}")
 
     def without(self, name: str) -> LossWeights:
         """These weights with one loss of `LOSSES` left out, and whatever cannot be without it.
@@ -96,6 +121,9 @@ class Distillation:
         shrink: Factor by which photos are made smaller before patches are cut out.
         clean: Share of the patches that are not degraded.
         perceptual_after: First steps without the perceptual loss, to spare time: it sharpens what is right already.
+
+    Raises:
+        ValueError: A value is out of range.
     """
 
     teacher: str = "real-esrgan-x4plus"
@@ -109,6 +137,12 @@ class Distillation:
     shrink: tuple[float, float] = (1.0, 4.0)
     clean: float = 0.25
     perceptual_after: int = 0
+
+    def __post_init__(self) -> None:
+        counts = dict.fromkeys(("features", "convolutions", "patches", "patch_size"), (1, math.inf))
+        _check(self, {**counts, "scale": (1, 4), "tone_radius": (0, math.inf), "rim": (0, math.inf), "clean": (0, 1)})
+        if not 1 <= self.shrink[0] <= self.shrink[1]:
+            raise ValueError(f"shrink is a range from 1 on, not {self.shrink[0]:g}, {self.shrink[1]:g}")
 
 
 @dataclass(frozen=True)
@@ -157,6 +191,9 @@ class Preset:
         ema_halflife: Steps after which half of the moving average is new.
         exports_half: The exported restorer is float16, half as large; the checkpoint stays float32.
         distillation: Of the background stage; None for the others.
+
+    Raises:
+        ValueError: A value is out of range. What options of their own set, such as `steps`, `TrainConfig` looks at.
     """
 
     about: str
@@ -200,6 +237,16 @@ class Preset:
     exports_half: bool = False
     distillation: Distillation | None = None
 
+    def __post_init__(self) -> None:
+        if not min(self.rate, self.discriminator_rate, self.component_rate) > 0:
+            raise ValueError("learning rates are above 0")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas are from 0 to below 1, not {self.betas[0]:g}, {self.betas[1]:g}")
+        counts = dict.fromkeys(("style_dim", "mlp_layers", "component_width", "r1_every", "path_every"), (1, math.inf))
+        firsts = ("discriminator_warmup", "critics_after", "unet_after", "pyramid_until", "r1_gamma", "path_weight")
+        shares = {"mixing": (0, 1), "jitter": (0, 0.5), "perceptual_crop": (32, math.inf)}
+        _check(self, {**counts, **dict.fromkeys(firsts, (0, math.inf)), **shares}, ("ema_halflife", "gradient_limit"))
+
     def network(self) -> GFPGANConfig:
         """The sizes of the generator.
 
@@ -219,7 +266,7 @@ class Preset:
                 colour_radius=self.colour_radius,
             )
         except ValueError as error:
-            raise UsageError(f"no network can be built: {error}. Choose another --size.") from error
+            raise UsageError(f"no network can be built: {error}. Choose another --size or --set.") from error
 
     def discriminator_channels(self) -> tuple[int, ...]:
         """Features of the discriminator at 4, 8 and so on: as of the paper's prior, whatever the channel multiplier."""
@@ -475,12 +522,14 @@ def _read_value(text: str, kind: Any) -> Any:
         return choices[text]
     if kind not in (int, float, str):
         raise ValueError("it has values of its own; name one of them after a dot")
+    if kind is str:
+        return text
     try:
         value = kind(text)
     except ValueError:
-        raise ValueError(f"a number is wanted, not {text!r}") from None
-    if kind is float and not math.isfinite(value):
-        raise ValueError(f"a number is wanted, not {text!r}")
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{'a whole number' if kind is int else 'a number'} is wanted, not {text!r}")
     return value
 
 
@@ -540,11 +589,6 @@ class TrainConfig:
                 raise UsageError(f"--{name.replace('_', '-')} is 1 or more, not {getattr(self, name)}.")
         if self.workers is not None and self.workers < 0:
             raise UsageError(f"--workers is 0 or more, not {self.workers}.")
-        if not min(self.preset.rate, self.preset.discriminator_rate, self.preset.component_rate) > 0:
-            raise UsageError("learning rates are above 0.")
-        for item in fields(self.preset.losses):
-            if getattr(self.preset.losses, item.name) < 0:
-                raise UsageError(f"losses.{item.name} is 0 or more, not {getattr(self.preset.losses, item.name):g}.")
         if self.preset.steps < 1 or self.preset.batch_size < 1:
             raise UsageError(f"--steps and --batch-size are 1 or more: {self.preset.steps}, {self.preset.batch_size}.")
         if self.preset.batch_size % self.accumulate:

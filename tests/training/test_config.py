@@ -187,11 +187,33 @@ def test_any_value_of_the_preset_can_be_set() -> None:
         ("rate=-1", "learning rates are above 0"),
         ("rate=nan", "--set rate=nan: a number is wanted, not 'nan'"),
         ("losses.identity=-3", "losses.identity is 0 or more, not -3"),
+        ("steps=1e3", "--set steps=1e3: a whole number is wanted, not '1e3'"),
+        ("ema-halflife=0", "--set ema-halflife=0: ema_halflife is above 0, not 0"),
+        ("gradient-limit=-1", "gradient_limit is above 0, not -1"),
+        ("betas=0,1", "betas are from 0 to below 1, not 0, 1"),
+        ("component-width=0", "component_width is 1 or more, not 0"),
+        ("r1-every=0", "r1_every is 1 or more, not 0"),
+        ("unet-after=-1", "unet_after is 0 or more, not -1"),
+        ("mixing=1.5", "mixing is from 0 to 1, not 1.5"),
+        ("input-share=5", "input_share is from 0 to below 1, not 5"),
     ],
 )
 def test_a_value_that_cannot_be_is_told(value: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         config_of("compact", values=[value])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("patches=0", "patches is 1 or more, not 0"),
+        ("clean=-0.5", "clean is from 0 to 1, not -0.5"),
+        ("shrink=0,2", "shrink is a range from 1 on, not 0, 2"),
+    ],
+)
+def test_a_value_of_the_background_stage_that_cannot_be_is_told(value: str, message: str) -> None:
+    with pytest.raises(UsageError, match=f"--set distillation.{value}: {message}"):
+        config_of("compact", stage="background", values=[f"distillation.{value}"])
 
 
 def test_options_override_the_preset_and_leave_the_table_alone() -> None:
