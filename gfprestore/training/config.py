@@ -244,7 +244,7 @@ class Preset:
             raise ValueError(f"betas are from 0 to below 1, not {self.betas[0]:g}, {self.betas[1]:g}")
         counts = dict.fromkeys(("style_dim", "mlp_layers", "component_width", "r1_every", "path_every"), (1, math.inf))
         firsts = ("discriminator_warmup", "critics_after", "unet_after", "pyramid_until", "r1_gamma", "path_weight")
-        shares = {"mixing": (0, 1), "jitter": (0, 0.5), "perceptual_crop": (32, math.inf)}
+        shares = {"mixing": (0, 1), "jitter": (0, 0.5), "perceptual_crop": (1, math.inf)}
         _check(self, {**counts, **dict.fromkeys(firsts, (0, math.inf)), **shares}, ("ema_halflife", "gradient_limit"))
 
     def network(self) -> GFPGANConfig:
