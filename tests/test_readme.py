@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pictures import pixels_of, size_of
 from PIL import Image
+from samples import pixels_of, size_of
 
-from gfprestore.cli import main
+from gfprestore.batch.results import PhotoResult
+from gfprestore.commands.app import main
 from gfprestore.errors import ExitCode
-from gfprestore.pipeline import PhotoResult
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

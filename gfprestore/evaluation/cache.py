@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from gfprestore import __version__
-from gfprestore.errors import FolderError
+from gfprestore._version import __version__
+from gfprestore.files import append
 
 SCORES_NAME = "scores.jsonl"
 KEY_BYTES = 32
@@ -131,27 +131,3 @@ class FeatureCache:
         rows = [bytes.fromhex(key) + row.astype("<f4").tobytes() for key, row in zip(keys, features, strict=True)]
         append(self._folder / f"features-{self._metric}-{features.shape[1]}.bin", b"".join(rows))
         self._rows.update(zip(keys, features, strict=True))
-
-
-def append(path: Path, data: bytes, line_end: bytes = b"") -> None:
-    """Adds to the end of a file in one write; a torn last line before it is ended first.
-
-    Args:
-        path: The file, made where it is missing.
-        data: What to add.
-        line_end: What a line ends with, for files of lines.
-
-    Raises:
-        FolderError: It cannot be written.
-    """
-    try:
-        with path.open("ab+") as stream:
-            if line_end and stream.tell():
-                stream.seek(-len(line_end), os.SEEK_END)
-                if stream.read(len(line_end)) != line_end:
-                    data = line_end + data
-            stream.write(data)
-    except OSError as error:
-        raise FolderError(
-            f"{path} cannot be written: {error.strerror or error}. Make room or name another folder with --output."
-        ) from None

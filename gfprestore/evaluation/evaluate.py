@@ -17,17 +17,11 @@ import cv2
 import numpy as np
 import torch
 
-from gfprestore import __version__
-from gfprestore.device import choose_device
-from gfprestore.errors import FolderError, PhotoError, UsageError
-from gfprestore.evaluation.files import sha256_of, write_whole
-from gfprestore.evaluation.metrics import DEFAULT_METRICS, METRICS, PictureMetric, SetMetric, open_metric
-from gfprestore.evaluation.page import Page
-from gfprestore.evaluation.published import published_for
-from gfprestore.evaluation.report import MethodReport, Report, json_text, markdown
-from gfprestore.evaluation.restoring import Written, align_photos, restoration_settings, restore_set
-from gfprestore.evaluation.scoring import MetricOpener, Scorer, Subject, open_metrics
-from gfprestore.evaluation.testsets import (
+from gfprestore._version import __version__
+from gfprestore.batch.journal import Journal, utc_now
+from gfprestore.batch.output_folder import prepare_output
+from gfprestore.data.images import sha256_of
+from gfprestore.data.test_sets import (
     Alignment,
     TestSet,
     file_list_checksum,
@@ -36,11 +30,18 @@ from gfprestore.evaluation.testsets import (
     listed,
     open_test_set,
 )
-from gfprestore.folders import prepare_output
-from gfprestore.journal import Journal, utc_now
-from gfprestore.opening import DownloadReport, Opener
-from gfprestore.restoration import Restoration, RunOptions
-from gfprestore.weights import WeightsStore, user_folder
+from gfprestore.device import choose_device
+from gfprestore.errors import FolderError, PhotoError, UsageError
+from gfprestore.evaluation.html_report import Page
+from gfprestore.evaluation.metrics.opening import DEFAULT_METRICS, METRICS, PictureMetric, SetMetric, open_metric
+from gfprestore.evaluation.published import published_for
+from gfprestore.evaluation.report import MethodReport, Report, json_text, markdown
+from gfprestore.evaluation.restoring import Written, align_photos, restoration_settings, restore_set
+from gfprestore.evaluation.scoring import MetricOpener, Scorer, Subject, open_metrics
+from gfprestore.files import write_whole
+from gfprestore.restoration.model_loader import DownloadReport, Opener
+from gfprestore.restoration.restoration import Restoration, RunOptions
+from gfprestore.weights.store import WeightsStore, user_folder
 
 CACHE_FOLDER = "cache"
 STATISTICS_FOLDER = "statistics"

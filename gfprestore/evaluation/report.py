@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gfprestore.evaluation.metrics import METRICS
+from gfprestore.data.test_sets import CHECKSUM_RULE, TestSet, listed
+from gfprestore.evaluation.metrics.opening import METRICS
 from gfprestore.evaluation.published import PublishedTable
 from gfprestore.evaluation.scoring import READING_RULE, SIZE_RULE, MethodScores, MetricScore, Subject
-from gfprestore.evaluation.testsets import CHECKSUM_RULE, TestSet, listed
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 NOT_SAME = {"other": "†", "unknown": "‡"}

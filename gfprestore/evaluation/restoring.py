@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from gfprestore.alignment import align_face
-from gfprestore.detection import Detector, select_faces
+from gfprestore.batch.journal import FAILED, RESTORED, Journal, JournalEntry, read_source_state, utc_now
+from gfprestore.batch.output_folder import create_folder_within
+from gfprestore.data.images import Pixels, read_pixels, write_png
+from gfprestore.data.test_sets import ALIGNED_SIDE
 from gfprestore.device import precision_name
 from gfprestore.errors import FaceError, FolderError, GfprestoreError
-from gfprestore.evaluation.files import Pixels, read_pixels, write_png
-from gfprestore.evaluation.testsets import ALIGNED_SIDE
-from gfprestore.folders import create_folder_within
-from gfprestore.journal import FAILED, RESTORED, Journal, JournalEntry, read_source_state, utc_now
-from gfprestore.restoration import PreparedPhoto, Restoration
+from gfprestore.faces.alignment import align_face
+from gfprestore.faces.detection import Detector, select_faces
+from gfprestore.restoration.restoration import PreparedPhoto, Restoration
 
 ALIGNED_FOLDER = "aligned"
 RESTORED_FOLDER = "restored"

@@ -15,12 +15,12 @@ from typing import Protocol, cast
 import numpy as np
 import torch
 
+from gfprestore.data.images import Pixels, ReadPicture, read_pixels, resized
+from gfprestore.data.test_sets import listed
 from gfprestore.device import is_out_of_memory, release_memory
 from gfprestore.errors import GfprestoreError, PhotoError
 from gfprestore.evaluation.cache import FeatureCache, ScoreCache, metric_key, picture_key
-from gfprestore.evaluation.files import Pixels, ReadPicture, read_pixels, resized
-from gfprestore.evaluation.metrics import METRICS, MetricSpec, MetricUnavailable, PictureMetric, SetMetric
-from gfprestore.evaluation.testsets import listed
+from gfprestore.evaluation.metrics.opening import METRICS, MetricSpec, MetricUnavailable, PictureMetric, SetMetric
 
 SAME_ASPECT = 0.01  # difference of width to height, as a share, up to which pictures of two sizes are the same view
 

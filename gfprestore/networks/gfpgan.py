@@ -174,9 +174,7 @@ class GFPGAN(nn.Module):
         self.toRGB = nn.ModuleList([_convolution(channels, 3, 1, config.layout) for channels in unet[1:]])
         latents = 2 * len(unet) if config.different_w else 1
         self.final_linear = _linear(unet[0] * 16, latents * config.style_dim, config.layout)
-        self.stylegan_decoder = StyleGAN2Generator(
-            config.channels, config.style_dim, config.mlp_layers, config.layout
-        )
+        self.stylegan_decoder = StyleGAN2Generator(config.channels, config.style_dim, config.mlp_layers, config.layout)
         if config.modulation != "none":
             share = 1 if config.modulation == "split" else 2
             self.condition_scale = nn.ModuleList(

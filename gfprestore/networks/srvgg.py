@@ -79,7 +79,6 @@ class SRVGGNetCompact(nn.Module):
             detail = self._toneless(detail)
         return F.pixel_shuffle(detail, self.scale) + F.interpolate(lq, scale_factor=float(self.scale), mode="nearest")
 
-
     def _toneless(self, detail: Tensor) -> Tensor:
         """Takes the mean over its neighbourhood off the detail (B, channels * scale**2, H, W)."""
         batch, _, height, width = detail.shape

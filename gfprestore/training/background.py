@@ -16,22 +16,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gfprestore import __version__
-from gfprestore.background import Background, NetworkBackground
-from gfprestore.checkpoints import LoadedNetwork, load_network
+from gfprestore._version import __version__
 from gfprestore.errors import WeightsMismatchError
 from gfprestore.networks.layers import box_mean
 from gfprestore.networks.rrdbnet import RRDBNet
 from gfprestore.networks.srvgg import SRVGGConfig, SRVGGNetCompact
-from gfprestore.training.checkpoint import Sizes, write_weights
-from gfprestore.training.config import Distillation, TrainConfig
-from gfprestore.training.critics import Critics
+from gfprestore.restoration.background import Background, NetworkBackground
+from gfprestore.training.config import TrainConfig
 from gfprestore.training.distributed import World
-from gfprestore.training.gfpgan import Totals
-from gfprestore.training.loop import Batch
+from gfprestore.training.loss_networks import Critics
 from gfprestore.training.losses import perceptual_loss, reconstruction_loss
-from gfprestore.training.updates import Updates, all_finite, place, update_average
-from gfprestore.weights import WeightsStore
+from gfprestore.training.optimizers import Updates, all_finite, place, update_average
+from gfprestore.training.presets import Distillation
+from gfprestore.training.recipe import Batch, Totals
+from gfprestore.training.training_state import Sizes, write_weights
+from gfprestore.weights.checkpoints import LoadedNetwork, load_network
+from gfprestore.weights.store import WeightsStore
 
 BACKGROUND_NAME = "background.safetensors"
 

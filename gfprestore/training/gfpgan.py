@@ -7,7 +7,7 @@ generator just made. Pictures are (B, 3, S, S) RGB in [-1, 1]. Opens no file but
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gfprestore import __version__
-from gfprestore.errors import WeightsMismatchError
+from gfprestore._version import __version__
 from gfprestore.networks.discriminators import FacialComponentDiscriminator, StyleGAN2Discriminator
 from gfprestore.networks.gfpgan import GFPGAN
-from gfprestore.networks.stylegan2 import StyleGAN2Generator
-from gfprestore.training.checkpoint import Sizes, write_weights
 from gfprestore.training.config import TrainConfig
-from gfprestore.training.critics import COMPONENTS_NAME, DISCRIMINATOR_NAME, Critics, Start
 from gfprestore.training.distributed import World
-from gfprestore.training.growth import generator_size, grown_discriminator, grown_generator, steer_anew
-from gfprestore.training.loop import Batch
+from gfprestore.training.initial_weights import (
+    COMPONENTS_NAME,
+    DISCRIMINATOR_NAME,
+    Start,
+    leave_out_noise,
+    load_component_discriminators,
+    load_discriminator,
+    load_start,
+)
+from gfprestore.training.loss_networks import Critics
 from gfprestore.training.losses import (
     COMPONENTS,
     Component,
@@ -43,12 +47,11 @@ from gfprestore.training.losses import (
     reconstruction_loss,
     style_loss,
 )
-from gfprestore.training.updates import Updates, all_finite, frozen, place, update_average
+from gfprestore.training.optimizers import Updates, all_finite, frozen, place, update_average
+from gfprestore.training.recipe import Batch, Totals
+from gfprestore.training.training_state import Sizes, write_weights
 
 RESTORER_NAME = "restorer.safetensors"
-
-SAME_SIZES = "Name the preset that the file was trained with, or another file."
-WITHOUT_IT = "Move the file away to begin with random weights, or start from other weights."
 
 Patches = dict[Component, Tensor]
 
@@ -68,19 +71,6 @@ class Made:
     gt: Tensor
     patches: Patches
     gt_patches: Patches
-
-
-class Totals:
-    """Losses by name, each the mean over the parts of a step."""
-
-    def __init__(self, parts: int) -> None:
-        self.parts = parts
-        self.values: dict[str, Tensor] = {}
-
-    def add(self, name: str, value: Tensor) -> None:
-        """Adds one part's loss."""
-        share = value.detach() / self.parts
-        self.values[name] = self.values[name] + share if name in self.values else share
 
 
 class RestorationRecipe:
@@ -114,7 +104,7 @@ class RestorationRecipe:
         self.network = start.network
         torch.manual_seed(config.seed)  # the random weights to start from
         self.generator = GFPGAN(self.network)
-        _load_start(self.generator, start)
+        load_start(self.generator, start)
         self.discriminator = StyleGAN2Discriminator(self.preset.discriminator_channels())
         load_discriminator(self.discriminator, start)
         self.component_discriminators = nn.ModuleDict(
@@ -375,78 +365,3 @@ class RestorationRecipe:
             totals.add("component-discriminator", loss)
             self.updates.backward(loss / totals.parts)
         self.updates.apply("components", factor)
-
-
-def _load_start(generator: GFPGAN, start: Start) -> None:
-    if start.kind == "prior":
-        load_prior(generator.stylegan_decoder, start)
-    elif start.kind == "restorer":
-        load_strictly(generator, start.state, start.path, "the restorer of this training", SAME_SIZES)
-    if start.prior_state:
-        _seat_prior(generator, start)
-
-
-def _seat_prior(generator: GFPGAN, start: Start) -> None:
-    """Has a restorer's decoder go on from the start's prior; see `steer_anew`.
-
-    Raises:
-        WeightsMismatchError: Its tensors do not fit.
-    """
-    decoder = generator.stylegan_decoder
-    state = {**decoder.state_dict(), **start.prior_state}
-    load_strictly(decoder, state, start.prior_path, "the decoder of this restorer", SAME_SIZES)
-    steer_anew(generator, generator_size(start.prior_state))
-
-
-def leave_out_noise(generator: StyleGAN2Generator) -> None:
-    """Has a generator add no noise to its features, and never learn to."""
-    for strength in generator.noise_strengths():
-        strength.data.zero_()
-        strength.requires_grad_(False)
-
-
-def load_prior(generator: StyleGAN2Generator, start: Start) -> None:
-    """Loads a start's prior, grown where it is a smaller one.
-
-    Raises:
-        WeightsMismatchError: Its tensors do not fit.
-    """
-    state = grown_generator(start.state, generator)
-    load_strictly(generator, state, start.path, "the prior of this training", SAME_SIZES)
-
-
-def load_discriminator(discriminator: StyleGAN2Discriminator, start: Start) -> None:
-    """Loads the discriminator that a start was trained against, if one lies there, grown where it is smaller.
-
-    Raises:
-        WeightsMismatchError: Its tensors do not fit.
-    """
-    if start.critic_state:
-        state = grown_discriminator(start.critic_state, discriminator)
-        load_strictly(discriminator, state, start.critic_path, "the discriminator of this training", WITHOUT_IT)
-
-
-def load_component_discriminators(discriminators: nn.ModuleDict, start: Start) -> None:
-    """Loads the discriminators of eyes and mouth that a start was trained against, if they lie there.
-
-    Raises:
-        WeightsMismatchError: Their tensors do not fit.
-    """
-    if start.component_state:
-        what = "the discriminators of eyes and mouth of this training"
-        load_strictly(discriminators, start.component_state, start.component_path, what, WITHOUT_IT)
-
-
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path | None, what: str, advice: str) -> None:
-    """Loads tensors into a network; the advice is for whoever named a file that does not fit.
-
-    Raises:
-        WeightsMismatchError: Tensors are missing, left over, or of another shape.
-    """
-    try:
-        module.load_state_dict(dict(state), strict=True)
-    except RuntimeError as error:
-        lines = str(error).splitlines()
-        raise WeightsMismatchError(
-            f"{path} does not fit {what}: {lines[1].strip() if len(lines) > 1 else lines[0]} {advice}"
-        ) from error

@@ -8,42 +8,37 @@ on as if it never had been: bit for bit on the CPU.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import os
 import random
 import signal
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from gfprestore.data.face_dataset import Sample, collate
 from gfprestore.device import face_seed, is_out_of_memory
-from gfprestore.errors import DeviceError, FolderError, TrainingDivergedError, TrainingInterruptedError, UsageError
-from gfprestore.tensors import signed_to_pixels
-from gfprestore.training.checkpoint import (
+from gfprestore.errors import DeviceError, FolderError, TrainingDivergedError, TrainingInterruptedError
+from gfprestore.files import remove_leftovers
+from gfprestore.training.config import TrainConfig
+from gfprestore.training.distributed import World
+from gfprestore.training.loader import BatchLoader, batch_of
+from gfprestore.training.logs import SpeedMeter, TrainingLog, write_png
+from gfprestore.training.recipe import Recipe, Tell
+from gfprestore.training.training_state import (
     CHECKPOINT_NAME,
     Checkpoint,
-    Sizes,
     read_checkpoint,
     write_checkpoint,
-    write_whole,
 )
-from gfprestore.training.config import TrainConfig
-from gfprestore.training.dataset import Sample, StreamSampler, collate, single_threaded
-from gfprestore.training.distributed import World
 
-LOG_NAME = "log.jsonl"
 SAMPLES_FOLDER = "samples"
 SAMPLE_FACES = 4
 
@@ -52,57 +47,6 @@ EXPLODED = 10.0
 
 MOST_RETURNS = 5
 """How often a training goes back to one and the same checkpoint before it gives up."""
-
-Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Pictures that are computed together.
-
-    Attributes:
-        sample: The pictures, batched.
-        seeds: One a picture, of whatever is drawn for it; they depend on its place in the stream alone.
-    """
-
-    sample: Sample
-    seeds: list[int]
-
-
-class Recipe(Protocol):
-    """Networks, losses and optimisers of one stage."""
-
-    def step(self, batches: Sequence[Batch], step: int, rate_scale: float) -> dict[str, Tensor]:
-        """Learns from one step's pictures, given in parts; returns scalars by name, `step` 1 being the first."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """Everything that learnt, as tensors and plain values."""
-        ...
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Takes over what `state` gave."""
-        ...
-
-    def sizes(self) -> Sizes:
-        """What must be the same for a state to fit."""
-        ...
-
-    def is_finite(self) -> bool:
-        """Whether all weights are numbers."""
-        ...
-
-    def rate(self) -> float:
-        """The generator's learning rate of the last step."""
-        ...
-
-    def pictures(self, batch: Batch) -> list[Tensor]:
-        """Columns of the sample picture: (B, 3, S, S) RGB in [-1, 1] each."""
-        ...
-
-    def export(self, folder: Path, step: int) -> Path:
-        """Writes the weights that are worth using; returns the file."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -228,8 +172,8 @@ class _Training:
         self.returns = 0
         self.saved_step = -1
         self.returns_to_saved = 0
-        self.feed = _Feed(dataset, config, device, world, self.tell)
-        self.log: _Log | None = None
+        self.feed = BatchLoader(dataset, config, device, world, self.tell)
+        self.log: TrainingLog | None = None
 
     def run(self, is_stopped: Callable[[], bool]) -> TrainReport:
         """All steps that are left."""
@@ -241,9 +185,9 @@ class _Training:
             self.tell(f"Going on from step {self.step} of {steps} ({self.checkpoint_path}).")
         else:
             self._save()  # a place to go back to, and a disk that is full is told before the first step
-        self.log = log = _Log(self.config.output, self.step) if self.world.leads else None
+        self.log = log = TrainingLog(self.config.output, self.step) if self.world.leads else None
         feed = self.feed
-        meter = _Meter(self.config.preset.batch_size)
+        meter = SpeedMeter(self.config.preset.batch_size)
         losses: dict[str, float] = {}
         watch = _Watch()
         try:
@@ -288,6 +232,8 @@ class _Training:
     def _prepare_folder(self) -> None:
         try:
             (self.config.output / SAMPLES_FOLDER).mkdir(parents=True, exist_ok=True)
+            if self.world.leads:
+                remove_leftovers(self.config.output)
         except OSError as error:
             raise FolderError(
                 f"{self.config.output} cannot be made: {error.strerror or error}. Name another folder with --output."
@@ -347,7 +293,7 @@ class _Training:
             f"learning rates now {rate_scale:g} of the preset's."
         )
 
-    def _report(self, losses: Mapping[str, float], meter: _Meter) -> None:
+    def _report(self, losses: Mapping[str, float], meter: SpeedMeter) -> None:
         steps = self.config.preset.steps
         if self.log is None or (self.step % self.config.log_every and self.step != steps):
             return
@@ -374,7 +320,7 @@ class _Training:
 
     def _write_samples(self) -> None:
         sample = collate([self.dataset[position] for position in range(SAMPLE_FACES)])
-        columns = self.recipe.pictures(_batch_of(sample, range(SAMPLE_FACES), self.config.seed, self.device))
+        columns = self.recipe.pictures(batch_of(sample, range(SAMPLE_FACES), self.config.seed, self.device))
         picture = torch.cat([torch.cat(list(row), 2) for row in zip(*columns, strict=True)], 1)  # (3, H, W)
         write_png(picture, self.config.output / SAMPLES_FOLDER / f"{self.step:07d}.png")
 
@@ -405,246 +351,12 @@ class _Watch:
         return False
 
 
-class _Feed:
-    """Batches of the stream, loaded by as many processes as it takes not to wait for them.
-
-    Without a number of workers given, the first steps load in this process and are timed.
-    """
-
-    MEASURED_STEPS = 2
-
-    def __init__(
-        self, dataset: Dataset[Sample], config: TrainConfig, device: torch.device, world: World, tell: Tell
-    ) -> None:
-        self.dataset = dataset
-        self.config = config
-        self.device = device
-        self.world = world
-        self.tell = tell
-        self.waited = 0.0
-        self.workers = config.workers or 0
-        self.measured = 0 if config.workers is None else self.MEASURED_STEPS
-        self.iterator: Iterator[Sample] | None = None
-        self.told: set[Path] = set()
-        share, rest = divmod(config.preset.batch_size, world.size * config.accumulate)
-        if rest or not share:
-            raise UsageError(
-                f"--batch-size {config.preset.batch_size} cannot be shared by {world.size} processes and "
-                f"{config.accumulate} parts. Use a multiple of {world.size * config.accumulate}."
-            )
-        self.share = share
-        cores = usable_cores()
-        if self.workers > cores:
-            tell(f"--workers {self.workers} is more than the {cores} core(s) that this process may use.")
-
-    def batches(self, position: int) -> list[Batch]:
-        """The parts of this process of the step that begins at `position`; they follow one another."""
-        start = time.perf_counter()
-        if self.iterator is None:
-            self.iterator = self._open(position)
-        batches = []
-        for part in range(self.config.accumulate):
-            first = position + part * self.share * self.world.size + self.world.rank
-            places = range(first, first + self.share * self.world.size, self.world.size)
-            sample = self._next(self.iterator)
-            batches.append(_batch_of(sample, places, self.config.seed, self.device))
-        self.waited = time.perf_counter() - start
-        return batches
-
-    def _next(self, iterator: Iterator[Sample]) -> Sample:
-        """The next pictures; files that cannot be used are told, each once."""
-        try:
-            sample = next(iterator)
-        except FolderError as error:  # of a worker process it comes with the worker's traceback around it
-            raise FolderError(str(error).strip().splitlines()[-1].rpartition("FolderError: ")[2]) from error
-        for skipped in sample.skipped:
-            if skipped.path not in self.told:
-                self.told.add(skipped.path)
-                self.tell(f"left out: {skipped.reason}")
-        return sample
-
-    def took(self, seconds: float) -> None:
-        """Says how long a step took without loading; decides on the workers when enough is known."""
-        if self.measured >= self.MEASURED_STEPS:
-            return
-        self.measured += 1
-        if self.measured < self.MEASURED_STEPS:  # the first step also pays for everything that is done once
-            return
-        cores = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-        self.workers = workers_for(self.waited, seconds, cores, is_cpu=self.device.type == "cpu")
-        self.tell(
-            f"Loading a step's {self.config.preset.batch_size} pictures takes {self.waited:.3f} s in one process, "
-            f"learning from them {seconds:.3f} s: {self.workers or 'no'} worker process(es)."
-        )
-        self.close()
-
-    def close(self) -> None:
-        """Ends the worker processes and forgets what was loaded ahead; the next batches begin where asked for."""
-        iterator, self.iterator = self.iterator, None
-        if iterator is not None:
-            _end_workers(iterator)
-
-    def _open(self, position: int) -> Iterator[Sample]:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "This DataLoader will create")  # that there are few cores was told
-            loader = DataLoader(
-                self.dataset,
-                batch_size=self.share,
-                sampler=StreamSampler(position, self.world.rank, self.world.size),
-                num_workers=self.workers,
-                collate_fn=collate,
-                pin_memory=self.device.type == "cuda",
-                worker_init_fn=single_threaded if self.workers else None,
-                prefetch_factor=4 if self.workers else None,
-                generator=torch.Generator(),
-            )
-            return iter(loader)
-
-
-def workers_for(loading: float, learning: float, cores: int, *, is_cpu: bool) -> int:
-    """How many processes must load so that learning never waits.
-
-    Args:
-        loading: Seconds that one process needs to load a step's pictures.
-        learning: Seconds of a step without loading.
-        cores: That this process may use.
-        is_cpu: Whether learning itself needs the cores; then small work is not worth a process.
-    """
-    needed = loading / max(learning, 1e-6)
-    if is_cpu and needed < 0.05:
-        return 0
-    return max(1, min(math.ceil(1.25 * needed), cores - 1))
-
-
-def usable_cores() -> int:
-    """Processor cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS and Windows
-        return os.cpu_count() or 1
-
-
-def _end_workers(iterator: Iterator[Sample]) -> None:
-    """Ends the processes that load for a DataLoader's iterator, whatever they are doing.
-
-    Whoever caught an error may hold the iterator in its traceback, and an iterator that lives until the interpreter
-    ends leaves workers that are waited for at exit. PyTorch has no public call for this.
-    """
-    workers = list(getattr(iterator, "_workers", ()))
-    if workers:
-        with contextlib.suppress(RuntimeError):  # of a worker that aborts on its way out
-            iterator._shutdown_workers()  # type: ignore[attr-defined]  # waits some seconds for each
-    for worker in workers:
-        if worker.is_alive():  # stuck in a read, and deaf to SIGTERM: see `single_threaded`
-            worker.kill()
-            worker.join()
-
-
-def _batch_of(sample: Sample, places: range, seed: int, device: torch.device) -> Batch:
-    on_device = sample.to(device, non_blocking=True)
-    lq, gt = (item.contiguous(memory_format=torch.channels_last) for item in (on_device.lq, on_device.gt))
-    return Batch(replace(on_device, lq=lq, gt=gt), [face_seed(seed, "training", place) for place in places])
-
-
 def _reseed(seed: int, step: int, rank: int) -> None:
     """Makes the step's random numbers depend on nothing but (seed, step, process)."""
     mixed = face_seed(seed, "step", step * 65_536 + rank)
     torch.manual_seed(mixed)
     np.random.seed(mixed % 2**32)
     random.seed(mixed)
-
-
-class _Meter:
-    """Pictures a second and the share of the time spent waiting for them."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.start = self.last = time.perf_counter()
-        self.steps = self.steps_since = 0
-        self.waited = self.waited_since = 0.0
-
-    def add(self, waited: float) -> None:
-        self.steps += 1
-        self.steps_since += 1
-        self.waited += waited
-        self.waited_since += waited
-
-    def since_last(self) -> tuple[float, float]:
-        """Pictures a second and the waiting share since this was asked last."""
-        now = time.perf_counter()
-        seconds = max(now - self.last, 1e-9)
-        pace, wait = self.steps_since * self.batch_size / seconds, self.waited_since / seconds
-        self.last, self.steps_since, self.waited_since = now, 0, 0.0
-        return pace, wait
-
-    @property
-    def total_pace(self) -> float:
-        """Pictures a second since the start."""
-        return self.steps * self.batch_size / max(time.perf_counter() - self.start, 1e-9)
-
-    @property
-    def total_wait(self) -> float:
-        """Share of the time since the start."""
-        return self.waited / max(time.perf_counter() - self.start, 1e-9)
-
-
-class _Log:
-    """`log.jsonl`, one object a logged step, and TensorBoard's files where it is installed.
-
-    Lines of steps that a training went back over are taken out: the log reads as if nothing had happened.
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        self.path = folder / LOG_NAME
-        self.board = _tensorboard(folder / "tensorboard", step)
-        self.rewind(step)
-
-    def write(self, values: Mapping[str, float]) -> None:
-        """Appends one step."""
-        try:
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(values) + "\n")
-        except OSError as error:
-            raise FolderError(
-                f"{self.path} cannot be written: {error.strerror or error}. Make room, then run again; the training "
-                "goes on from its last checkpoint."
-            ) from error
-        if self.board is not None:
-            for name, value in values.items():
-                if name != "step":
-                    self.board.add_scalar(name, value, int(values["step"]))
-
-    def rewind(self, step: int) -> None:
-        """Takes out the lines after `step`, and torn ones."""
-        if not self.path.exists():
-            return
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-        kept = [line for line in lines if 0 < _step_of(line) <= step]
-        if kept != lines:
-            content = "".join(f"{line}\n" for line in kept).encode()
-            write_whole(self.path, lambda stream: stream.write(content))
-
-    def close(self) -> None:
-        """Finishes TensorBoard's files."""
-        if self.board is not None:
-            self.board.close()
-
-
-def _step_of(line: str) -> int:
-    """The step of a line of the log; 0 for a line that is none."""
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return 0
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    """TensorBoard's writer, which forgets what comes after `step`; None where it is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 @contextlib.contextmanager
@@ -666,17 +378,6 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def write_png(picture: Tensor, path: Path) -> None:
-    """Writes a picture (3, H, W) RGB in [-1, 1].
-
-    Raises:
-        FolderError: The disk is full, or the folder is gone or locked.
-    """
-    pixels = signed_to_pixels(picture[None], np.dtype(np.uint8))
-    content = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
-    write_whole(path, lambda stream: stream.write(content))
 
 
 def _duration(seconds: float) -> str:

@@ -14,22 +14,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gfprestore import __version__
+from gfprestore._version import __version__
 from gfprestore.networks.discriminators import StyleGAN2Discriminator
 from gfprestore.networks.stylegan2 import StyleGAN2Generator
-from gfprestore.training.checkpoint import Sizes, write_weights
 from gfprestore.training.config import TrainConfig
-from gfprestore.training.critics import DISCRIMINATOR_NAME, Start
 from gfprestore.training.distributed import World
-from gfprestore.training.gfpgan import Totals, leave_out_noise, load_discriminator, load_prior
-from gfprestore.training.loop import Batch
+from gfprestore.training.initial_weights import (
+    DISCRIMINATOR_NAME,
+    Start,
+    leave_out_noise,
+    load_discriminator,
+    load_prior,
+)
 from gfprestore.training.losses import (
     discriminator_adversarial_loss,
     generator_adversarial_loss,
     path_length_penalty,
     r1_penalty,
 )
-from gfprestore.training.updates import Updates, all_finite, frozen, place, update_average
+from gfprestore.training.optimizers import Updates, all_finite, frozen, place, update_average
+from gfprestore.training.recipe import Batch, Totals
+from gfprestore.training.training_state import Sizes, write_weights
 
 PRIOR_NAME = "prior.safetensors"
 

@@ -26,9 +26,9 @@ import torch
 from numpy.typing import NDArray
 from torchvision.transforms import functional
 
-from gfprestore.background import NetworkBackground, fastest_precision
-from gfprestore.ncnn import find_packaged_ncnn, rrdbnet_state_from_ncnn
 from gfprestore.networks.rrdbnet import RRDBNet, RRDBNetConfig
+from gfprestore.restoration.background import NetworkBackground, fastest_precision
+from gfprestore.weights.ncnn import find_packaged_ncnn, rrdbnet_state_from_ncnn
 
 CPU = torch.device("cpu")
 

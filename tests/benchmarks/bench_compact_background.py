@@ -24,18 +24,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gfprestore.background import Background, LanczosBackground, NetworkBackground, fastest_precision
-from gfprestore.checkpoints import load_network
-from gfprestore.degradation import degrade
-from gfprestore.evaluation.fidelity import psnr, ssim
-from gfprestore.evaluation.metrics import open_metric
-from gfprestore.evaluation.niqe import PRISTINE_FILE, Pristine, load_pristine, niqe
-from gfprestore.face_folders import TABLE_NAME, is_held_out, pictures_in, table_rows
-from gfprestore.photo import read_photo
+from gfprestore.data.degradation import degrade
+from gfprestore.data.image_folders import TABLE_NAME, is_held_out, pictures_in, table_rows
+from gfprestore.evaluation.metrics.niqe import PRISTINE_FILE, Pristine, load_pristine, niqe
+from gfprestore.evaluation.metrics.opening import open_metric
+from gfprestore.evaluation.metrics.psnr_ssim import psnr, ssim
+from gfprestore.photo.reading import read_photo
+from gfprestore.restoration.background import Background, LanczosBackground, NetworkBackground, fastest_precision
 from gfprestore.tensors import pixels_to_signed, signed_to_pixels
 from gfprestore.training.background import toned
-from gfprestore.training.config import BACKGROUND_PRESETS, SCANNED
-from gfprestore.weights import WeightsStore
+from gfprestore.training.presets import BACKGROUND_PRESETS, SCANNED
+from gfprestore.weights.checkpoints import load_network
+from gfprestore.weights.store import WeightsStore
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 CPU = torch.device("cpu")

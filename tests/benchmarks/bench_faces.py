@@ -30,9 +30,7 @@ def official_network() -> nn.Module:
     sys.modules.setdefault(alias.__name__, alias)
     from gfpgan.archs.gfpganv1_clean_arch import GFPGANv1Clean
 
-    network: nn.Module = GFPGANv1Clean(
-        512, channel_multiplier=2, input_is_latent=True, different_w=True, sft_half=True
-    )
+    network: nn.Module = GFPGANv1Clean(512, channel_multiplier=2, input_is_latent=True, different_w=True, sft_half=True)
     return network.eval()
 
 

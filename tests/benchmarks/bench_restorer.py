@@ -30,15 +30,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gfprestore.alignment import crop_sharpness
-from gfprestore.background import NetworkBackground
-from gfprestore.degradation import jpeg
-from gfprestore.detection import MTCNNDetector
-from gfprestore.evaluation.metrics import open_metric
-from gfprestore.opening import EMBEDDED_LIMITS
-from gfprestore.photo import read_photo
-from gfprestore.restoration import Restoration, RunOptions
-from gfprestore.weights import WeightsStore
+from gfprestore.data.capture import jpeg
+from gfprestore.evaluation.metrics.opening import open_metric
+from gfprestore.faces.alignment import crop_sharpness
+from gfprestore.faces.mtcnn import MTCNNDetector
+from gfprestore.photo.reading import read_photo
+from gfprestore.restoration.background import NetworkBackground
+from gfprestore.restoration.model_loader import EMBEDDED_LIMITS
+from gfprestore.restoration.restoration import Restoration, RunOptions
+from gfprestore.weights.store import WeightsStore
 
 Pixels = NDArray[Any]
 

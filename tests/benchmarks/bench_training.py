@@ -28,14 +28,15 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 from torchvision.transforms import functional
 
+from gfprestore.data.face_dataset import Sample
 from gfprestore.networks.arcface import ArcFaceResNet18
 from gfprestore.networks.vgg import VGGFeatures
 from gfprestore.training.config import make_config
-from gfprestore.training.critics import Critics, Start, arcface_critic
-from gfprestore.training.dataset import Sample
 from gfprestore.training.gfpgan import RestorationRecipe
-from gfprestore.training.loop import Batch
+from gfprestore.training.initial_weights import Start
+from gfprestore.training.loss_networks import Critics, arcface_critic
 from gfprestore.training.losses import COMPONENTS, PERCEPTUAL_WEIGHTS
+from gfprestore.training.recipe import Batch
 
 PENALTY_EVERY = 16
 

@@ -13,14 +13,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from made import Difference, MeanColour, Opener, make_set, smooth
-from pictures import pixels_of, save
+from doubles import Difference, MeanColour, Opener, make_set, smooth
+from samples import pixels_of, save
 
+from gfprestore.data import test_sets
+from gfprestore.data.test_sets import KNOWN_SETS, open_test_set
 from gfprestore.errors import FolderError, UsageError
-from gfprestore.evaluation import restoring, testsets
+from gfprestore.evaluation import restoring
 from gfprestore.evaluation.evaluate import EvalOptions, Evaluation, Listener
 from gfprestore.evaluation.report import Report, as_json
-from gfprestore.evaluation.testsets import KNOWN_SETS, open_test_set
 
 
 def evaluated(opener: Opener, lines: list[str] | None = None, **options: Any) -> Report:
@@ -74,7 +75,7 @@ def test_a_second_run_and_a_second_metric_restore_and_score_nothing_again(
 
 
 def test_what_is_restored_is_the_networks_own_output(tmp_path: Path, make_checkpoint: Callable[..., Path]) -> None:
-    from gfprestore.checkpoints import load_network
+    from gfprestore.weights.checkpoints import load_network
 
     folder, checkpoint = make_set(tmp_path / "set", 1), make_checkpoint(size=32)
     evaluated(
@@ -387,15 +388,15 @@ def test_lfws_photos_are_aligned_first_and_crops_are_not(tmp_path: Path) -> None
     assert open_test_set("lfw-test", tmp_path / "photos").whole_photos
     assert not open_test_set(str(tmp_path / "photos")).whole_photos
     assert open_test_set(str(tmp_path / "photos"), alignment="photo").whole_photos
-    save(tmp_path / "crops/a.png", smooth(1, testsets.ALIGNED_SIDE))
+    save(tmp_path / "crops/a.png", smooth(1, test_sets.ALIGNED_SIDE))
     assert not open_test_set("lfw-test", tmp_path / "crops").whole_photos
 
 
 def test_whole_photos_are_aligned_as_run_does_and_one_without_a_face_is_told(
     tmp_path: Path, make_checkpoint: Callable[..., Path], astronaut: np.ndarray
 ) -> None:
-    from gfprestore.alignment import align_face
-    from gfprestore.detection import MTCNNDetector
+    from gfprestore.faces.alignment import align_face
+    from gfprestore.faces.mtcnn import MTCNNDetector
 
     photo = np.ascontiguousarray(astronaut[:256, 96:352])
     save(tmp_path / "photos/face.png", photo)

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import Difference, Opener, make_set, smooth
-from pictures import pixels_of, save, size_of
+from doubles import Difference, Opener, make_set, smooth
+from samples import pixels_of, save, size_of
 
+from gfprestore.data.test_sets import KNOWN_SETS
 from gfprestore.evaluation.evaluate import EvalOptions, Evaluation, Listener
 from gfprestore.evaluation.published import CELEBA_TEST
 from gfprestore.evaluation.report import Report, markdown, published_notes, table_of
-from gfprestore.evaluation.testsets import KNOWN_SETS
 
 HOSTILE = "<img src=x onerror=alert(1)>|`a`_b_"
 

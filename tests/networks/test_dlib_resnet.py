@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gfprestore.networks.dlib_resnet import DlibFaceRecogniser
-from gfprestore.training.critics import PACKAGED_RECOGNISER
+from gfprestore.training.loss_networks import PACKAGED_RECOGNISER
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dlib_recogniser.csv"
 

@@ -117,9 +117,9 @@ def test_generator_equals_the_official_one_from_z_on(layout: Layout, official_st
         expected = official([z], randomize_noise=False)[0]
         assert expected.std() > 0.1
         assert torch.allclose(ours(ours.latents(z)), expected, rtol=1e-5, atol=1e-5)
-        expected = official(
-            [z, other], randomize_noise=False, truncation=0.7, truncation_latent=mean, inject_index=3
-        )[0]
+        expected = official([z, other], randomize_noise=False, truncation=0.7, truncation_latent=mean, inject_index=3)[
+            0
+        ]
         latents = ours.latents(z, mixed_z=other, crossover=3, truncation=0.7, mean_w=mean)
         assert torch.allclose(ours(latents), expected, rtol=1e-5, atol=1e-5)
         noise = [torch.randn(2, 1, size, size) for size in ours.noise_sizes]

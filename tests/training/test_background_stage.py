@@ -14,24 +14,26 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pictures import save
 from safetensors.torch import save_file
+from samples import save
 from torch import Tensor, nn
 
-from gfprestore.background import NetworkBackground
-from gfprestore.checkpoints import load_network, load_state, read_metadata
+from gfprestore.data.face_dataset import Sample
 from gfprestore.errors import FolderError, UsageError, WeightsMismatchError, WeightsMissingError
 from gfprestore.networks.rrdbnet import RRDBNet, RRDBNetConfig
 from gfprestore.networks.srvgg import SRVGGConfig, SRVGGNetCompact
+from gfprestore.restoration.background import NetworkBackground
 from gfprestore.training.background import BackgroundRecipe, open_student, open_teacher, toned
-from gfprestore.training.config import BACKGROUND_PRESETS, Distillation, LossWeights, TrainConfig, make_config
-from gfprestore.training.critics import Critics
-from gfprestore.training.dataset import Sample
+from gfprestore.training.config import TrainConfig, make_config
+from gfprestore.training.distillation import PART, make_pairs, missing_parts, open_patches, pairs_folder, read_pairs
 from gfprestore.training.distributed import World
-from gfprestore.training.loop import Batch
-from gfprestore.training.pairs import PART, make_pairs, missing_parts, open_patches, pairs_folder, read_pairs
-from gfprestore.training.train import plan, train
-from gfprestore.weights import WeightsStore
+from gfprestore.training.loss_networks import Critics
+from gfprestore.training.plan import plan
+from gfprestore.training.presets import BACKGROUND_PRESETS, Distillation, LossWeights
+from gfprestore.training.recipe import Batch
+from gfprestore.training.train import train
+from gfprestore.weights.checkpoints import load_network, load_state, read_metadata
+from gfprestore.weights.store import WeightsStore
 
 CPU = torch.device("cpu")
 L1 = LossWeights(reconstruction=1.0, perceptual=0, pyramid=0, adversarial=0, components=0, component_style=0,
@@ -190,7 +192,10 @@ def test_the_student_comes_to_do_as_the_teacher(data: Path, tmp_path: Path, stor
     losses = [line["reconstruction"] for line in log_of(config.output)]
     assert np.mean(losses[-10:]) < 0.3 * np.mean(losses[:3])
     background = NetworkBackground(
-        load_network(config.output / "background.safetensors").module, "student", CPU, torch.float32  # type: ignore[arg-type]
+        load_network(config.output / "background.safetensors").module,
+        "student",
+        CPU,
+        torch.float32,  # type: ignore[arg-type]
     )
     grey = np.full((40, 40, 3), 120, np.uint8)
     assert abs(background.enlarge(grey, 2).astype(int) - 130).mean() < 5  # 10 levels lighter, as it was taught
@@ -276,7 +281,7 @@ def test_the_perceptual_loss_sees_a_piece_of_both_pictures(data: Path, tmp_path:
 
 
 def test_without_the_teachers_weights_nothing_is_trained(data: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("gfprestore.weights.find_packaged_ncnn", lambda: None)
+    monkeypatch.setattr("gfprestore.weights.store.find_packaged_ncnn", lambda: None)
     empty = WeightsStore(tmp_path / "empty", offline=True)
     with pytest.raises(WeightsMissingError, match="real-esrgan-x4plus"):
         train(config_of(data, tmp_path / "out"), print, store=empty)
@@ -312,6 +317,4 @@ def test_the_shipped_preset_is_of_the_shipped_sizes() -> None:
     weights = Path(__file__).parents[2] / "weights" / "compact-background.safetensors"
     network = load_network(weights, "background")
     sizes = preset.distillation
-    assert network.config == SRVGGConfig(
-        sizes.scale, sizes.features, sizes.convolutions, tone_radius=sizes.tone_radius
-    )
+    assert network.config == SRVGGConfig(sizes.scale, sizes.features, sizes.convolutions, tone_radius=sizes.tone_radius)

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from gfprestore.degradation import OFFICIAL, OLD_PRINTS, PAPER
+from gfprestore.data.degradation import OFFICIAL, OLD_PRINTS, PAPER
 from gfprestore.errors import ExitCode, UsageError
 from gfprestore.networks.gfpgan import GFPGAN
-from gfprestore.training.config import ABLATIONS, LOSSES, PRESETS, LossWeights, TrainConfig, ablated, make_config
+from gfprestore.training.config import TrainConfig, make_config
+from gfprestore.training.overrides import ABLATIONS, ablated
+from gfprestore.training.presets import LOSSES, PRESETS, LossWeights
 
 SHARED = {"reconstruction", "pyramid", "adversarial"}
 

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from faces import Descent, make_faces, tiny_config
-from pictures import pixels_of
+from doubles import Descent, make_faces, tiny_config
+from samples import pixels_of
 from torch import Tensor
 
+from gfprestore.data.face_dataset import FaceDataset, Sample
 from gfprestore.errors import (
     DeviceError,
     ExitCode,
@@ -33,11 +34,12 @@ from gfprestore.errors import (
     WeightsDamagedError,
     WeightsMismatchError,
 )
-from gfprestore.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint, write_whole
 from gfprestore.training.config import TrainConfig
-from gfprestore.training.dataset import FaceDataset, Sample
-from gfprestore.training.loop import Batch, Progress, TrainReport, _end_workers, fit, workers_for
+from gfprestore.training.loader import _end_workers, workers_for
+from gfprestore.training.loop import Progress, TrainReport, fit
+from gfprestore.training.recipe import Batch
 from gfprestore.training.train import open_data, train
+from gfprestore.training.training_state import Checkpoint, read_checkpoint, write_checkpoint, write_whole
 
 CPU = torch.device("cpu")
 SIZES: dict[str, Any] = {"weights": 4}
@@ -440,7 +442,7 @@ TOGETHER = """
     from pathlib import Path
     import torch
     sys.path[:0] = {paths!r}
-    from faces import tiny_config
+    from doubles import tiny_config
     from gfprestore.training import train as module
 
     config = tiny_config(Path({data!r}), Path({output!r}), batch_size=8, steps=3, r1_every=2)
@@ -464,7 +466,7 @@ def trained_by_two(data: Path, output: Path, lateness: float = 0.0) -> subproces
     tests = Path(__file__).resolve().parents[1]
     output.parent.mkdir(parents=True, exist_ok=True)
     script = output.parent / "train.py"
-    paths = [str(tests), str(tests / "training")]
+    paths = [str(tests)]
     text = TOGETHER.format(paths=paths, data=str(data), output=str(output), lateness=lateness)
     script.write_text(textwrap.dedent(text), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]

@@ -14,28 +14,32 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from faces import make_faces, none_but, tiny_config
-from pictures import pixels_of, save
+from doubles import make_faces, none_but, tiny_config
 from safetensors.torch import save_file
+from samples import pixels_of, save
 from torch import Tensor, nn
 
-from gfprestore.checkpoints import load_network, load_state, read_metadata
-from gfprestore.cli import main
+from gfprestore.commands.app import main
+from gfprestore.data.face_dataset import collate
 from gfprestore.errors import ExitCode, WeightsDamagedError, WeightsMismatchError, WeightsMissingError
 from gfprestore.networks.discriminators import StyleGAN2Discriminator
 from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
 from gfprestore.networks.stylegan2 import StyleGAN2Generator
-from gfprestore.training.config import Stage, TrainConfig, ablated, make_config
-from gfprestore.training.critics import COMPONENTS_NAME, DISCRIMINATOR_NAME, Critics, Start, open_critics, open_start
-from gfprestore.training.dataset import collate
+from gfprestore.training.config import TrainConfig, make_config
 from gfprestore.training.gfpgan import RestorationRecipe
-from gfprestore.training.growth import grown_discriminator
-from gfprestore.training.loop import Batch
+from gfprestore.training.initial_weights import COMPONENTS_NAME, DISCRIMINATOR_NAME, Start, open_start
+from gfprestore.training.loss_networks import Critics, open_critics
 from gfprestore.training.losses import COMPONENTS
+from gfprestore.training.optimizers import update_average
+from gfprestore.training.overrides import ablated
+from gfprestore.training.plan import memory_needed, plan
+from gfprestore.training.presets import Stage
 from gfprestore.training.prior import PriorRecipe
-from gfprestore.training.train import memory_needed, open_data, plan, train
-from gfprestore.training.updates import update_average
-from gfprestore.weights import WeightsStore
+from gfprestore.training.progressive_growing import grown_discriminator
+from gfprestore.training.recipe import Batch
+from gfprestore.training.train import open_data, train
+from gfprestore.weights.checkpoints import load_network, load_state, read_metadata
+from gfprestore.weights.store import WeightsStore
 
 CPU = torch.device("cpu")
 
@@ -842,7 +846,10 @@ def test_the_perceptual_loss_may_look_at_a_piece_of_each_face(data: Path, tmp_pa
     config = tiny_config(data, tmp_path, losses={"perceptual": 1.0}, perceptual_crop=8)
     seen = Seen()
     recipe = RestorationRecipe(
-        config, Start(config.preset.network(), {}), Critics(seen, {"conv1_2": 1.0}), torch.device("cpu")  # type: ignore[arg-type]
+        config,
+        Start(config.preset.network(), {}),
+        Critics(seen, {"conv1_2": 1.0}),
+        torch.device("cpu"),  # type: ignore[arg-type]
     )
     batch = batch_of(config)
     values, made = recipe.losses_of(batch, 1)

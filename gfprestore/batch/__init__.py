@@ -1,0 +1,1 @@
+"""Runs over folders: planned, journaled, scheduled."""

@@ -1,0 +1,83 @@
+"""Pictures for looking at: before and after side by side (`--compare`), each face before and after (`--save-faces`).
+
+They go into the output folder, `_compare` and `_faces`, mirrored like the photos, always as 8-bit PNG.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gfprestore.batch.folders import PhotoTask
+from gfprestore.batch.output_folder import create_folder_within, name_with
+from gfprestore.photo.metadata import Metadata
+from gfprestore.photo.photo import Photo
+from gfprestore.photo.writing import write_photo
+from gfprestore.restoration.restoration import RestoredPhoto
+
+Pixels = NDArray[Any]
+
+GAP = 8  # pixels of white between the pictures
+TALLEST = 2000  # pixels; a comparison is for the screen
+
+
+def write_comparison(task: PhotoTask, before: Photo, after: Photo) -> Path:
+    """Writes before and after side by side, the before enlarged to the after, to `_compare/<name>.png`.
+
+    Raises:
+        FolderError: The output folder is gone.
+        PhotoError: It cannot be written.
+    """
+    name = name_with(task.relative.name, ".png", task.folder)
+    path = task.folder / "_compare" / task.relative.parent / name
+    _write(side_by_side([before.pixels, after.pixels]), path, task.folder)
+    return path
+
+
+def write_faces(task: PhotoTask, finished: RestoredPhoto) -> list[Path]:
+    """Writes each face as the network saw it and as it came out, to `_faces/<name>/01-before.png`, `01-after.png`.
+
+    Raises:
+        FolderError: The output folder is gone.
+        PhotoError: One cannot be written.
+    """
+    folder = task.folder / "_faces" / task.relative
+    paths = []
+    for number, (crop, face) in enumerate(zip(finished.crops, finished.restored, strict=True), start=1):
+        for word, pixels in (("before", crop.pixels), ("after", None if face is None else face.pixels)):
+            if pixels is not None:
+                paths.append(folder / f"{number:02d}-{word}.png")
+                _write(eight_bit(pixels), paths[-1], task.folder)
+    return paths
+
+
+def side_by_side(pictures: list[Pixels]) -> NDArray[np.uint8]:
+    """Pictures (H, W, 3) of one shape of content, resized to the height of the tallest, next to one another."""
+    height = min(max(picture.shape[0] for picture in pictures), TALLEST)
+    gap = np.full((height, GAP, 3), 255, np.uint8)
+    row: list[NDArray[np.uint8]] = []
+    for picture in pictures:
+        width = max(round(picture.shape[1] * height / picture.shape[0]), 1)
+        shrinks = height <= picture.shape[0]
+        resized = cv2.resize(
+            eight_bit(picture), (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+        )
+        row += [gap, np.asarray(resized, np.uint8)]
+    return np.concatenate(row[1:], axis=1)
+
+
+def eight_bit(pixels: Pixels) -> NDArray[np.uint8]:
+    """Pixels as uint8, rounded."""
+    if pixels.dtype == np.uint8:
+        return np.asarray(pixels, np.uint8)
+    return np.asarray(np.rint(pixels.astype(np.float32) / 257), np.uint8)
+
+
+def _write(pixels: NDArray[np.uint8], path: Path, folder: Path) -> None:
+    create_folder_within(path.parent, folder)
+    metadata = Metadata("PNG", (pixels.shape[1], pixels.shape[0]))
+    write_photo(Photo(path, pixels, None, metadata, grey=False), path)

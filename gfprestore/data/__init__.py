@@ -1,0 +1,1 @@
+"""Training and test data: degraded, prepared, listed, loaded."""

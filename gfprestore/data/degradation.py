@@ -1,0 +1,236 @@
+"""The paper's synthetic low quality (Wang et al., CVPR 2021, section 4.1), and what old prints suffer beyond it.
+
+The model is x = JPEG_q((y * k_sigma) down_r + n_delta), brought back to the size of y bilinearly; then the colours of x
+alone are shifted, jittered and sometimes lost. Pictures are (H, W, 3) float32 RGB in [0, 1]. Everything random comes
+from the generator that is passed in: the same generator state gives the same picture. Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from gfprestore.data.aging import Ageing, aged
+from gfprestore.data.capture import Capture, Picture, Range, captured, grey_of, luma_of
+
+
+@dataclass(frozen=True)
+class DegradationOptions:
+    """Ranges from which one degradation is drawn, uniformly, both ends included.
+
+    Attributes:
+        kernel_size: Side of the blur kernel in pixels, odd.
+        isotropic_probability: Share of round kernels; the others have two widths and an angle.
+        sigma: Standard deviation of the blur in pixels.
+        downscale: Factor by which the picture is made smaller; below 1 it is made larger.
+        noise: Standard deviation of the Gaussian noise in levels of 255.
+        jpeg_quality: Quality of OpenCV's JPEG.
+        shift: Largest shift of each channel in levels of 255.
+        shift_probability: Share of pictures whose channels are shifted.
+        brightness: Factor of the levels.
+        contrast: Factor of the distance from the mean grey.
+        saturation: Factor of the distance from grey.
+        hue: Turn of the hue in full circles.
+        jitter_probability: Share of pictures whose brightness, contrast, saturation and hue are changed.
+        grey_probability: Share of pictures that lose their colours.
+        grey_gt: The gt of a picture that lost its colours is grey too, so that the network learns no colouring.
+        ageing: What happens to the print before; None for the paper's model.
+        ageing_probability: Share of pictures that may have aged; the others are degraded by the paper's model alone.
+        clean_probability: Share of pictures to which nothing is done, so that the network leaves good ones alone.
+
+    Raises:
+        ValueError: A range is upside down or out of bounds.
+    """
+
+    kernel_size: int = 41
+    isotropic_probability: float = 1.0
+    sigma: Range = (0.2, 10.0)
+    downscale: Range = (1.0, 8.0)
+    noise: Range = (0.0, 15.0)
+    jpeg_quality: tuple[int, int] = (60, 100)
+    shift: float = 20.0
+    shift_probability: float = 0.3
+    brightness: Range = (0.5, 1.5)
+    contrast: Range = (0.5, 1.5)
+    saturation: Range = (0.0, 1.5)
+    hue: Range = (-0.1, 0.1)
+    jitter_probability: float = 0.3
+    grey_probability: float = 0.01
+    grey_gt: bool = False
+    ageing: Ageing | None = None
+    ageing_probability: float = 1.0
+    clean_probability: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size is odd, not {self.kernel_size}")
+        bounds = {
+            "sigma": (1e-3, 1e3),
+            "downscale": (0.1, 1e3),
+            "noise": (0.0, 255.0),
+            "jpeg_quality": (1, 100),
+            "brightness": (0.0, 1e3),
+            "contrast": (0.0, 1e3),
+            "saturation": (0.0, 1e3),
+            "hue": (-0.5, 0.5),
+        }
+        for name, (lowest, highest) in bounds.items():
+            low, high = getattr(self, name)
+            if not lowest <= low <= high <= highest:
+                raise ValueError(f"{name} is a range within {lowest} to {highest}, not {(low, high)}")
+
+
+PAPER = DegradationOptions()
+"""The ranges that the paper states."""
+
+CELEBA_TEST = replace(PAPER, shift_probability=0.0, jitter_probability=0.0, grey_probability=0.0)
+"""The paper's ranges without the changes of colour, which belong to training and would decide the PSNR of a test."""
+
+OFFICIAL = DegradationOptions(
+    isotropic_probability=0.5, sigma=(0.1, 10.0), downscale=(0.8, 8.0), noise=(0.0, 20.0), jpeg_quality=(60, 100)
+)
+"""The ranges of the official configuration."""
+
+HEAVY = DegradationOptions(
+    isotropic_probability=0.5,
+    sigma=(0.1, 5.0),
+    downscale=(0.8, 5.0),
+    noise=(0.0, 15.0),
+    jpeg_quality=(40, 100),
+    shift=5.0,
+    brightness=(0.9, 1.1),
+    contrast=(0.9, 1.1),
+    saturation=(0.8, 1.2),
+    hue=(-0.02, 0.02),
+    grey_probability=0.2,
+    grey_gt=True,
+    ageing=Ageing(),
+)
+"""For old photos: prints that were copied, faded, scratched and printed before they were scanned.
+
+For pictures of about 256 pixels a side: there, the paper's blur would leave nothing of most faces.
+"""
+
+
+OLD_PRINTS = replace(
+    HEAVY,
+    downscale=(0.8, 4.0),
+    jpeg_quality=(50, 100),
+    shift_probability=0.0,
+    jitter_probability=0.0,
+    ageing=Ageing(fading_probability=0.0),
+    ageing_probability=0.4,
+    clean_probability=0.08,
+)
+"""`HEAVY` without what changes the tones of a whole picture: a face that is pasted back must keep those of its photo.
+
+How much they were changed cannot be seen in the lq, so such changes mostly make gradients noisy. Two in five pictures
+may have aged; of the others, most photos of an album, only the scan or the focus is bad. Some pictures are left as they
+are, so that a network learns to leave good ones alone.
+"""
+
+
+@dataclass(frozen=True)
+class Degraded:
+    """A low-quality picture and how it came about.
+
+    Attributes:
+        lq: (H, W, 3) float32 RGB in [0, 1], of the gt's size, rounded to 8-bit levels.
+        parameters: What was drawn, by name; a step that was not done has no entry. `grey` is there when the colours
+            were lost.
+    """
+
+    lq: Picture
+    parameters: dict[str, float]
+
+
+def degrade(gt: Picture, options: DegradationOptions, random: np.random.Generator) -> Degraded:
+    """Makes one low-quality picture.
+
+    Args:
+        gt: (H, W, 3) float32 RGB in [0, 1]; left as it is.
+        options: The ranges to draw from.
+        random: Where all randomness comes from.
+    """
+    height, width = gt.shape[:2]
+    if options.clean_probability > 0 and random.random() < options.clean_probability:
+        return Degraded(_rounded(gt), {"clean": 1.0})
+    drawn: dict[str, float] = {}
+    picture = gt
+    if options.ageing is not None and (options.ageing_probability >= 1 or random.random() < options.ageing_probability):
+        picture = aged(gt, options.ageing, random, drawn)
+    capture = Capture(
+        options.kernel_size,
+        options.isotropic_probability,
+        options.sigma,
+        options.downscale,
+        options.noise,
+        options.jpeg_quality,
+    )
+    picture = captured(picture, capture, random, drawn)
+    picture = np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR))
+    picture = _coloured(picture, options, random, drawn)
+    return Degraded(_rounded(picture), drawn)
+
+
+def _rounded(picture: Picture) -> Picture:
+    return np.asarray(np.rint(np.clip(picture, 0, 1) * 255) / np.float32(255))
+
+
+def brightened(picture: Picture, factor: float) -> Picture:
+    """The levels (H, W, 3) times `factor`, clipped to [0, 1]."""
+    return np.asarray(np.clip(picture * np.float32(factor), 0, 1), np.float32)
+
+
+def contrasted(picture: Picture, factor: float) -> Picture:
+    """The distance of the levels (H, W, 3) from their mean grey times `factor`, clipped to [0, 1]."""
+    mean = np.float32(luma_of(picture).mean(dtype=np.float64))
+    return np.asarray(np.clip(mean + (picture - mean) * np.float32(factor), 0, 1), np.float32)
+
+
+def saturated(picture: Picture, factor: float) -> Picture:
+    """The distance of the colours (H, W, 3) from their own grey times `factor`, clipped to [0, 1]."""
+    grey = luma_of(picture)[..., None]
+    return np.asarray(np.clip(grey + (picture - grey) * np.float32(factor), 0, 1), np.float32)
+
+
+def hue_turned(picture: Picture, turn: float) -> Picture:
+    """The hue of a picture (H, W, 3) in [0, 1] turned by `turn` full circles, in HSV."""
+    hsv = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2HSV))  # hue in degrees
+    hsv[..., 0] = (hsv[..., 0] + np.float32(360 * turn)) % np.float32(360)
+    return np.asarray(np.clip(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), 0, 1), np.float32)
+
+
+def _coloured(
+    picture: Picture, options: DegradationOptions, random: np.random.Generator, drawn: dict[str, float]
+) -> Picture:
+    """Colours shifted, lost and jittered, each with its probability."""
+    if random.random() < options.shift_probability:
+        shift = random.uniform(-options.shift, options.shift, 3)
+        drawn.update(zip(("shift_red", "shift_green", "shift_blue"), shift.tolist(), strict=True))
+        picture = np.clip(picture + (shift / 255).astype(np.float32), 0, 1)
+    if random.random() < options.grey_probability:
+        drawn["grey"] = 1.0
+        picture = grey_of(picture)
+    if random.random() < options.jitter_probability:
+        picture = _jittered(picture, options, random, drawn)
+    return picture
+
+
+def _jittered(
+    picture: Picture, options: DegradationOptions, random: np.random.Generator, drawn: dict[str, float]
+) -> Picture:
+    """Brightness, contrast, saturation and hue changed, in any order."""
+    changes = (
+        ("brightness", brightened, options.brightness),
+        ("contrast", contrasted, options.contrast),
+        ("saturation", saturated, options.saturation),
+        ("hue", hue_turned, options.hue),
+    )
+    for index in random.permutation(len(changes)):
+        name, change, bounds = changes[index]
+        drawn[name] = random.uniform(*bounds)
+        picture = change(picture, drawn[name])
+    return picture

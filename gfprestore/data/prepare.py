@@ -1,0 +1,450 @@
+"""Any folder of photos made into a training set: faces found, aligned, sorted out, with the boxes of their components.
+
+Aligned sets whose boxes are known (FFHQ with its landmark or component file) are only brought to the size asked for.
+What is done is in the index, see `index`; a second run does the rest, and does again what changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gfprestore.batch.folders import PhotoTask, plan_photos
+from gfprestore.batch.output_folder import LONGEST_NAME, prepare_output
+from gfprestore.batch.walk import Skipped
+from gfprestore.data.component_boxes import Boxes, aligned_part, boxes_from_68, boxes_from_five, known_boxes, number_of
+from gfprestore.data.dlib_landmarks import FindLandmarks, open_landmarks
+from gfprestore.data.face_dataset import held_out
+from gfprestore.data.prepared_index import INDEX_NAME, IndexedFace, IndexedPhoto, line_of, read_index, write_index
+from gfprestore.errors import FolderError, PhotoError, PhotoWriteError, UsageError
+from gfprestore.faces.alignment import TEMPLATE_SIZE, align_face, face_turn
+from gfprestore.faces.detection import DetectedFace, Detector
+from gfprestore.faces.geometry import transformed
+from gfprestore.files import remove_leftovers
+from gfprestore.photo.metadata import Metadata
+from gfprestore.photo.photo import PHOTO_SUFFIXES, Photo
+from gfprestore.photo.reading import read_photo
+from gfprestore.photo.writing import write_photo
+
+NO_FACE = "no face"
+TURNED = "turned"
+SMALL = "small"
+CUT_OFF = "cut off"
+BLURRED = "blurred"
+REASONS = (NO_FACE, TURNED, SMALL, CUT_OFF, BLURRED)
+"""Why a face is not in the set, in the order in which they are looked at."""
+
+FACE_ROWS, FACE_COLUMNS = (0.3, 0.85), (0.25, 0.75)  # shares of the crop in which there is face and little else
+OUTSIDE_GRID = 33
+
+LARGEST_DISAGREEMENT = 40  # pixels of 512 between a part by 68 and by five landmarks; beyond, the 68 have lost the face
+
+VERSION = 1  # of what a crop holds: a set made by another one is done again
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What is taken into the set.
+
+    Attributes:
+        size: Side of the crops in pixels.
+        min_eye_distance: Distance of the eyes in the photo, in pixels; None for a fifth of `size`, which is four fifths
+            of what the crop has.
+        min_sharpness: Variance of the Laplacian of the face in 8-bit levels, for a crop of 512; of smaller crops more
+            is asked in proportion.
+        max_yaw: Distance of the nose from the middle between the eyes, in eye distances.
+        max_outside: Share of the crop that lies outside the photo.
+        min_score: Of the detector; None for its own threshold.
+        jpeg_quality: Crops are JPEG of this quality, without chroma subsampling where the writer can; None for PNG.
+        exclude: Shell patterns of photos and folders to leave out.
+    """
+
+    size: int = 512
+    min_eye_distance: float | None = None
+    min_sharpness: float = 15.0
+    max_yaw: float = 0.45
+    max_outside: float = 0.15
+    min_score: float | None = None
+    jpeg_quality: int | None = None
+    exclude: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Refuses what cannot be meant.
+
+        Raises:
+            UsageError: A value is out of range.
+        """
+        if not 16 <= self.size <= 4096:
+            raise UsageError(f"The size is 16 to 4096 pixels, not {self.size}.")
+        if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 100:
+            raise UsageError(f"The JPEG quality is 1 to 100, not {self.jpeg_quality}.")
+        limits = (self.min_eye_distance or 0.0, self.min_sharpness, self.max_yaw, self.max_outside, self.min_score or 0)
+        if not all(limit >= 0 for limit in limits):
+            raise UsageError("Limits of size, sharpness, turn, share outside and score are 0 or more.")
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of the crops."""
+        return ".png" if self.jpeg_quality is None else ".jpg"
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What a run of `prepare` came to.
+
+    Attributes:
+        photos: Photos in the source folder.
+        done_before: Of these, photos that an earlier run had done.
+        faces: Crops in the set.
+        rejected: Faces (photos for `no face`) that are not in the set, by reason.
+        failed: Photos that cannot be used, with their reason, and folders that cannot be read.
+        index: The index file.
+    """
+
+    photos: int
+    done_before: int
+    faces: int
+    rejected: Mapping[str, int]
+    failed: tuple[Skipped, ...]
+    index: Path
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is in one photo: crops with their entries, and how many faces were left out for which reason."""
+
+    crops: list[tuple[NDArray[np.uint8], IndexedFace]] = field(default_factory=list)
+    rejected: Counter[str] = field(default_factory=Counter)
+
+
+def prepare(
+    source: Path,
+    output: Path,
+    options: PrepareOptions,
+    open_detector: Callable[[], Detector],
+    tell: Callable[[str], None],
+    on_progress: Callable[[int, int], None],
+) -> PrepareReport:
+    """Makes a training set of a folder of photos, or goes on with one.
+
+    Args:
+        source: The photos, in any folders below; or FFHQ with its landmark or component file. What an `index.csv` of it
+            puts into the split `test` is left out.
+        output: The set: crops in the same folders, and the index.
+        options: What is taken.
+        open_detector: Gives the face detector; called once, and not at all where all boxes are known.
+        tell: Takes lines for people.
+        on_progress: Told (photos done, photos in all) after each.
+
+    Raises:
+        FolderError: A folder cannot be used, the disk is full, or the set is of another size.
+        UsageError: An option is out of range.
+        WeightsError: The detector cannot be opened.
+    """
+    options.check()
+    numbered = known_boxes(source)
+    photo_folder = aligned_part(source)
+    plan = plan_photos(
+        [photo_folder], output, suffixes=PHOTO_SUFFIXES, rename=lambda _: options.suffix, exclude=options.exclude
+    )
+    kept_back = held_out(source)
+    tasks = [task for task in plan.tasks if task.relative.as_posix() not in kept_back]
+    prepare_output(output)
+    done = _earlier_work(output, options)
+    find_landmarks = open_landmarks()
+    worker = _Worker(output, options, numbered, open_detector, find_landmarks)
+    if len(tasks) < len(plan.tasks):
+        tell(f"{len(plan.tasks) - len(tasks)} photos are of the split `test` and are left out.")
+    if not numbered:
+        tell(
+            "boxes: from five landmarks; the extra `landmarks` gives 68."
+            if find_landmarks is None
+            else "boxes: from the 68 landmarks of dlib."
+        )
+    photos: dict[str, IndexedPhoto] = {}
+    done_before = 0
+    with (output / INDEX_NAME).open("ab") as index:
+        for number, task in enumerate(tasks, start=1):
+            name = task.relative.as_posix()
+            earlier = done.pop(name, None)
+            if earlier is not None and worker.is_done(task, earlier):
+                photos[name] = earlier
+                done_before += 1
+            else:
+                photos[name] = worker.do(task, earlier, index)
+                if photos[name].error:
+                    tell(photos[name].error)
+            on_progress(number, len(tasks))
+    # The crops of a photo that is gone stay in the set.
+    everything = [*photos.values(), *(photo for photo in done.values() if photo.faces)]
+    _write(output, everything)
+    failed = [Skipped(photo_folder / photo.source, photo.error, is_problem=True) for photo in everything if photo.error]
+    rejected = sum((Counter(photo.rejected) for photo in everything), Counter[str]())
+    return PrepareReport(
+        photos=len(tasks),
+        done_before=done_before,
+        faces=sum(len(photo.faces) for photo in everything),
+        rejected={reason: rejected[reason] for reason in REASONS if rejected[reason]},
+        failed=(*failed, *plan.problems),
+        index=output / INDEX_NAME,
+    )
+
+
+def face_sharpness(crop: NDArray[Any]) -> float:
+    """Variance of the Laplacian of the grey levels (0 to 255) in the middle of an aligned crop (S, S, 3) uint8 RGB."""
+    size = len(crop)
+    rows, columns = (slice(round(start * size), round(end * size)) for start, end in (FACE_ROWS, FACE_COLUMNS))
+    grey = np.asarray(cv2.cvtColor(np.ascontiguousarray(crop[rows, columns]), cv2.COLOR_RGB2GRAY), np.float32)
+    return float(cv2.Laplacian(grey, cv2.CV_32F).var())
+
+
+class _Worker:
+    """Makes the crops of one photo after the other."""
+
+    def __init__(
+        self,
+        output: Path,
+        options: PrepareOptions,
+        numbered: Mapping[int, Boxes],
+        open_detector: Callable[[], Detector],
+        find_landmarks: FindLandmarks | None,
+    ) -> None:
+        self._output = output
+        self._options = options
+        self._numbered = numbered
+        self._open_detector = open_detector
+        self._find_landmarks = find_landmarks
+        self._detector: Detector | None = None
+        boxes_from = "files" if numbered else "5" if find_landmarks is None else "68"
+        self._settings = _settings(options, boxes_from)
+
+    def is_done(self, task: PhotoTask, earlier: IndexedPhoto) -> bool:
+        """Whether an earlier run did this photo, as it is now, with the same options, and its crops are still there."""
+        stamp = _stamp(task.source)
+        return (earlier.settings, earlier.bytes, earlier.modified_ns) == (self._settings, *stamp) and all(
+            (self._output / face.file).is_file() for face in earlier.faces
+        )
+
+    def do(self, task: PhotoTask, earlier: IndexedPhoto | None, index: BinaryIO) -> IndexedPhoto:
+        """Writes the crops of a photo and then its line of the index; crops of an earlier run are taken away.
+
+        Raises:
+            FolderError: Crops or index cannot be written.
+        """
+        stamp = _stamp(task.source)
+        name = task.relative.as_posix()
+        try:
+            found = self._find(task)
+            photo = IndexedPhoto(
+                name, *stamp, self._settings, tuple(face for _, face in found.crops), dict(found.rejected)
+            )
+        except PhotoError as error:
+            found = _Found()
+            photo = IndexedPhoto(name, *stamp, self._settings, error=str(error))
+        try:
+            for pixels, face in found.crops:
+                self._write_crop(pixels, self._output / face.file, task.source)
+            index.write(line_of(photo))
+            index.flush()
+            os.fsync(index.fileno())
+            for face in earlier.faces if earlier is not None else ():
+                if face.file not in {kept.file for kept in photo.faces}:
+                    (self._output / face.file).unlink(missing_ok=True)
+        except PhotoWriteError as error:
+            raise FolderError(f"{error} What is done stays done.") from error
+        except OSError as error:
+            raise _unwritable(self._output, error) from error
+        return photo
+
+    def _find(self, task: PhotoTask) -> _Found:
+        """The faces of a photo.
+
+        Raises:
+            PhotoError: It cannot be read, or is no aligned face where only its boxes are known.
+        """
+        pixels = read_photo(task.source).pixels
+        boxes = self._numbered.get(number_of(task.source))
+        return self._found_by_detector(task, pixels) if boxes is None else self._found_aligned(task, pixels, boxes)
+
+    def _found_by_detector(self, task: PhotoTask, pixels: NDArray[Any]) -> _Found:
+        if self._detector is None:
+            self._detector = self._open_detector()
+        threshold = self._options.min_score
+        least = self._detector.default_threshold if threshold is None else threshold
+        faces = [face for face in self._detector.detect(pixels) if face.score >= least]
+        found = _Found()
+        if not faces:
+            found.rejected[NO_FACE] += 1
+        for number, face in enumerate(faces, start=1):
+            reason, crop, entry = self._judged(task, pixels, face, number)
+            if reason is None:
+                found.crops.append((crop, entry))
+            else:
+                found.rejected[reason] += 1
+        return found
+
+    def _judged(
+        self, task: PhotoTask, pixels: NDArray[Any], face: DetectedFace, number: int
+    ) -> tuple[str | None, NDArray[np.uint8], IndexedFace]:
+        """A face cut out, and why it is not taken; None where it is."""
+        size = self._options.size
+        crop = align_face(pixels, face, size)
+        points = transformed(crop.photo_to_crop, face.landmarks.astype(np.float64))
+        eye_distance = float(np.hypot(*(face.landmarks[1] - face.landmarks[0])))
+        levels = _eight_bit(crop.pixels)
+        entry = IndexedFace(
+            self._file(task, number),
+            size,
+            _rounded(face.box),
+            tuple(_rounded(point) for point in points),
+            round(eye_distance, 2),
+            round(face_sharpness(levels), 2),
+            round(face_turn(points), 4),
+            tuple(_rounded(box) for box in self._boxes(levels, points)),
+        )
+        outside = _share_outside(crop.photo_to_crop, size, pixels.shape)
+        return self._reason(entry, outside), levels, entry
+
+    def _boxes(self, crop: NDArray[np.uint8], points: NDArray[np.float64]) -> Boxes:
+        """Boxes (3, 4) by 68 landmarks where they can be had and agree with the five, else by the five."""
+        size = self._options.size
+        by_five = boxes_from_five(points, size)
+        if self._find_landmarks is None:
+            return by_five
+        boxes = boxes_from_68(self._find_landmarks(crop), size)
+        apart = np.abs((boxes[:, :2] + boxes[:, 2:]) - (by_five[:, :2] + by_five[:, 2:])).max() / 2
+        return boxes if apart <= LARGEST_DISAGREEMENT * size / TEMPLATE_SIZE else by_five
+
+    def _found_aligned(self, task: PhotoTask, pixels: NDArray[Any], boxes: Boxes) -> _Found:
+        """An aligned face at the size asked for.
+
+        Raises:
+            PhotoError: It is not square.
+        """
+        size = self._options.size
+        height, width = pixels.shape[:2]
+        if height != width:
+            raise PhotoError(f"{task.source} is {width} x {height} pixels, and aligned faces are square. Leave it out.")
+        found = _Found()
+        if height < size:
+            found.rejected[SMALL] += 1
+            return found
+        levels = _eight_bit(pixels)
+        if height > size:
+            levels = np.asarray(cv2.resize(levels, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+        centres = (boxes[:2, :2] + boxes[:2, 2:]) / 2 * height
+        entry = IndexedFace(
+            self._file(task, 1),
+            size,
+            (0.0, 0.0, float(width), float(height)),
+            (),
+            round(float(np.hypot(*(centres[1] - centres[0]))), 2),
+            round(face_sharpness(levels), 2),
+            0.0,
+            tuple(_rounded(box * size) for box in boxes),
+        )
+        reason = self._reason(entry, 0.0)
+        if reason is None:
+            found.crops.append((levels, entry))
+        else:
+            found.rejected[reason] += 1
+        return found
+
+    def _reason(self, face: IndexedFace, outside: float) -> str | None:
+        options = self._options
+        least = options.size / 5 if options.min_eye_distance is None else options.min_eye_distance
+        faults = {
+            TURNED: abs(face.yaw) > options.max_yaw,
+            SMALL: face.eye_px < least,
+            CUT_OFF: outside > options.max_outside,
+            BLURRED: face.sharpness < options.min_sharpness * TEMPLATE_SIZE / options.size,
+        }
+        return next((reason for reason, holds in faults.items() if holds), None)
+
+    def _file(self, task: PhotoTask, number: int) -> str:
+        """A crop's path in the set: by the photo's whole name, so that no two photos share one."""
+        name = task.relative.name
+        if len(os.fsencode(name)) > LONGEST_NAME - len("-1000.png"):
+            name = f"{name[:40]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
+        return task.relative.with_name(f"{name}-{number}{self._options.suffix}").as_posix()
+
+    def _write_crop(self, pixels: NDArray[np.uint8], path: Path, source: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = Metadata("PNG" if self._options.jpeg_quality is None else "JPEG", (pixels.shape[1], len(pixels)))
+        write_photo(Photo(source, pixels, None, metadata, grey=False), path, quality=self._options.jpeg_quality)
+
+
+def _earlier_work(output: Path, options: PrepareOptions) -> dict[str, IndexedPhoto]:
+    """What earlier runs did, by source; the index is put in order and leftovers are cleared away.
+
+    Raises:
+        FolderError: The index is damaged, or the set is of another size.
+    """
+    if not (output / INDEX_NAME).is_file():
+        return {}
+    photos = read_index(output)
+    other = next((face.size for photo in photos for face in photo.faces if face.size != options.size), None)
+    if other is not None:
+        raise FolderError(
+            f"{output} is a set of {other} pixels, and {options.size} are asked for. Name another folder with "
+            f"--output, or use --size {other}."
+        )
+    _write(output, photos)
+    return {photo.source: photo for photo in photos}
+
+
+def _write(output: Path, photos: list[IndexedPhoto]) -> None:
+    try:
+        remove_leftovers(output)
+        write_index(output, photos)
+    except OSError as error:
+        raise _unwritable(output, error) from error
+
+
+def _unwritable(output: Path, error: OSError) -> FolderError:
+    reason = error.strerror or str(error)
+    return FolderError(f"The set in {output} cannot be written: {reason}. Mend that and run again: it goes on.")
+
+
+def _settings(options: PrepareOptions, boxes_from: str) -> str:
+    """A short name of all that decides what becomes of a photo."""
+    values = {**asdict(options), "exclude": (), "boxes_from": boxes_from, "version": VERSION}
+    return hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()[:12]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a file, by which a change is seen; zeros for one that is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def _share_outside(photo_to_crop: NDArray[np.float64], size: int, shape: tuple[int, ...]) -> float:
+    """Share of a crop that lies outside the photo."""
+    steps = np.linspace(0, size - 1, OUTSIDE_GRID)
+    points = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+    back = np.linalg.inv(photo_to_crop[:, :2])
+    places = (points - photo_to_crop[:, 2]) @ back.T
+    inside = (places >= -0.5).all(axis=1) & (places <= np.array([shape[1], shape[0]]) - 0.5).all(axis=1)
+    return float(1 - inside.mean())
+
+
+def _eight_bit(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    if pixels.dtype == np.uint8:
+        return np.asarray(pixels, np.uint8)
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _rounded(numbers: NDArray[Any]) -> tuple[float, ...]:
+    return tuple(round(float(number), 3) for number in numbers)

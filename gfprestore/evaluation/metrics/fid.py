@@ -1,0 +1,313 @@
+"""FID (Heusel et al., NeurIPS 2017): how far the features of a set's pictures are from those of real faces.
+
+Features are Inception's of pytorch-fid; statistics are given as its `.npz` or as the `.pth` of VQFR's and GFPGAN's
+scripts, or computed here from a folder. The distance needs no matrix root: the trace of the root of a product of
+covariances is the sum of the roots of its eigenvalues, and those are the ones of a symmetric matrix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gfprestore.batch.walk import natural_key
+from gfprestore.data.images import read_pixels
+from gfprestore.errors import FolderError, MetricUnavailable, WeightsDamagedError, WeightsMismatchError
+from gfprestore.evaluation.metrics.batching import in_batches, pictures, signed_batch
+from gfprestore.evaluation.metrics.specs import MetricSpec, Pixels
+from gfprestore.files import sha256_of, write_whole
+from gfprestore.networks.inception import FEATURES, SIZE, InceptionFeatures
+from gfprestore.photo.photo import PHOTO_SUFFIXES
+from gfprestore.weights.checkpoints import load_state
+from gfprestore.weights.store import WeightsStore
+
+NETWORK = "inception-fid"
+AT_ONCE = 32
+"""Pictures of a reference folder in memory."""
+
+Progress = Callable[[int, int], None]
+"""Called with the pictures that are done and the pictures in all."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of features over a set of pictures.
+
+    Attributes:
+        mean: (D,).
+        covariance: (D, D), unbiased.
+    """
+
+    mean: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RealFaces:
+    """What a set is compared with.
+
+    Attributes:
+        statistics: A `.npz` or `.pth`; comes before `reference`.
+        reference: A folder of pictures.
+        cache: A folder that keeps the statistics of `reference`.
+        progress: Told the pictures of `reference` that are done and those in all.
+    """
+
+    statistics: Path | None = None
+    reference: Path | None = None
+    cache: Path | None = None
+    progress: Progress | None = None
+
+
+class StatisticsSum:
+    """Statistics of features that come in parts, without keeping them."""
+
+    def __init__(self, dimensions: int = FEATURES) -> None:
+        self.count = 0
+        self._sum = np.zeros(dimensions)
+        self._products = np.zeros((dimensions, dimensions))
+
+    def add(self, features: NDArray[np.float32]) -> None:
+        """Takes in (B, D)."""
+        values = features.astype(np.float64)
+        self.count += len(values)
+        self._sum += values.sum(0)
+        self._products += values.T @ values
+
+    def statistics(self) -> Statistics:
+        """Of all that came in; at least two."""
+        mean = self._sum / self.count
+        covariance = (self._products - self.count * np.outer(mean, mean)) / (self.count - 1)
+        return Statistics(mean, covariance)
+
+
+@dataclass(frozen=True)
+class FrechetDistance:
+    """FID of a set against given statistics."""
+
+    spec: MetricSpec
+    network: InceptionFeatures
+    device: torch.device
+    real: Statistics
+
+    def features(self, restored: Sequence[Pixels]) -> NDArray[np.float32]:
+        """(B, 2048) from B pictures of any sizes."""
+        return inception_features(self.network, pictures(self.spec, restored), self.device)
+
+    def value(self, features: NDArray[np.float32]) -> float:
+        """The FID of all features (N, 2048) of a set; NaN for fewer than two."""
+        if len(features) < 2:
+            return float("nan")
+        values = features.astype(np.float64)
+        own = Statistics(values.mean(0), np.cov(values, rowvar=False))
+        return frechet_distance(own, self.real)
+
+    def warning(self, count: int) -> str | None:
+        """Says that a covariance of few pictures has not the rank of its dimensions."""
+        if count > FEATURES:
+            return None
+        return (
+            f"FID of {count} pictures: their covariance has rank {max(count - 1, 0)} at most, of {FEATURES} "
+            "dimensions. The number is too high and depends on the count; compare it only with numbers of as many "
+            "pictures."
+        )
+
+
+def frechet_distance(one: Statistics, other: Statistics) -> float:
+    """Squared Frechet distance of two Gaussians: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))."""
+    values, vectors = np.linalg.eigh(one.covariance)
+    half = vectors * np.sqrt(np.clip(values, 0, None))  # half @ half.T = C1
+    product = np.linalg.eigvalsh(half.T @ other.covariance @ half)
+    root = float(np.sqrt(np.clip(product, 0, None)).sum())
+    difference = one.mean - other.mean
+    return float(difference @ difference + np.trace(one.covariance) + np.trace(other.covariance) - 2 * root)
+
+
+def inception_features(
+    network: InceptionFeatures, given: Sequence[Pixels], device: torch.device
+) -> NDArray[np.float32]:
+    """(B, 2048): each picture resized bilinearly without antialiasing, as pytorch-fid and the authors do."""
+    if not given:
+        return np.zeros((0, FEATURES), np.float32)
+
+    def compute(batch: Sequence[Pixels]) -> Tensor:
+        resized = [F.interpolate(signed_batch([picture], device), (SIZE, SIZE), mode="bilinear") for picture in batch]
+        features: Tensor = network(torch.cat(resized).contiguous(memory_format=torch.channels_last))
+        return features
+
+    largest = max(picture.shape[0] * picture.shape[1] for picture in given)
+    return np.asarray(in_batches(compute, given, max(largest, SIZE**2) // 2, device).numpy(), np.float32)
+
+
+def open_fid(
+    spec: MetricSpec, store: WeightsStore, device: torch.device, used: dict[str, str], real: RealFaces
+) -> FrechetDistance:
+    """FID against a file of statistics, or against a folder of pictures.
+
+    Args:
+        spec: `fid`.
+        store: Where Inception's weights are looked for.
+        device: Where it computes.
+        used: Takes the SHA-256 of the weights and of the statistics, or of the list of the folder's pictures.
+        real: What to compare with.
+
+    Raises:
+        MetricUnavailable: The weights are not here, or there are no statistics.
+        WeightsError: The weights or the statistics are damaged or of another kind.
+        FolderError: The reference folder cannot be read or holds fewer than two pictures.
+        PhotoError: One of its pictures cannot be read.
+    """
+    path = store.find(NETWORK)
+    if path is None:
+        raise MetricUnavailable(
+            spec.label,
+            f"{NETWORK} is not in {', '.join(map(str, store.folders))}.",
+            f"Run `gfprestore weights fetch {NETWORK}`.",
+        )
+    weights_sha256 = sha256_of(path)
+    if real.statistics is not None:
+        statistics = load_statistics(real.statistics)
+        used["fid-statistics"] = sha256_of(real.statistics)
+        network = _opened(path, device)
+    elif real.reference is not None:
+        network = _opened(path, device)
+        statistics, listed = folder_statistics(
+            network, real.reference, device, weights_sha256, real.cache, real.progress
+        )
+        used["fid-reference-list"] = listed
+    else:
+        raise MetricUnavailable(
+            spec.label,
+            "there is nothing to compare with.",
+            "Name statistics of real faces (the authors': inception_FFHQ_512.pth, linked from "
+            "https://github.com/TencentARC/VQFR) or a folder of real faces by --statistics.",
+        )
+    used[NETWORK] = weights_sha256
+    return FrechetDistance(spec, network, device, statistics)
+
+
+def _opened(path: Path, device: torch.device) -> InceptionFeatures:
+    try:
+        network = InceptionFeatures.from_state(load_state(path))
+    except ValueError as error:
+        raise WeightsMismatchError(f"{path} is not the FID's Inception v3.") from error
+    return network.to(device).to(memory_format=torch.channels_last)
+
+
+def folder_statistics(
+    network: InceptionFeatures,
+    folder: Path,
+    device: torch.device,
+    weights_sha256: str,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[Statistics, str]:
+    """Statistics of a folder's pictures, sub-folders included.
+
+    Args:
+        network: Gives the features.
+        folder: Where the pictures are.
+        device: Where the network computes.
+        weights_sha256: Of the network's file.
+        cache: A folder that keeps them, by the weights and the list of names, sizes and times; None keeps nothing.
+        progress: Told the pictures that are done and those in all.
+
+    Returns:
+        The statistics, and the SHA-256 of that list.
+
+    Raises:
+        FolderError: It cannot be read or holds fewer than two pictures, or the cache cannot be written to.
+        PhotoError: A picture cannot be read.
+    """
+    files, listed = _listed(folder)
+    kept = None if cache is None else cache / f"fid-{listed[:16]}-{weights_sha256[:16]}.npz"
+    if kept is not None and kept.is_file():
+        return load_statistics(kept), listed
+    total = StatisticsSum()
+    for start in range(0, len(files), AT_ONCE):
+        given = [read_pixels(path).pixels for path in files[start : start + AT_ONCE]]
+        total.add(inception_features(network, given, device))
+        if progress is not None:
+            progress(total.count, len(files))
+    found = total.statistics()
+    if kept is not None:
+        stream = io.BytesIO()
+        np.savez(stream, mu=found.mean, sigma=found.covariance)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(kept, stream.getvalue())
+    return found, listed
+
+
+def load_statistics(path: Path) -> Statistics:
+    """Statistics from a file: `mu` and `sigma` of a `.npz`, or `mean` and `cov` of a `.pth`. Their code is not run.
+
+    Raises:
+        WeightsDamagedError: It is missing, cut short or neither.
+        WeightsMismatchError: It holds something else, or statistics of another network.
+    """
+    try:
+        with path.open("rb") as stream:
+            found = _npz_arrays(stream.read()) if path.suffix == ".npz" else _pth_arrays(path)
+    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        raise WeightsDamagedError(
+            f"{path} cannot be read as statistics for the FID ({str(error).partition(chr(10))[0]}). "
+            "Name a .npz of pytorch-fid or a .pth of VQFR's scripts."
+        ) from error
+    if found is None:
+        raise WeightsMismatchError(f"{path} holds neither mu and sigma nor mean and cov.")
+    mean, covariance = (np.asarray(array, np.float64) for array in found)
+    if mean.shape != (FEATURES,) or covariance.shape != (FEATURES, FEATURES):
+        raise WeightsMismatchError(
+            f"{path} holds statistics of shapes {mean.shape} and {covariance.shape}; the FID has {FEATURES} features."
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise WeightsDamagedError(f"{path} holds statistics that are no numbers.")
+    return Statistics(mean, covariance)
+
+
+def _npz_arrays(content: bytes) -> tuple[object, object] | None:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return (arrays["mu"], arrays["sigma"]) if {"mu", "sigma"} <= set(arrays.files) else None
+
+
+def _pth_arrays(path: Path) -> tuple[object, object] | None:
+    """Reads numpy arrays out of torch's format; of all that pickle could call, only what rebuilds arrays is let in."""
+    rebuild: Any = np.zeros(1).__reduce__()[0]
+    allowed: list[Any] = [np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8"))]
+    named = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+    with torch.serialization.safe_globals([*allowed, *named]):
+        loaded = torch.load(str(path), map_location="cpu", weights_only=True)
+    if not isinstance(loaded, dict) or not {"mean", "cov"} <= set(loaded):
+        return None
+    return loaded["mean"], loaded["cov"]
+
+
+def _listed(folder: Path) -> tuple[list[Path], str]:
+    """A folder's pictures in order, and the SHA-256 of the list of their names, sizes and times."""
+    try:
+        files = sorted(
+            (path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file()),
+            key=lambda path: natural_key(path.relative_to(folder).as_posix()),
+        )
+        states = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
+    except OSError as error:
+        raise FolderError(f"{folder} cannot be read: {error.strerror or error}.") from error
+    if len(files) < 2:
+        raise FolderError(
+            f"{folder} holds {len(files)} picture(s); statistics need two or more, and thousands in fact."
+        )
+    rows = [[name, state.st_size, state.st_mtime_ns] for name, state in states]
+    return files, hashlib.sha256(json.dumps(rows).encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,145 @@
+"""Metrics by name: opened with what they need, or unavailable with the reason and the command that gets it.
+
+PSNR, SSIM and NIQE need nothing and are always here. The others need weights; one that cannot be had stops no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gfprestore.errors import GfprestoreError, MetricUnavailable, UsageError
+from gfprestore.evaluation.metrics import psnr_ssim
+from gfprestore.evaluation.metrics.batching import mean_score, pairs, pictures
+from gfprestore.evaluation.metrics.fid import Progress, RealFaces, open_fid
+from gfprestore.evaluation.metrics.identity import open_deg, open_dlib_identity, open_landmark_distance
+from gfprestore.evaluation.metrics.lpips import open_lpips, open_shift_tolerant
+from gfprestore.evaluation.metrics.niqe import PRISTINE_FILE, load_pristine, niqe
+from gfprestore.evaluation.metrics.specs import DEFAULT_METRICS, METRICS, MetricSpec, PictureMetric, Pixels, SetMetric
+from gfprestore.files import sha256_of
+from gfprestore.weights.store import WeightsStore, embedded_folder
+
+__all__ = [
+    "DEFAULT_METRICS",
+    "METRICS",
+    "MetricSpec",
+    "MetricUnavailable",
+    "PictureMetric",
+    "Pixels",
+    "SetMetric",
+    "open_metric",
+]
+
+_PAIR_FUNCTIONS: dict[str, Callable[[Pixels, Pixels], float]] = {
+    "psnr": psnr_ssim.psnr,
+    "psnr_matched": lambda restored, gt: psnr_ssim.psnr(psnr_ssim.matched(restored, gt), gt),
+    "ssim": psnr_ssim.ssim,
+    "ssim_matched": lambda restored, gt: psnr_ssim.ssim(psnr_ssim.matched(restored, gt), gt),
+}
+
+
+@dataclass(frozen=True)
+class PairMetric:
+    """A metric that looks at one picture and its gt at a time."""
+
+    spec: MetricSpec
+    function: Callable[[Pixels, Pixels], float]
+
+    def score(self, restored: Sequence[Pixels], gt: Sequence[Pixels] | None) -> list[float]:
+        """One number a picture; see `PictureMetric`."""
+        return [self.function(one, other) for one, other in pairs(self.spec, restored, gt)]
+
+    def summarise(self, scores: Sequence[float]) -> float:
+        """The mean without NaN."""
+        return mean_score(scores)
+
+
+@dataclass(frozen=True)
+class BlindMetric:
+    """A metric that looks at one picture at a time and needs no gt."""
+
+    spec: MetricSpec
+    function: Callable[[Pixels], float]
+
+    def score(self, restored: Sequence[Pixels], gt: Sequence[Pixels] | None) -> list[float]:
+        """One number a picture; see `PictureMetric`."""
+        return [self.function(picture) for picture in pictures(self.spec, restored)]
+
+    def summarise(self, scores: Sequence[float]) -> float:
+        """The mean without NaN."""
+        return mean_score(scores)
+
+
+def open_metric(
+    name: str,
+    store: WeightsStore,
+    device: torch.device,
+    *,
+    statistics: Path | None = None,
+    reference: Path | None = None,
+    cache: Path | None = None,
+    weights_used: dict[str, str] | None = None,
+    progress: Progress | None = None,
+) -> PictureMetric | SetMetric:
+    """The metric, ready to compute. Nothing is downloaded.
+
+    Args:
+        name: A key of `METRICS`.
+        store: Where weights are looked for.
+        device: Where networks compute.
+        statistics: For FID: a `.npz` of pytorch-fid or a `.pth` of VQFR's and GFPGAN's scripts.
+        reference: For FID: a folder of pictures whose statistics are computed here.
+        cache: A folder that keeps those statistics.
+        weights_used: Takes the SHA-256 of every file used, by its role.
+        progress: Told how far the statistics of `reference` are.
+
+    Raises:
+        UsageError: No metric is called so.
+        MetricUnavailable: What it needs is not here, damaged, or of another kind.
+    """
+    if name not in METRICS:
+        raise UsageError(f"No metric is called {name!r}. Known: {', '.join(METRICS)}.")
+    spec = METRICS[name]
+    used = weights_used if weights_used is not None else {}
+    try:
+        if name == "fid":
+            real = RealFaces(statistics, reference, cache, progress)
+            return open_fid(spec, store, device, used, real)
+        return _open_picture_metric(spec, store, device, used)
+    except MetricUnavailable:
+        raise
+    except GfprestoreError as error:
+        raise MetricUnavailable(spec.label, str(error)) from error
+
+
+def _open_picture_metric(
+    spec: MetricSpec, store: WeightsStore, device: torch.device, used: dict[str, str]
+) -> PictureMetric:
+    if spec.name in _PAIR_FUNCTIONS:
+        return PairMetric(spec, _PAIR_FUNCTIONS[spec.name])
+    if spec.name == "niqe":
+        return _open_niqe(spec, used)
+    if spec.name in ("lpips", "lpips_alex"):
+        return open_lpips(spec, store, device, used)
+    if spec.name == "st_lpips":
+        return open_shift_tolerant(spec, device, used)
+    if spec.name in ("deg", "deg_all"):
+        return open_deg(spec, store, device, used)
+    return open_dlib_identity(spec, used) if spec.name == "identity_dlib" else open_landmark_distance(spec, used)
+
+
+def _open_niqe(spec: MetricSpec, used: dict[str, str]) -> PictureMetric:
+    folder = embedded_folder()
+    path = folder / PRISTINE_FILE if folder else None
+    if path is None or not path.is_file():
+        raise MetricUnavailable(
+            spec.label,
+            f"{PRISTINE_FILE}, which ships with the package, is not here.",
+            "Run `pip install --force-reinstall --no-deps gfprestore`.",
+        )
+    used["niqe-pristine"] = sha256_of(path)
+    pristine = load_pristine(path)
+    return BlindMetric(spec, lambda picture: niqe(picture, pristine))

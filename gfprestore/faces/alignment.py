@@ -1,0 +1,119 @@
+"""From landmarks to an upright face crop, and from the restored crop back into the enlarged photo.
+
+The crop follows FFHQ's five-point template (Karras et al., CVPR 2019, as GFP-GAN uses it). Pixels are RGB uint8 or
+uint16. Every coordinate here is that of pixel centres: (0, 0) is the centre of the first pixel, and a picture enlarged
+by s has the same point at (x + 0.5) * s - 0.5. Whatever shrinks is low-passed first, so that nothing aliases; whatever
+grows is interpolated by cubics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gfprestore.faces.detection import DetectedFace
+from gfprestore.faces.geometry import Matrix, aligned, fit_similarity, rescaled, transformed
+from gfprestore.tensors import full_scale
+
+TEMPLATE_SIZE = 512
+FFHQ_TEMPLATE: Matrix = np.array(
+    [
+        [192.98138, 239.94708],
+        [318.90277, 240.1936],
+        [256.63416, 314.01935],
+        [201.26117, 371.41043],
+        [313.08905, 371.15118],
+    ]
+)
+
+FACE_ON_TEMPLATE = (120, 160, 392, 432)
+"""Left, top, right and bottom of a face on the template of 512: the box in which dlib looks for landmarks."""
+
+FACE_ITSELF = (0.205, 0.234, 0.795, 0.879)
+"""Left, top, right and bottom of the face without hair and background, in shares of the crop."""
+
+
+@dataclass(frozen=True)
+class FaceCrop:
+    """A face, upright and of the template's size.
+
+    Attributes:
+        pixels: (S, S, 3) RGB of the photo's type.
+        photo_to_crop: (2, 3) float64, photo coordinates to crop coordinates, both of pixel centres.
+    """
+
+    pixels: NDArray[Any]
+    photo_to_crop: Matrix
+
+    @property
+    def side_in_photo(self) -> float:
+        """Side of the crop in pixels of the photo."""
+        return float(len(self.pixels) / np.hypot(*self.photo_to_crop[:, 0]))
+
+
+def align_face(pixels: NDArray[Any], face: DetectedFace, size: int) -> FaceCrop:
+    """The face cut out upright, turned and scaled onto the template, in one interpolation.
+
+    Where the crop reaches beyond the photo, the photo is mirrored at its border.
+
+    Args:
+        pixels: The photo (H, W, 3) RGB uint8 or uint16.
+        face: Its landmarks in photo pixels.
+        size: Side of the crop.
+    """
+    template = rescaled(FFHQ_TEMPLATE, size / TEMPLATE_SIZE)
+    photo_to_crop = fit_landmarks(face.landmarks.astype(np.float64), template)
+    crop = np.rint(np.clip(aligned(pixels, photo_to_crop, size), 0, full_scale(pixels.dtype)))
+    return FaceCrop(crop.astype(pixels.dtype), photo_to_crop)
+
+
+def face_turn(landmarks: NDArray[Any]) -> float:
+    """How far a face with five landmarks (5, 2) is turned: the nose's way off the eyes' middle, in eye distances."""
+    left_eye, right_eye, nose = np.asarray(landmarks[:3], np.float64)
+    across = right_eye - left_eye
+    return float((nose - (left_eye + right_eye) / 2) @ across / max(float(across @ across), 1e-6))
+
+
+def crop_sharpness(pixels: NDArray[Any]) -> float:
+    """How much finest detail a crop (S, S, 3) has beside its coarser detail: 0.3 is blurred, 0.7 is sharp.
+
+    The ratio of the standard deviations of two bands of the luma of the face itself: between Gaussian blurs of 1 and 2
+    pixels, and of 2 and 4.
+    """
+    size = len(pixels)
+    left, top, right, bottom = (round(share * size) for share in FACE_ITSELF)
+    face = np.ascontiguousarray(pixels[top:bottom, left:right]).astype(np.float32)
+    luma = np.asarray(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY), np.float32)
+    fine, middle, coarse = (np.asarray(cv2.GaussianBlur(luma, (0, 0), sigma)) for sigma in (1.0, 2.0, 4.0))
+    return float((fine - middle).std() / max(float((middle - coarse).std()), 1e-6))
+
+
+def fit_landmarks(landmarks: Matrix, template: Matrix) -> Matrix:
+    """Similarity from five landmarks (5, 2) to the template (5, 2) that one misplaced point cannot spoil.
+
+    Where four points fit the template several times better than all five, the fifth is taken for misplaced and left
+    out. A face that turns away strains all points alike and keeps them.
+    """
+    everyone = np.ones(len(template))
+    matrix = fit_similarity(landmarks, template, everyone)
+    misfit = _misfit(matrix, landmarks, template, everyone)
+    if misfit < 0.08 * float(np.hypot(*(template[1] - template[0]))):
+        return matrix
+    without_one = []
+    for index in range(len(template)):
+        weights = everyone.copy()
+        weights[index] = 0
+        fitted = fit_similarity(landmarks, template, weights)
+        without_one.append((_misfit(fitted, landmarks, template, weights), index, fitted))
+    best = min(without_one)
+    return best[2] if best[0] < 0.3 * misfit else matrix
+
+
+def _misfit(matrix: Matrix, landmarks: Matrix, template: Matrix, weights: Matrix) -> float:
+    """Root mean square distance of the weighted points from the template."""
+    squares = ((transformed(matrix, landmarks) - template) ** 2).sum(axis=1)
+    return float(np.sqrt((weights * squares).sum() / weights.sum()))

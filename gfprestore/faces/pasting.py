@@ -1,0 +1,218 @@
+"""Paste restored face crops back into the enlarged photo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from gfprestore.faces.alignment import TEMPLATE_SIZE, FaceCrop
+from gfprestore.faces.geometry import (
+    Floats,
+    Matrix,
+    aligned,
+    clipped_box,
+    enlargement,
+    finer_sampling,
+    inverse_matrix,
+    matrix_product,
+    resampled,
+    rescaled,
+    scale_of,
+    shift_matrix,
+    transformed,
+    warped,
+)
+from gfprestore.tensors import full_scale
+
+# The face's outline on the template: centre, half width, half height, of the part from hair-line to chin.
+FACE_CENTRE = (256.0, 288.0)
+FACE_RADII = (156.0, 196.0)
+
+BAND_PIXELS = 1 << 20
+CHANGED_STRUCTURE = 0.08  # mean change of luma, of full scale, at which half of the photo's own fine detail is left out
+
+
+def face_mask(size: int) -> Floats:
+    """The default mask of a crop: an egg from hair-line to chin, feathered, zero well before the crop's border.
+
+    Returns:
+        (size, size) float32 in [0, 1].
+    """
+    grid = rescaled(np.arange(size, dtype=np.float64)[:, None], TEMPLATE_SIZE / size)[:, 0]
+    radius = _face_radius(grid[None, :], grid[:, None])
+    return _smooth_step((1.12 - radius) / 0.3).astype(np.float32)
+
+
+def yield_to_neighbours(mask: Floats, crop: FaceCrop, neighbours: Sequence[FaceCrop]) -> Floats:
+    """The mask of a face without what belongs to faces beside it: cheek to cheek, each face keeps its own side.
+
+    Along the line where a pixel is as near to one face as to the other, in the sizes of the faces, the mask falls off
+    softly, so that the order of pasting hardly matters.
+
+    Args:
+        mask: (T, T) mask of the face, in its own crop.
+        crop: The face.
+        neighbours: The other faces of the photo; those too far away to touch cost nothing.
+    """
+    size = len(mask)
+    grid = np.arange(size, dtype=np.float64)
+    to_template = TEMPLATE_SIZE / size
+    own = None
+    for other in neighbours:
+        crop_to_other = matrix_product(other.photo_to_crop, inverse_matrix(crop.photo_to_crop))
+        to_crop = len(crop.pixels) / size
+        x, y = np.meshgrid(rescaled(grid, to_crop), rescaled(grid, to_crop))  # crop coordinates of the mask's pixels
+        points = transformed(crop_to_other, np.stack([x.ravel(), y.ravel()], axis=1))
+        points = rescaled(points, TEMPLATE_SIZE / len(other.pixels)).reshape(size, size, 2)
+        theirs = _face_radius(points[..., 0], points[..., 1])
+        if np.min(theirs) > 1.3:
+            continue
+        if own is None:
+            template_grid = rescaled(grid, to_template)
+            own = _face_radius(template_grid[None, :], template_grid[:, None])
+        mask = mask * _smooth_step(0.5 + (theirs - own) / 0.3).astype(np.float32)
+    return mask
+
+
+def paste_face(
+    background: NDArray[Any],
+    restored: NDArray[Any],
+    crop: FaceCrop,
+    upscale: float | tuple[float, float],
+    mask: Floats,
+    strength: float,
+) -> None:
+    """Blends a restored face into the enlarged photo, in place, touching only the pixels under the mask.
+
+    Where the face is larger in the enlarged photo than the network's output, the restored face is enlarged and gets the
+    photo's own detail that is finer than the network could give, so that it never comes out softer than before. The
+    detail is left out where the network changed the picture's structure (a scratch does not return).
+
+    Args:
+        background: (H * s, W * s, 3) uint8 or uint16, the enlarged photo; written in place.
+        restored: (T, T, 3) restored crop: uint8 or uint16 (brought to the background's type), or float32 in levels of
+            the background's type.
+        crop: The face as it was cut out.
+        upscale: Scale from the photo to the background, one number or (horizontal, vertical).
+        mask: (T, T) float32 in [0, 1] in the restored crop; should be zero at its border.
+        strength: 0 leaves the background as it is, 1 pastes the restored face fully.
+    """
+    if strength <= 0:
+        return
+    levels = full_scale(background.dtype)
+    share = 1.0 if np.issubdtype(restored.dtype, np.floating) else levels / full_scale(restored.dtype)
+    restored = restored.astype(np.float32) * np.float32(share)
+    background_to_restored = _background_to_restored(crop, upscale, len(restored))
+    box = _mask_box(mask, background_to_restored, background.shape)
+    if box is None:
+        return
+    left, top, right, bottom = box
+    canvas = background[top:bottom, left:right]
+    to_restored = matrix_product(background_to_restored, shift_matrix(left, top))
+    scale = 1 / scale_of(to_restored)  # background pixels to a pixel of the restored crop
+    cover = np.asarray(mask, np.float32) * np.float32(strength)
+    if scale < 1:
+        size = (canvas.shape[1], canvas.shape[0])
+        face = resampled(restored, to_restored, size, cv2.BORDER_REPLICATE)
+        _blend(canvas, face, _resampled_mask(cover, to_restored, size), levels)
+        return
+    coarse = aligned(canvas, to_restored, len(restored))
+    gate = min((scale - 1) / 0.25, 1.0) * _unchanged_structure(restored, coarse, levels)
+    layers = _Layers(to_restored, cover, restored - gate[..., None] * coarse, gate)
+    rows = max(1, BAND_PIXELS // canvas.shape[1])
+    for start in range(0, len(canvas), rows):
+        _paste_band(canvas[start : start + rows], layers, start, levels)
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """What is blended into a large face's box, all in the restored crop's coordinates, and the way there from the box.
+
+    Attributes:
+        to_layers: (2, 3) from the box to the layers.
+        cover: (T, T) share of the face.
+        change: (T, T, 3) restored face less the background as seen at its resolution, the latter times `gate`.
+        gate: (T, T) share of the background that is added to `change`, which leaves its finer detail.
+    """
+
+    to_layers: Matrix
+    cover: Floats
+    change: Floats
+    gate: Floats
+
+
+def _paste_band(band: NDArray[Any], layers: _Layers, start: int, levels: float) -> None:
+    """Blends some rows of the face's box in place; `start` is the first of them."""
+    size = (band.shape[1], band.shape[0])
+    to_layers = matrix_product(layers.to_layers, shift_matrix(0, start))
+    cover = warped(layers.cover, to_layers, size, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)
+    if not cover.any():
+        return
+    face = warped(layers.change, to_layers, size)
+    face += warped(layers.gate, to_layers, size, cv2.INTER_LINEAR)[..., None] * band
+    _blend(band, face, cover, levels)
+
+
+def _blend(canvas: NDArray[Any], face: Floats, cover: Floats, levels: float) -> None:
+    """Moves the canvas (h, w, 3) towards the face (h, w, 3) by the share `cover` (h, w), in place, rounded."""
+    np.clip(face, 0, levels, out=face)
+    face -= canvas
+    face *= cover[..., None]
+    face += canvas
+    np.rint(face, out=face)
+    np.copyto(canvas, face.astype(canvas.dtype), where=cover[..., None] > 0)
+
+
+def _unchanged_structure(restored: Floats, coarse: Floats, levels: float) -> Floats:
+    """1 where the network kept the picture's structure, towards 0 where it did not, whatever it did to the tone.
+
+    Only there does detail finer than the network's output still fit what it lies on.
+
+    Returns:
+        (T, T) float32.
+    """
+    difference = (restored - coarse).mean(axis=2) / np.float32(levels)
+    difference -= cv2.GaussianBlur(difference, (0, 0), len(difference) / 32)
+    activity = cv2.GaussianBlur(np.abs(difference), (0, 0), len(difference) / 128)
+    return np.asarray(1 / (1 + (activity / CHANGED_STRUCTURE) ** 2), np.float32)
+
+
+def _background_to_restored(crop: FaceCrop, upscale: float | tuple[float, float], size: int) -> Matrix:
+    """From the enlarged photo to the restored crop of `size` pixels a side."""
+    horizontal, vertical = upscale if isinstance(upscale, tuple) else (upscale, upscale)
+    growth = size / len(crop.pixels)
+    to_photo = enlargement(1 / horizontal, 1 / vertical)
+    return matrix_product(enlargement(growth, growth), matrix_product(crop.photo_to_crop, to_photo))
+
+
+def _mask_box(mask: Floats, to_mask: Matrix, shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+    """Left, top, right, bottom of the background's pixels that the mask can touch; None if there are none."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    corners = [(x, y) for x in (columns[0] - 1, columns[-1] + 1) for y in (rows[0] - 1, rows[-1] + 1)]
+    return clipped_box(transformed(inverse_matrix(to_mask), np.array(corners, np.float64)), shape, margin=1)
+
+
+def _resampled_mask(mask: Floats, to_mask: Matrix, size: tuple[int, int]) -> Floats:
+    """A mask of `size` (width, height), linear and averaged over the area, so that nothing overshoots."""
+    finer = finer_sampling(to_mask)
+    to_mask = matrix_product(to_mask, enlargement(1 / finer, 1 / finer))
+    values = warped(mask, to_mask, (size[0] * finer, size[1] * finer), cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)
+    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_AREA))
+
+
+def _face_radius(x: Matrix, y: Matrix) -> Matrix:
+    """Distance from the face's centre on the template, 1 on its outline."""
+    return np.asarray(np.hypot((x - FACE_CENTRE[0]) / FACE_RADII[0], (y - FACE_CENTRE[1]) / FACE_RADII[1]))
+
+
+def _smooth_step(values: Matrix) -> Matrix:
+    """0 below 0, 1 above 1, a smooth rise between."""
+    steps = np.clip(values, 0, 1)
+    return np.asarray(steps * steps * (3 - 2 * steps))

@@ -1,0 +1,1 @@
+"""Photo files: read upright, written with everything else of the file kept."""

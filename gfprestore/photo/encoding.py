@@ -1,0 +1,454 @@
+"""Pixels and metadata to the bytes of a file: JPEG, PNG, TIFF, WebP, AVIF and HEIC.
+
+A picture is handed over as bands of rows, so that no second copy of its pixels is needed. 16-bit PNG and all TIFF are
+written here, the rest by Pillow with our own segments and chunks put between. Each writer returns notes: what the
+format could not hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, features
+
+from gfprestore.photo import containers, exif, metadata
+from gfprestore.photo.icc import bands
+from gfprestore.photo.metadata import Metadata
+
+Pixels = NDArray[Any]
+
+DEFAULT_QUALITY = 95
+LARGEST_SIDE = {"JPEG": 65535, "WEBP": 16383, "PNG": 2**31 - 1, "TIFF": 2**31 - 1, "AVIF": 65536, "HEIF": 16384}
+_SEGMENT_LIMIT = 65533
+_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+
+
+class EncodingError(ValueError):
+    """The format cannot hold the picture; the message says why."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels as the file will hold them.
+
+    Attributes:
+        width: Pixels across.
+        height: Pixels down.
+        channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
+        dtype: uint8 or uint16.
+        band: The pixels (h, W, channels) of some rows.
+    """
+
+    width: int
+    height: int
+    channels: int
+    dtype: np.dtype[Any]
+    band: Callable[[slice], Pixels]
+
+    def bands(self) -> Iterator[Pixels]:
+        """All pixels, from top to bottom."""
+        return (self.band(rows) for rows in bands(self.height, self.width))
+
+
+def writable_formats() -> frozenset[str]:
+    """The formats that can be written here, with what is installed."""
+    formats = {"JPEG", "PNG", "TIFF"}
+    if features.check("webp"):
+        formats.add("WEBP")
+    if features.check("avif"):
+        formats.add("AVIF")
+    if importlib.util.find_spec("pillow_heif") is not None:
+        formats.add("HEIF")
+    return frozenset(formats)
+
+
+def encode(stream: BinaryIO, picture: Picture, found: Metadata, format: str, quality: int | None) -> tuple[str, ...]:
+    """Writes a whole file.
+
+    Args:
+        stream: Where to; written from start to end, the TIFF header apart.
+        picture: The pixels.
+        found: Metadata of a picture of this size.
+        format: One of `writable_formats`.
+        quality: 1 to 100 for lossy formats; None keeps the source's or better.
+
+    Returns:
+        What could not be kept, one sentence each.
+
+    Raises:
+        EncodingError: The format cannot hold the picture.
+        OSError: The stream cannot be written.
+    """
+    limit = LARGEST_SIDE[format]
+    if max(picture.width, picture.height) > limit:
+        raise EncodingError(f"{format} holds at most {limit} pixels a side, it has {picture.width} x {picture.height}")
+    writers = {"JPEG": _jpeg, "PNG": _png, "TIFF": _tiff, "WEBP": _webp, "AVIF": _avif, "HEIF": _heif}
+    notes = writers[format](stream, picture, found, quality)
+    return (*notes, *_lost(found, format))
+
+
+def _lost(found: Metadata, format: str) -> Iterator[str]:
+    """What the format has no place for."""
+    if found.segments and format != "JPEG":
+        yield f"{len(found.segments)} application segments of the JPEG have no place in {format}"
+    if found.extended_xmp and format != "JPEG":
+        yield f"the extended part of its XMP has no place in {format}"
+    others = [name for name, _ in found.chunks if name not in (b"tEXt", b"zTXt", b"iTXt", b"sRGB", b"gAMA", b"cHRM")]
+    if others and format != "PNG":
+        yield f"PNG chunks have no place in {format}: {', '.join(name.decode('latin-1') for name in others)}"
+    if format in ("WEBP", "AVIF", "HEIF"):
+        if found.iptc or found.photoshop:
+            yield f"its IPTC and Photoshop data have no place in {format}"
+        if found.texts:
+            yield f"its comments have no place in {format}: {', '.join(sorted({key for key, _ in found.texts}))}"
+
+
+def _image(picture: Picture) -> Image.Image:
+    """A Pillow image of the picture, filled band by band."""
+    image = Image.new(_MODES[picture.channels], (picture.width, picture.height))
+    top = 0
+    for band in picture.bands():
+        image.paste(Image.fromarray(band if picture.channels > 1 else band[..., 0]), (0, top))
+        top += len(band)
+    return image
+
+
+# --- JPEG --------------------------------------------------------------------------------------------------------
+
+
+def _jpeg(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | None) -> tuple[str, ...]:
+    segments, notes = _jpeg_segments(found)
+    kept = found.format == "JPEG"
+    _image(picture).save(
+        _AfterHeader(stream, b""),  # type: ignore[arg-type]  # has no file number, so that write errors keep their cause
+        "JPEG",
+        quality=quality or max(found.quality or 0, DEFAULT_QUALITY),
+        subsampling=(found.subsampling or "4:4:4") if kept else "4:4:4",
+        progressive=found.progressive,
+        dpi=_whole_dpi(found.dpi),
+        extra=segments,
+    )
+    return notes
+
+
+def _whole_dpi(dpi: tuple[float, float] | None) -> tuple[int, int]:
+    """Resolution as JFIF holds it; (0, 0) stands for none."""
+    if dpi is None:
+        return (0, 0)
+    across, down = (min(max(round(value), 1), 65535) for value in dpi)
+    return (across, down)
+
+
+def _jpeg_segments(found: Metadata) -> tuple[bytes, tuple[str, ...]]:
+    """All application segments and comments, and what did not fit."""
+    notes: list[str] = []
+    parts: list[bytes] = []
+    if found.exif is not None:
+        block = _exif_within(found.exif, _SEGMENT_LIMIT - len(containers.EXIF_HEADER), notes)
+        if block is not None:
+            parts.append(_segment(0xE1, containers.EXIF_HEADER + block))
+    if found.xmp is not None:
+        parts += _xmp_segments(found.xmp)
+    parts += found.extended_xmp
+    resources = found.photoshop
+    if found.iptc is not None and (resources is None or metadata.iptc_of(resources) is None):
+        resources = metadata.resources_with_iptc(found.iptc) + (resources or b"")
+    if resources:
+        parts += _split(0xED, resources, lambda number, count: containers.PHOTOSHOP_HEADER)
+    if found.icc is not None:
+        parts += _split(0xE2, found.icc, lambda number, count: containers.ICC_HEADER + bytes((number, count)))
+    for keyword, text in found.texts:
+        content = text if keyword == "Comment" else f"{keyword}: {text}"
+        parts += _split(0xFE, content.encode("utf-8", "surrogateescape"), lambda number, count: b"")
+    parts += found.segments
+    return b"".join(parts), tuple(notes)
+
+
+def _segment(marker: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def _split(marker: int, content: bytes, header: Callable[[int, int], bytes]) -> list[bytes]:
+    """Content over as many segments as it needs, each behind its header."""
+    room = _SEGMENT_LIMIT - len(header(1, 1))
+    pieces = [content[start : start + room] for start in range(0, len(content), room)] or [b""]
+    return [_segment(marker, header(number, len(pieces)) + piece) for number, piece in enumerate(pieces, 1)]
+
+
+def _exif_within(block: bytes, limit: int, notes: list[str]) -> bytes | None:
+    """The block, rebuilt smaller when it passes the limit of the format."""
+    if len(block) <= limit:
+        return block
+    try:
+        small, dropped = exif.shrunk(block, limit)
+    except exif.ExifError:
+        notes.append(f"its EXIF data of {len(block)} bytes cannot be understood and do not fit in a JPEG")
+        return None
+    if dropped:
+        notes.append(f"EXIF tags too large for a JPEG are left out: {', '.join(f'0x{tag:04x}' for tag in dropped)}")
+    return small
+
+
+def _xmp_segments(packet: bytes) -> list[bytes]:
+    """The packet in one segment, or as extended XMP (XMP specification part 3, section 1.1.3.1) when it is larger."""
+    if len(packet) + len(containers.XMP_HEADER) <= _SEGMENT_LIMIT:
+        return [_segment(0xE1, containers.XMP_HEADER + packet)]
+    digest = hashlib.md5(packet, usedforsecurity=False).hexdigest().upper().encode()
+    stub = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        b'<rdf:Description rdf:about="" xmlns:xmpNote="http://ns.adobe.com/xmp/note/" xmpNote:HasExtendedXMP="'
+        + digest
+        + b'"/></rdf:RDF></x:xmpmeta>'
+    )
+    parts = [_segment(0xE1, containers.XMP_HEADER + stub)]
+    for start in range(0, len(packet), 65_000):
+        place = digest + struct.pack(">II", len(packet), start)
+        parts.append(_segment(0xE1, containers.EXTENDED_XMP_HEADER + place + packet[start : start + 65_000]))
+    return parts
+
+
+# --- PNG ---------------------------------------------------------------------------------------------------------
+
+
+class _AfterHeader:
+    """Passes a PNG on and puts chunks behind its header, which is the first 33 bytes."""
+
+    def __init__(self, stream: BinaryIO, chunks: bytes) -> None:
+        self._stream = stream
+        self._chunks = chunks
+        self._header = b""
+
+    def write(self, data: bytes) -> int:
+        if self._chunks:  # the header is not complete yet
+            self._header += data
+            if len(self._header) >= 33:
+                self._stream.write(self._header[:33] + self._chunks + self._header[33:])
+                self._chunks = b""
+        else:
+            self._stream.write(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def _png(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | None) -> tuple[str, ...]:
+    chunks = _png_chunks(found)
+    if picture.dtype == np.uint8:
+        _image(picture).save(_AfterHeader(stream, chunks), "PNG")  # type: ignore[arg-type]
+        return ()
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[picture.channels]
+    header = struct.pack(">IIBBBBB", picture.width, picture.height, 16, colour, 0, 0, 0)
+    stream.write(containers.PNG_SIGNATURE + containers.png_chunk(b"IHDR", header) + chunks)
+    packer = zlib.compressobj(6)
+    above = np.zeros(picture.width * picture.channels * 2, np.uint8)
+    for band in picture.bands():
+        rows = band.astype(">u2").view(np.uint8).reshape(len(band), -1)  # (h, W * channels * 2)
+        stream.write(containers.png_chunk(b"IDAT", packer.compress(_filtered(rows, above, picture.channels * 2))))
+        above = rows[-1]
+    stream.write(containers.png_chunk(b"IDAT", packer.flush()) + containers.png_chunk(b"IEND", b""))
+    return ()
+
+
+def _filtered(rows: NDArray[np.uint8], above: NDArray[np.uint8], step: int) -> bytes:
+    """Rows of a PNG behind their filter byte: Sub, Up or Average, whichever leaves the smaller differences."""
+    upper = np.concatenate([above[None], rows[:-1]])
+    left = np.pad(rows, ((0, 0), (step, 0)))[:, :-step]
+    average = ((upper.astype(np.uint16) + left) >> 1).astype(np.uint8)
+    candidates = [rows - left, rows - upper, rows - average]
+    cost = [np.abs(candidate.view(np.int8).astype(np.int16)).sum(axis=1, dtype=np.int64) for candidate in candidates]
+    best = np.argmin(cost, axis=0)
+    out = np.empty((len(rows), rows.shape[1] + 1), np.uint8)
+    out[:, 0] = best + 1
+    out[:, 1:] = np.choose(best[:, None], candidates)
+    return out.tobytes()
+
+
+def _png_chunks(found: Metadata) -> bytes:
+    """All chunks that are not pixels, in an order that readers accept."""
+    parts = []
+    if found.icc is not None:
+        parts.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(found.icc)))
+    ordered = sorted(found.chunks, key=lambda chunk: chunk[0] not in (b"cICP", b"sRGB", b"gAMA", b"cHRM"))
+    parts += ordered
+    if found.dpi is not None:
+        across, down = (min(max(round(value / 0.0254), 1), 2**31 - 1) for value in found.dpi)
+        parts.append((b"pHYs", struct.pack(">IIB", across, down, 1)))
+    if found.exif is not None:
+        parts.append((b"eXIf", found.exif))
+    if found.xmp is not None:
+        parts.append((b"iTXt", containers.XMP_KEYWORD + b"\0\0\0\0\0" + found.xmp))
+    resources = found.photoshop or (metadata.resources_with_iptc(found.iptc) if found.iptc else None)
+    if resources:
+        parts.append((b"zTXt", b"Raw profile type 8bim\0\0" + zlib.compress(_hexadecimal(b"8bim", resources))))
+    if found.format != "PNG":
+        for keyword, text in found.texts:
+            content = text.encode("utf-8", "replace")
+            parts.append((b"iTXt", keyword.encode("latin-1", "replace")[:79] + b"\0\0\0\0\0" + content))
+    return b"".join(containers.png_chunk(name, content) for name, content in parts)
+
+
+def _hexadecimal(name: bytes, content: bytes) -> bytes:
+    """A profile as text, in the form that ImageMagick began and other tools read."""
+    digits = content.hex().encode()
+    lines = [digits[start : start + 72] for start in range(0, len(digits), 72)]
+    return b"\n%b\n%8d\n%b\n" % (name, len(content), b"\n".join(lines))
+
+
+# --- WebP, AVIF, HEIC --------------------------------------------------------------------------------------------
+
+
+def _carried(found: Metadata) -> dict[str, bytes]:
+    """EXIF, ICC and XMP as Pillow's writers take them."""
+    values = {"exif": found.exif, "icc_profile": found.icc, "xmp": found.xmp}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _webp(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | None) -> tuple[str, ...]:
+    lossless = found.lossless and quality is None
+    best = 75 if lossless else DEFAULT_QUALITY  # for lossless files Pillow's quality means effort
+    _image(picture).save(stream, "WEBP", lossless=lossless, quality=quality or best, exact=lossless, **_carried(found))
+    return ()
+
+
+def _avif(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | None) -> tuple[str, ...]:
+    carried = _carried(found)
+    notes: tuple[str, ...] = ()
+    with containers.quietly("AVIF"):
+        if "exif" in carried:
+            try:  # Pillow would rebuild a block that states the orientation, and fails at one that it cannot read
+                carried["exif"] = exif.without_orientation(carried["exif"])
+                Image.Exif().load(carried["exif"])
+            except (exif.ExifError, SyntaxError, ValueError, TypeError, KeyError, struct.error, OverflowError):
+                del carried["exif"]
+                notes = ("its EXIF data cannot be understood and have no place in AVIF",)
+        _image(picture).save(stream, "AVIF", quality=quality or DEFAULT_QUALITY, subsampling="4:4:4", **carried)
+    return notes
+
+
+def _heif(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | None) -> tuple[str, ...]:
+    import pillow_heif
+
+    image = _image(picture)
+    image.info.update(_carried(found))
+    pillow_heif.from_pillow(image).save(stream, quality=quality or DEFAULT_QUALITY, chroma=444)
+    return ()
+
+
+# --- TIFF --------------------------------------------------------------------------------------------------------
+
+
+def _tiff(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | None) -> tuple[str, ...]:
+    """The EXIF block lies at the offsets it had, so that maker notes hold; strips and the first directory follow it."""
+    notes: list[str] = []
+    block, fields = _tiff_block(found, notes)
+    order = "<" if block[:2] == b"II" else ">"
+    stream.write(block + b"\0" * (len(block) % 2))
+    at = len(block) + len(block) % 2
+    offsets, sizes, rows = [], [], 0
+    for band in picture.bands():
+        rows = rows or len(band)
+        strip = _tiff_strip(band, order, found.compressed)
+        offsets.append(at)
+        sizes.append(len(strip))
+        stream.write(strip + b"\0" * (len(strip) % 2))
+        at += len(strip) + len(strip) % 2
+        if at > 0xFFFF0000:
+            raise EncodingError("it would pass 4 gigabytes, more than a TIFF holds; name --format png")
+    fields += _tiff_pixel_fields(picture, found, order, offsets, sizes, rows)
+    fields += _tiff_metadata_fields(found, order, {field.tag for field in fields})
+    stream.write(exif.serialise(fields, order, at))
+    stream.seek(4)
+    stream.write(struct.pack(f"{order}I", at))
+    return tuple(notes)
+
+
+def _tiff_block(found: Metadata, notes: list[str]) -> tuple[bytes, list[exif.Field]]:
+    """The bytes that the file begins with, and the tags of the first directory taken from EXIF."""
+    empty = b"II*\0" + struct.pack("<I", 8)
+    if found.exif is None:
+        return empty, []
+    try:
+        structure = exif.parse(found.exif)
+        if structure.big:
+            structure = exif.parse(exif.block_of(exif.fields_of(structure, structure.chain[0]), structure.order))
+    except exif.ExifError:
+        notes.append("its EXIF data cannot be understood and have no place in a TIFF")
+        return empty, []
+    first = structure.chain[0]
+    fields = [
+        exif.Field(entry.tag, entry.type, entry.count, structure.raw(entry))
+        for entry in first.entries
+        if entry.tag not in containers.TIFF_STRUCTURE_TAGS
+        and entry.type in exif.SIZE_OF_TYPE
+        and entry.value is not None
+    ]
+    return bytes(structure.data), fields
+
+
+def _tiff_strip(band: Pixels, order: str, compressed: bool) -> bytes:
+    stored = np.dtype(f"{order}u{band.dtype.itemsize}")
+    if not compressed:
+        return band.astype(stored).tobytes()
+    differences = band.copy()
+    differences[:, 1:] -= band[:, :-1]
+    return zlib.compress(differences.astype(stored).tobytes(), 6)
+
+
+def _tiff_pixel_fields(
+    picture: Picture, found: Metadata, order: str, offsets: list[int], sizes: list[int], rows: int
+) -> list[exif.Field]:
+    def numbers(tag: int, kind: int, *values: int) -> exif.Field:
+        code = {exif.SHORT: "H", exif.LONG: "I"}[kind]
+        return exif.Field(tag, kind, len(values), struct.pack(f"{order}{len(values)}{code}", *values))
+
+    fields = [
+        numbers(256, exif.LONG, picture.width),
+        numbers(257, exif.LONG, picture.height),
+        numbers(258, exif.SHORT, *[picture.dtype.itemsize * 8] * picture.channels),
+        numbers(259, exif.SHORT, 8 if found.compressed else 1),
+        numbers(262, exif.SHORT, 1 if picture.channels <= 2 else 2),
+        numbers(273, exif.LONG, *offsets),
+        numbers(277, exif.SHORT, picture.channels),
+        numbers(278, exif.LONG, rows),
+        numbers(279, exif.LONG, *sizes),
+        numbers(284, exif.SHORT, 1),
+    ]
+    if found.compressed:
+        fields.append(numbers(317, exif.SHORT, 2))
+    if picture.channels in (2, 4):
+        fields.append(numbers(338, exif.SHORT, 2))
+    return fields
+
+
+def _tiff_metadata_fields(found: Metadata, order: str, present: set[int]) -> list[exif.Field]:
+    iptc = found.iptc or (metadata.iptc_of(found.photoshop) if found.photoshop else None)
+    fields = [
+        exif.Field(tag, kind, len(value), value)
+        for tag, kind, value in (
+            (containers.TIFF_XMP, exif.BYTE, found.xmp),
+            (containers.TIFF_IPTC, exif.UNDEFINED, iptc),
+            (containers.TIFF_PHOTOSHOP, exif.BYTE, found.photoshop),
+            (containers.TIFF_ICC, exif.UNDEFINED, found.icc),
+        )
+        if value
+    ]
+    if found.dpi is not None and not present & {exif.X_RESOLUTION, exif.Y_RESOLUTION}:
+        for tag, value in zip((exif.X_RESOLUTION, exif.Y_RESOLUTION), found.dpi, strict=True):
+            ratio = struct.pack(f"{order}II", min(round(value * 1000), 0xFFFFFFFF), 1000)
+            fields.append(exif.Field(tag, exif.RATIONAL, 1, ratio))
+        if exif.RESOLUTION_UNIT not in present:
+            fields.append(exif.Field(exif.RESOLUTION_UNIT, exif.SHORT, 1, struct.pack(f"{order}H", 2)))
+    if found.texts and 270 not in present:
+        lines = [text if key == "Comment" else f"{key}: {text}" for key, text in found.texts]
+        described = "\n".join(lines).encode("utf-8", "surrogateescape") + b"\0"
+        fields.append(exif.Field(270, exif.ASCII, len(described), described))
+    return fields

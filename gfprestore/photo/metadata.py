@@ -1,0 +1,237 @@
+"""Everything of a photo's file that is not its pixels, and how it changes when the pixels do.
+
+EXIF is held as the raw block of the file and edited in place (see `exif`), XMP as the raw packet, IPTC as the raw
+record. What cannot be edited is carried as it is, with a warning for the user: nothing is dropped silently and
+malformed metadata never fails a photo. Opens no file.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from gfprestore.photo import exif
+
+THUMBNAIL_LIMIT = 30_000
+_XMP_SIZES = {b"tiff:ImageWidth": 0, b"tiff:ImageLength": 1, b"exif:PixelXDimension": 0, b"exif:PixelYDimension": 1}
+_XMP_RESOLUTIONS = {b"tiff:XResolution": 0, b"tiff:YResolution": 1}
+_RESOLUTION_RESOURCE, _IPTC_RESOURCE, _OLD_THUMBNAIL_RESOURCE, _THUMBNAIL_RESOURCE = 0x03ED, 0x0404, 0x0409, 0x040C
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small JPEG of the picture, with its width and height in pixels."""
+
+    jpeg: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What the file held beside its pixels, in its own bytes, already told as the upright picture's.
+
+    Attributes:
+        format: Format of the file: JPEG, PNG, TIFF, WEBP, AVIF, HEIF, BMP or GIF.
+        size: Upright width and height of the source in pixels.
+        orientation: EXIF orientation that the file had, 1 to 8; it is baked into the pixels.
+        exif: EXIF block (a TIFF structure) with the orientation reset, None when the file had none.
+        icc: ICC profile of the file, kept for the output.
+        colour_managed: The pixels were converted from the profile to sRGB and are converted back when written.
+        xmp: XMP packet.
+        extended_xmp: Segments of extended XMP of a JPEG, verbatim.
+        photoshop: Photoshop image resources (8BIM blocks), which hold a JPEG's IPTC.
+        iptc: IPTC record outside of Photoshop resources.
+        texts: Comments and text chunks: keyword ("Comment" where the format has no keywords) and text.
+        segments: Other JPEG application segments, marker and length included.
+        chunks: Other PNG chunks: name and content.
+        dpi: Pixels an inch across and down, outside of EXIF; None when not stated.
+        quality: IJG quality whose tables are at least as fine as the source's; None when it is no JPEG.
+        subsampling: Chroma subsampling of a JPEG: "4:4:4", "4:2:2", "4:2:0" or "" for any other.
+        progressive: The JPEG is progressive.
+        lossless: The source's compression loses nothing.
+        compressed: The TIFF is compressed.
+        file_times: Access and modification time of the file in nanoseconds.
+        warnings: What the user should know about this file, one sentence each.
+    """
+
+    format: str
+    size: tuple[int, int]
+    orientation: int = 1
+    exif: bytes | None = None
+    icc: bytes | None = None
+    colour_managed: bool = False
+    xmp: bytes | None = None
+    extended_xmp: tuple[bytes, ...] = ()
+    photoshop: bytes | None = None
+    iptc: bytes | None = None
+    texts: tuple[tuple[str, str], ...] = ()
+    segments: tuple[bytes, ...] = ()
+    chunks: tuple[tuple[bytes, bytes], ...] = ()
+    dpi: tuple[float, float] | None = None
+    quality: int | None = None
+    subsampling: str = ""
+    progressive: bool = False
+    lossless: bool = False
+    compressed: bool = True
+    file_times: tuple[int, int] | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+    def warned(self, *warnings: str) -> Metadata:
+        """The same with more warnings."""
+        return replace(self, warnings=(*self.warnings, *warnings))
+
+
+def resolution_of(structure: exif.Structure) -> tuple[float, float] | None:
+    """Pixels an inch across and down by the resolution tags of IFD0, None when they state no unit or no value."""
+    first = structure.chain[0]
+    unit = structure.integer(first, exif.RESOLUTION_UNIT)
+    across, down = structure.rational(first, exif.X_RESOLUTION), structure.rational(first, exif.Y_RESOLUTION)
+    per_inch = {None: 1.0, 2: 1.0, 3: 2.54}.get(unit)
+    return (float(across) * per_inch, float(down) * per_inch) if across and down and per_inch else None
+
+
+def turned_upright(metadata: Metadata) -> Metadata:
+    """The metadata as read from the file, told as those of the upright picture.
+
+    `size` comes in as stored; orientation comes from EXIF where the block can be walked.
+    """
+    width, height = metadata.size
+    orientation = metadata.orientation
+    if metadata.exif is not None:
+        try:
+            orientation = exif.orientation_of(metadata.exif) if orientation == 1 else orientation
+            dpi = metadata.dpi or resolution_of(exif.parse(metadata.exif))
+            metadata = replace(metadata, dpi=dpi, exif=exif.upright(metadata.exif, width, height))
+        except exif.ExifError as error:
+            metadata = metadata.warned(f"its EXIF data cannot be understood ({error}) and is kept as it is")
+    if orientation == 1:
+        return metadata
+    turned = orientation >= 5
+    dpi = metadata.dpi[::-1] if metadata.dpi and turned else metadata.dpi
+    xmp = metadata.xmp and _with_xmp_value(metadata.xmp, b"tiff:Orientation", lambda _: b"1")
+    size = (height, width) if turned else (width, height)
+    return replace(metadata, orientation=orientation, size=size, dpi=dpi, xmp=xmp)
+
+
+def resized(metadata: Metadata, width: int, height: int, thumbnail: Callable[[int], Thumbnail]) -> Metadata:
+    """The metadata for upright pixels of another size: dimensions, resolution and thumbnail follow.
+
+    Args:
+        metadata: Upright metadata.
+        width: New width in pixels.
+        height: New height in pixels.
+        thumbnail: Makes a thumbnail of at most that many bytes.
+    """
+    scale = (width / metadata.size[0], height / metadata.size[1])
+    dpi = (metadata.dpi[0] * scale[0], metadata.dpi[1] * scale[1]) if metadata.dpi else None
+    result = replace(metadata, size=(width, height), dpi=dpi)
+    if metadata.xmp is not None:
+        result = replace(result, xmp=_resized_xmp(metadata.xmp, (width, height), scale))
+    if metadata.photoshop is not None:
+        result = replace(result, photoshop=_resized_resources(metadata.photoshop, scale, thumbnail(THUMBNAIL_LIMIT)))
+    if metadata.exif is None:
+        return result
+    try:
+        block = exif.resized(metadata.exif, width, height, scale)
+        if exif.has_thumbnail(block):
+            block = exif.with_thumbnail(block, thumbnail(THUMBNAIL_LIMIT).jpeg)
+    except exif.ExifError:
+        return result
+    return replace(result, exif=block)
+
+
+# --- XMP ---------------------------------------------------------------------------------------------------------
+
+
+def _resized_xmp(packet: bytes, size: tuple[int, int], scale: tuple[float, float]) -> bytes:
+    for name, axis in _XMP_SIZES.items():
+        packet = _with_xmp_value(packet, name, lambda _, axis=axis: b"%d" % size[axis])  # type: ignore[misc]
+    for name, axis in _XMP_RESOLUTIONS.items():
+        packet = _with_xmp_value(packet, name, lambda old, axis=axis: _scaled_ratio(old, scale[axis]))  # type: ignore[misc]
+    return packet
+
+
+def _scaled_ratio(old: bytes, factor: float) -> bytes:
+    numerator, _, denominator = old.partition(b"/")
+    if factor == 1 or len(old) > 40 or not int(denominator or b"1"):
+        return old
+    return b"%d/%d" % (round(int(numerator) * factor * 10_000), int(denominator or b"1") * 10_000)
+
+
+def _with_xmp_value(packet: bytes, name: bytes, new: Callable[[bytes], bytes]) -> bytes:
+    """Replaces a number written as attribute or element, and nothing else of the packet."""
+    attribute = rb"(\b" + re.escape(name) + rb"\s*=\s*[\"'])(\d+(?:/\d+)?)(?=[\"'])"
+    element = rb"(<" + re.escape(name) + rb">\s*)(\d+(?:/\d+)?)(?=\s*</)"
+    for pattern in (attribute, element):
+        packet = re.sub(pattern, lambda match: match[1] + new(match[2]), packet)
+    return packet
+
+
+# --- Photoshop image resources -----------------------------------------------------------------------------------
+
+
+def _resources(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """(number, whole block, content) of each resource; stops where the data stop making sense."""
+    at = 0
+    while data[at : at + 4] == b"8BIM" and at + 12 <= len(data):
+        number = struct.unpack(">H", data[at + 4 : at + 6])[0]
+        name = 1 + data[at + 6]
+        content = at + 6 + name + name % 2
+        if content + 4 > len(data):
+            return
+        size = struct.unpack(">I", data[content : content + 4])[0]
+        end = content + 4 + size
+        if end > len(data):
+            return
+        yield number, data[at : end + size % 2], data[content + 4 : end]
+        at = end + size % 2
+
+
+def _resized_resources(data: bytes, scale: tuple[float, float], thumbnail: Thumbnail) -> bytes:
+    """The resources with the thumbnail remade and the resolution scaled; the same bytes when not understood."""
+    blocks, understood = [], 0
+    for number, block, content in _resources(data):
+        understood += len(block)
+        if number == _OLD_THUMBNAIL_RESOURCE:
+            continue
+        if number == _THUMBNAIL_RESOURCE:
+            block = _resource(number, _thumbnail_content(thumbnail))
+        if number == _RESOLUTION_RESOURCE and len(content) == 16:
+            across, down = struct.unpack(">I4xI4x", content)
+            start = len(block) - 16
+            block = b"".join(
+                (
+                    block[:start],
+                    struct.pack(">I", min(round(across * scale[0]), 0xFFFFFFFF)),
+                    content[4:8],
+                    struct.pack(">I", min(round(down * scale[1]), 0xFFFFFFFF)),
+                    content[12:],
+                )
+            )
+        blocks.append(block)
+    return b"".join(blocks) if understood >= len(data.rstrip(b"\0")) else data
+
+
+def iptc_of(photoshop: bytes) -> bytes | None:
+    """The IPTC record inside Photoshop resources, None when there is none."""
+    return next((content for number, _, content in _resources(photoshop) if number == _IPTC_RESOURCE), None)
+
+
+def resources_with_iptc(iptc: bytes) -> bytes:
+    """Photoshop resources that hold nothing but an IPTC record."""
+    return _resource(_IPTC_RESOURCE, iptc)
+
+
+def _resource(number: int, content: bytes) -> bytes:
+    """A resource without a name."""
+    return b"8BIM" + struct.pack(">HHI", number, 0, len(content)) + content + b"\0" * (len(content) % 2)
+
+
+def _thumbnail_content(thumbnail: Thumbnail) -> bytes:
+    """Thumbnail resource of Photoshop 5 and later: a fixed header, then the JPEG."""
+    row = (thumbnail.width * 24 + 31) // 32 * 4
+    sizes = (1, thumbnail.width, thumbnail.height, row, row * thumbnail.height, len(thumbnail.jpeg))
+    return struct.pack(">6IHH", *sizes, 24, 1) + thumbnail.jpeg

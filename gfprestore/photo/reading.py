@@ -1,0 +1,182 @@
+"""Read photos: upright, in sRGB, with everything else of the file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from gfprestore.errors import PhotoTooLargeError, UnreadablePhotoError, UnsupportedPhotoError
+from gfprestore.photo import containers, decoding, icc, metadata
+from gfprestore.photo.containers import Container, FileContentError
+from gfprestore.photo.icc import Conversion, ProfileError
+from gfprestore.photo.metadata import Metadata
+from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, Photo, Pixels
+
+_HEADER_BYTES = 1 << 20
+_BYTES_A_PIXEL = 16
+
+
+def read_photo(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
+    """Reads a photo, upright and in sRGB.
+
+    Args:
+        path: The file.
+        max_pixels: More pixels than this are refused before they are decoded.
+
+    Raises:
+        UnreadablePhotoError: Missing, not readable, empty, damaged, truncated or no photo.
+        UnsupportedPhotoError: Animated, of several pages, of floating point samples and the like.
+        PhotoTooLargeError: More than `max_pixels`, or more than memory holds.
+    """
+    data, status = _file_bytes(path, max_pixels)
+    try:
+        container = _header(path, data)
+        _check_frames(path, container)
+        _check_size(path, container.metadata.size, max_pixels)
+        del data
+        photo = _assembled(path, container)
+    except FileContentError as error:
+        raise _content_error(path, error) from error
+    except MemoryError as error:
+        raise _memory_error(path) from error
+    times = (status.st_atime_ns, status.st_mtime_ns)
+    return replace(photo, metadata=replace(photo.metadata, file_times=times))
+
+
+def photo_size(path: Path) -> tuple[int, int]:
+    """Upright width and height of a photo by its header; reads the first megabyte where that is enough.
+
+    Raises:
+        UnreadablePhotoError: Missing, not readable, empty, damaged or no photo.
+        UnsupportedPhotoError: Of a kind that is not read.
+    """
+    head = file_head(path)
+    if containers.format_of(head) == "JPEG" and len(head) == _HEADER_BYTES:
+        with contextlib.suppress(FileContentError):
+            return metadata.turned_upright(decoding.header_of(head, "JPEG").metadata).size
+    data = head if len(head) < _HEADER_BYTES else _file_bytes(path, DEFAULT_MAX_PIXELS)[0]
+    try:
+        return metadata.turned_upright(_header(path, data).metadata).size
+    except FileContentError as error:
+        raise _content_error(path, error) from error
+
+
+def file_head(path: Path, size: int = _HEADER_BYTES) -> bytes:
+    """The first `size` bytes of a file."""
+    with _opened(path) as stream:
+        return stream.read(size)
+
+
+def _file_bytes(path: Path, max_pixels: int) -> tuple[bytes, os.stat_result]:
+    with _opened(path) as stream:
+        status = os.fstat(stream.fileno())
+        if status.st_size > max_pixels * _BYTES_A_PIXEL + (1 << 26):
+            raise PhotoTooLargeError(
+                f"{path} has {status.st_size} bytes, more than {max_pixels} pixels need. Raise --max-pixels to read it."
+            )
+        return stream.read(), status
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file open for reading, with every failure told; a pipe or device is never waited for."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UnreadablePhotoError(f"{path} is a folder or device, not a photo's file. Leave it out.")
+        with path.open("rb") as stream:
+            yield stream
+    except FileNotFoundError as error:
+        raise UnreadablePhotoError(f"{path} is not there (any more). Check the name and run again.") from error
+    except PermissionError as error:
+        raise UnreadablePhotoError(f"{path} may not be read. Give yourself permission to read it.") from error
+    except MemoryError as error:
+        raise _memory_error(path) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UnreadablePhotoError(f"{path} cannot be read: {reason}. Check the disk and the name.") from error
+
+
+def _memory_error(path: Path) -> PhotoTooLargeError:
+    return PhotoTooLargeError(f"{path} does not fit into memory. Close other programs or lower --workers.")
+
+
+def _header(path: Path, data: bytes) -> Container:
+    if not data:
+        raise UnreadablePhotoError(f"{path} is empty. Fetch it again from where it came.")
+    format = containers.format_of(data)
+    if format is None:
+        raise UnreadablePhotoError(
+            f"{path} is no photo that can be read: its content is not JPEG, PNG, TIFF, WebP, AVIF, HEIC, BMP or GIF, "
+            "whatever its name says. Leave it out or convert it."
+        )
+    return decoding.header_of(data, format)
+
+
+def _content_error(path: Path, error: FileContentError) -> UnreadablePhotoError | UnsupportedPhotoError:
+    if error.unsupported:
+        return UnsupportedPhotoError(f"{path} cannot be restored: {error}. Convert it to an 8- or 16-bit TIFF or PNG.")
+    return UnreadablePhotoError(f"{path} is damaged: {error}. Fetch it again from where it came.")
+
+
+def _check_frames(path: Path, container: Container) -> None:
+    if container.frames > 1:
+        kind = "pages" if container.metadata.format == "TIFF" else "frames (it is animated)"
+        raise UnsupportedPhotoError(f"{path} has {container.frames} {kind}. Save each picture as a file of its own.")
+
+
+def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        raise PhotoTooLargeError(
+            f"{path} has {size[0]} x {size[1]} pixels, more than the limit of {max_pixels}. "
+            f"If the file is to be trusted, raise --max-pixels to {size[0] * size[1]}."
+        )
+
+
+def _assembled(path: Path, container: Container) -> Photo:
+    """Decodes, turns upright and converts to sRGB."""
+    decoded = decoding.decode(container)
+    stored, alpha = decoded.pixels, decoded.alpha
+    found = container.metadata.warned(*decoded.warnings)
+    if (stored.shape[1], stored.shape[0]) != found.size:
+        raise FileContentError("its header contradicts itself")
+    if not decoded.keeps_profile:
+        found = replace(found, icc=None)
+    found = metadata.turned_upright(found)
+    stored = _turned(stored, found.orientation)
+    alpha = None if alpha is None else _turned(alpha, found.orientation)
+    grey = stored.shape[2] == 1
+    found, conversion = conversion_of(found, grey, stored.dtype)
+    residual = None
+    if conversion is not None:
+        stored, residual = icc.to_working(stored, conversion)
+        found = replace(found, colour_managed=True)
+    pixels = np.repeat(stored, 3, axis=2) if grey else stored
+    return Photo(path, pixels, alpha, found, grey, residual)
+
+
+def conversion_of(found: Metadata, grey: bool, dtype: np.dtype[Any]) -> tuple[Metadata, Conversion | None]:
+    """The conversion that the profile asks for; a profile that cannot be used is kept, with a warning."""
+    if found.icc is None:
+        return found, None
+    try:
+        return found, icc.conversion_for(found.icc, grey, dtype.itemsize * 8)
+    except ProfileError as error:
+        return found.warned(f"its ICC profile is kept but was not used to read the colours: {error}"), None
+
+
+def _turned(pixels: Pixels, orientation: int) -> Pixels:
+    """Pixels as stored, turned upright as EXIF's orientation says (1 to 8)."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)

@@ -1,0 +1,182 @@
+"""Write photos with all their metadata: whole under their name, or not at all."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from gfprestore.errors import PhotoWriteError, UnreadablePhotoError
+from gfprestore.files import whole_file
+from gfprestore.photo import containers, encoding, icc, metadata
+from gfprestore.photo.encoding import EncodingError, Picture
+from gfprestore.photo.icc import bands
+from gfprestore.photo.metadata import Metadata
+from gfprestore.photo.photo import FORMATS, SUFFIXES, Photo, Pixels
+from gfprestore.photo.reading import conversion_of, file_head
+
+_THUMBNAIL_SIDE = 160
+
+
+def output_suffix(path: Path, format: str = "keep") -> str:
+    """The suffix of the output for a source, dot included, case kept where the format stays.
+
+    "keep" goes by the file's content, so a PNG named .jpg becomes .png; what cannot be written becomes .png.
+
+    Args:
+        path: The source.
+        format: "keep" or a key of `FORMATS`.
+    """
+    if format == "keep":
+        try:
+            found = containers.format_of(file_head(path, 512))
+        except UnreadablePhotoError:
+            found = None
+        if found is None:
+            return path.suffix
+        name = found if found in encoding.writable_formats() else "PNG"
+    else:
+        name = FORMATS[format]
+    return path.suffix if path.suffix.lower() in SUFFIXES[name] else SUFFIXES[name][0]
+
+
+def write_photo(photo: Photo, path: Path, *, format: str | None = None, quality: int | None = None) -> tuple[str, ...]:
+    """Writes a photo with all its metadata, adjusted to its size: whole under its name, or not at all.
+
+    Args:
+        photo: The photo; its pixels may have another size than its file had.
+        path: The output; its folder exists.
+        format: A key of `FORMATS`; None or "keep" goes by the suffix of `path`.
+        quality: 1 to 100 for JPEG, WebP, AVIF and HEIC; None takes 95, or the source's own where that is better.
+
+    Returns:
+        What the output's format could not keep, one sentence each.
+
+    Raises:
+        PhotoWriteError: `path` is the source itself, the format cannot hold the photo, the disk is full, or the folder
+            is gone or locked.
+    """
+    name = _format_for(path, format)
+    single = photo.grey and _is_grey(photo.pixels)
+    found, notes = _output_metadata(photo, name, single)
+    picture, losses = _picture(photo, name, found, single)
+    try:
+        if photo.path.exists() and path.exists() and path.samefile(photo.path):
+            raise PhotoWriteError(f"{path} is the original and is never written to. Name another output folder.")
+        with whole_file(path, found.file_times) as stream:
+            notes += encoding.encode(stream, picture, found, name, quality)
+    except EncodingError as error:
+        raise PhotoWriteError(f"{path} cannot be written: {error}.") from error
+    except MemoryError as error:
+        raise PhotoWriteError(f"{path} cannot be written: out of memory. Close other programs.") from error
+    except OSError as error:
+        raise _write_error(path, error) from error
+    return (*losses, *notes)
+
+
+def _format_for(path: Path, format: str | None) -> str:
+    if format is not None and format != "keep":
+        return FORMATS[format]
+    suffix = path.suffix.lower()
+    for name in encoding.writable_formats():
+        if suffix in SUFFIXES[name]:
+            return name
+    raise PhotoWriteError(f"{path} cannot be written: no format for {suffix!r}. Name one with --format.")
+
+
+def _is_grey(pixels: Pixels) -> bool:
+    for rows in bands(*pixels.shape[:2]):
+        band = pixels[rows]
+        if (band[..., 0] != band[..., 1]).any() or (band[..., 0] != band[..., 2]).any():
+            return False
+    return True
+
+
+def _output_metadata(photo: Photo, format: str, single: bool) -> tuple[Metadata, tuple[str, ...]]:
+    height, width = photo.pixels.shape[:2]
+    found = metadata.resized(photo.metadata, width, height, lambda limit: _thumbnail(photo.pixels, limit))
+    if found.icc is not None and icc.is_grey_profile(found.icc) and (not single or format in _COLOUR_ONLY):
+        note = "its grey ICC profile does not fit a file in colour; the output is sRGB"
+        return replace(found, icc=None, colour_managed=False), (note,)
+    return found, ()
+
+
+_COLOUR_ONLY = ("WEBP", "AVIF", "HEIF")
+
+
+def _thumbnail(pixels: Pixels, limit: int) -> metadata.Thumbnail:
+    """A thumbnail of at most `limit` bytes, 160 pixels on the longer side at most."""
+    height, width = pixels.shape[:2]
+    scale = min(1.0, _THUMBNAIL_SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = _as_type(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.dtype(np.uint8))
+    for quality in (85, 70, 50, 25):
+        stream = BytesIO()
+        Image.fromarray(small).save(stream, "JPEG", quality=quality)
+        if stream.tell() <= limit:
+            break
+    return metadata.Thumbnail(stream.getvalue(), *size)
+
+
+def _picture(photo: Photo, format: str, found: Metadata, single: bool) -> tuple[Picture, tuple[str, ...]]:
+    """The pixels as the format holds them, made band by band, and what is lost on the way."""
+    height, width = photo.pixels.shape[:2]
+    dtype = photo.pixels.dtype if format in ("PNG", "TIFF") else np.dtype(np.uint8)
+    conversion = conversion_of(found, single, photo.pixels.dtype)[1] if found.colour_managed else None
+    residual = photo.residual if _same_shape(photo) and (photo.grey == single) else None
+    alpha = photo.alpha
+    notes = []
+    if photo.pixels.dtype != dtype:
+        notes.append(f"{format} holds 8 bits a channel; the 16 bits of the photo are reduced to them")
+    if alpha is not None and format == "JPEG":
+        notes.append("JPEG holds no transparency; the photo is laid on white")
+
+    def band(rows: slice) -> Pixels:
+        pixels = photo.pixels[rows][..., :1] if single else photo.pixels[rows]
+        if conversion is not None:
+            pixels = icc.from_working(pixels, conversion, residual, rows, height)
+        if alpha is not None and format == "JPEG":
+            pixels = _on_white(pixels, alpha[rows])
+        elif alpha is not None:
+            pixels = np.dstack([pixels, alpha[rows]])
+        return _as_type(np.ascontiguousarray(pixels), dtype)
+
+    channels = (1 if single else 3) + (alpha is not None and format != "JPEG")
+    return Picture(width, height, channels, dtype, band), tuple(notes)
+
+
+def _same_shape(photo: Photo) -> bool:
+    """Whether the pixels still show what the residual was taken from: the same picture, larger or smaller."""
+    height, width = photo.pixels.shape[:2]
+    old_width, old_height = photo.metadata.size
+    difference = abs(width * old_height - height * old_width)
+    return bool(difference <= 2 * max(width, height, old_width, old_height))
+
+
+def _on_white(pixels: Pixels, alpha: Pixels) -> Pixels:
+    full = np.iinfo(pixels.dtype).max
+    share = (alpha.astype(np.float32) / full)[..., None]
+    return np.rint(full + (pixels.astype(np.float32) - full) * share).astype(pixels.dtype)
+
+
+def _as_type(pixels: Pixels, dtype: np.dtype[Any]) -> Pixels:
+    """16-bit levels as 8-bit ones, each to the nearest; anything else as it is."""
+    if pixels.dtype == dtype:
+        return pixels
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _write_error(path: Path, error: OSError) -> PhotoWriteError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return PhotoWriteError(f"{path} cannot be written: the disk is full. Make room and run again.")
+    if error.errno == errno.ENOENT:
+        return PhotoWriteError(f"{path} cannot be written: its folder is gone. Run again to have it made anew.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return PhotoWriteError(f"{path} cannot be written: no permission. Name another folder with --output.")
+    return PhotoWriteError(f"{path} cannot be written: {error.strerror or error}.")

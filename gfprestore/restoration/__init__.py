@@ -1,0 +1,1 @@
+"""The restoration of one photo: networks opened once, faces restored, background enlarged."""

@@ -1,0 +1,385 @@
+"""The rest of the photo, enlarged: by Real-ESRGAN (Wang et al., ICCVW 2021) in tiles, or by plain resampling.
+
+Pixels are (H, W, 3) RGB uint8 or uint16 and keep their type; the networks see [0, 1]. A picture of H x W enlarged by s
+has round(H * s) x round(W * s) pixels, at least one of each.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gfprestore.device import free_memory, is_out_of_memory, release_memory
+from gfprestore.errors import DeviceError
+from gfprestore.networks.layers import luma
+from gfprestore.networks.rrdbnet import FOLDING, RRDBNet, RRDBNetConfig
+from gfprestore.networks.srvgg import SRVGGNetCompact
+from gfprestore.restoration.tiling import (
+    ALIGNMENT,
+    CONTEXT,
+    FEATHER,
+    SMALLEST_TILE,
+    TileTooLargeError,
+    UpscalingStopped,
+    upscale_in_tiles,
+)
+from gfprestore.tensors import full_scale, pixels_to_unit
+
+Pixels = NDArray[Any]
+Progress = Callable[[float], None]
+StopRequest = Callable[[], bool]
+Network = TypeVar("Network", bound=nn.Module)
+
+BORDER = 10
+"""Mirrored pixels that the network sees at the right and the bottom of the photo, as the released tool has it."""
+
+TILE_BYTES_ON_CPU = 1100 << 20
+"""Working memory of one tile on the CPU; more would save little of the context that tiles compute twice."""
+
+STRIP_BYTES = 400 << 20
+"""Working memory that does not grow with the tile: the strips of rows in which RRDBNet works."""
+
+TILE_PIXELS = 1 << 20
+"""Pixels that the network sees at once at the most, however much memory there is: progress shows, and a stop comes."""
+
+FEATURE_BYTES_ON_CPU = 24 << 20
+"""Most bytes of one feature map of SRVGGNetCompact on the CPU: from 32 MiB on, the C library asks the system for fresh
+memory for each map, which would double the time."""
+
+PROCESSORS = Path("/proc/cpuinfo")
+"""Where Linux lists the instructions that the processor has."""
+
+
+class Background(Protocol):
+    """A way to enlarge the whole photo, before the faces are put back."""
+
+    name: str
+
+    def enlarge(
+        self,
+        pixels: Pixels,
+        upscale: float,
+        *,
+        on_progress: Progress | None = None,
+        should_stop: StopRequest | None = None,
+    ) -> Pixels:
+        """Enlarges a photo.
+
+        Args:
+            pixels: Photo (H, W, 3) uint8 or uint16.
+            upscale: Output pixels per photo pixel along a side.
+            on_progress: Told the finished part, 0 to 1.
+            should_stop: Asked often whether to give up.
+
+        Returns:
+            Pixels (round(H * upscale), round(W * upscale), 3) of the same type. Where the three channels of the photo
+            are equal, those of the result are too.
+
+        Raises:
+            UpscalingStopped: `should_stop` returned true.
+            DeviceError: Memory does not suffice for the smallest tile.
+        """
+        ...
+
+
+class ResampledBackground:
+    """Plain resampling, which adds nothing. At upscale 1 the pixels stay as they are, bit for bit."""
+
+    name: str
+    interpolation: int
+
+    def enlarge(
+        self,
+        pixels: Pixels,
+        upscale: float,
+        *,
+        on_progress: Progress | None = None,
+        should_stop: StopRequest | None = None,
+    ) -> Pixels:
+        """See `Background.enlarge`.
+
+        Raises:
+            UpscalingStopped: `should_stop` returned true.
+        """
+        if should_stop is not None and should_stop():
+            raise UpscalingStopped
+        enlarged = _resize(pixels, upscale, self.interpolation)
+        if on_progress is not None:
+            on_progress(1.0)
+        return enlarged
+
+
+class NoBackground(ResampledBackground):
+    """`--background none`: the background is not worked on; to fit the output's size it is resized bicubically."""
+
+    name = "none"
+    interpolation = cv2.INTER_CUBIC
+
+
+class LanczosBackground(ResampledBackground):
+    """`--background lanczos`: the sharpest plain resampling, a Lanczos kernel of eight by eight pixels."""
+
+    name = "lanczos"
+    interpolation = cv2.INTER_LANCZOS4
+
+
+class NetworkBackground:
+    """Real-ESRGAN in tiles, resized to the asked size on the way.
+
+    Args:
+        module: The network with its weights; moved to `device`.
+        name: Name of the weights.
+        device: Where to compute.
+        dtype: Floating-point type of the inner convolutions; None takes the fastest without a difference that shows
+            (`fastest_precision`). Tiles in which half precision fails are computed again in float32.
+        tile: Side of a tile's core in photo pixels, context not counted; None chooses from free memory.
+    """
+
+    def __init__(
+        self,
+        module: RRDBNet | SRVGGNetCompact,
+        name: str,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+        tile: int | None = None,
+    ) -> None:
+        self.name = name
+        self.device = device
+        self.dtype = dtype or fastest_precision(device)
+        self.tile = tile
+        self.scale = module.scale
+        self._exact = _on_device(module, device)
+        self._fast = self._exact
+        if self.dtype != torch.float32:
+            self._fast = _on_device(copy.deepcopy(module).lower_precision(self.dtype), device)
+        self._folding = FOLDING[module.scale] if isinstance(module, RRDBNet) else 1
+        self._context = context_of(module)
+
+    def enlarge(
+        self,
+        pixels: Pixels,
+        upscale: float,
+        *,
+        on_progress: Progress | None = None,
+        should_stop: StopRequest | None = None,
+    ) -> Pixels:
+        """See `Background.enlarge`.
+
+        Raises:
+            UpscalingStopped: `should_stop` returned true.
+            DeviceError: Memory does not suffice for the smallest tile.
+        """
+        height, width = pixels.shape[:2]
+        output = np.empty((*enlarged_size(height, width, upscale), 3), pixels.dtype)
+        seen = np.pad(pixels, ((0, BORDER), (0, BORDER), (0, 0)), mode="reflect")
+        grey = is_grey(pixels)
+        try:
+            with _stoppable(self._exact, should_stop), _stoppable(self._fast, should_stop):
+                upscale_in_tiles(
+                    seen,
+                    self.scale,
+                    partial(self._upscale, grey=grey),
+                    output=output,
+                    tile=self._tile_size(height, width, output.nbytes),
+                    size=(height, width),
+                    context=self._context,
+                    on_progress=on_progress,
+                    should_stop=should_stop,
+                    is_out_of_memory=is_out_of_memory,
+                    release_memory=partial(release_memory, self.device),
+                )
+        except TileTooLargeError as error:
+            raise DeviceError(
+                f"{self.device} has too little memory for {self.name}: {error}. "
+                "Close other programs, or use --background lanczos."
+            ) from error
+        return output
+
+    def _tile_size(self, height: int, width: int, output_bytes: int) -> tuple[int, int]:
+        """Height and width of a tile's core."""
+        if self.tile is not None:
+            return max(self.tile, SMALLEST_TILE), max(self.tile, SMALLEST_TILE)
+        free = free_memory(self.device)
+        usable = free * 3 // 4 if self.device.type == "cuda" else min((free - output_bytes) // 2, TILE_BYTES_ON_CPU)
+        pixels_at_once = min((usable - STRIP_BYTES) // bytes_per_pixel(self._fast), TILE_PIXELS)
+        if isinstance(self._fast, SRVGGNetCompact) and self.device.type == "cpu":
+            pixels_at_once = min(
+                pixels_at_once, FEATURE_BYTES_ON_CPU // (self._fast.config.features * self.dtype.itemsize)
+            )
+        return plan_tiles(height, width, pixels_at_once, self._context)
+
+    def _upscale(self, tile: Pixels, *, grey: bool) -> NDArray[np.float32]:
+        """A tile (h, w, 3) to levels (h * scale, w * scale, 3), or one channel where the photo is grey."""
+        height, width = tile.shape[:2]
+        folded = ((0, -height % self._folding), (0, -width % self._folding), (0, 0))
+        lq = pixels_to_unit(np.pad(tile, folded, mode="reflect"), self.device)
+        with torch.inference_mode():
+            picture = self._fast(lq)
+            if self._fast is not self._exact and _is_broken(picture, lq):
+                picture = self._exact(lq)
+            picture = picture[:, :, : height * self.scale, : width * self.scale]
+            picture = picture.float().clamp_(0, 1)
+            if grey:
+                picture = luma(picture)  # as the released tool makes it grey again
+            levels = picture.mul_(full_scale(tile.dtype)).squeeze(0).permute(1, 2, 0)  # (C, H, W) -> (H, W, C)
+            result: NDArray[np.float32] = levels.cpu().numpy()
+        return result
+
+
+def enlarged_size(height: int, width: int, upscale: float) -> tuple[int, int]:
+    """Height and width of a picture of `height` x `width` enlarged by `upscale`: rounded, at least 1."""
+    return max(round(height * upscale), 1), max(round(width * upscale), 1)
+
+
+def enlarge_alpha(alpha: Pixels, upscale: float) -> Pixels:
+    """Alpha (H, W) uint8 or uint16 enlarged like the pixels, linearly: opaque stays opaque, and no ringing appears."""
+    return _resize(alpha, upscale, cv2.INTER_LINEAR)
+
+
+def is_grey(pixels: Pixels) -> bool:
+    """True where the three channels (H, W, 3) are equal."""
+    first, second, third = (pixels[:, :, channel] for channel in range(3))
+    return np.array_equal(first, second) and np.array_equal(second, third)
+
+
+def context_of(module: RRDBNet | SRVGGNetCompact) -> int:
+    """Pixels around a tile's core that a network needs to see, so that no seam shows.
+
+    For SRVGGNetCompact these are all that it can see: its tiles are the whole picture's pixels, up to rounding.
+    """
+    if isinstance(module, SRVGGNetCompact):
+        seen = module.config.convolutions + 2 + module.config.tone_radius
+        return math.ceil((seen + FEATHER) / ALIGNMENT) * ALIGNMENT
+    return CONTEXT
+
+
+def plan_tiles(height: int, width: int, pixels_at_once: int, context: int = CONTEXT) -> tuple[int, int]:
+    """Height and width of the cores that cover a picture with the least work.
+
+    Args:
+        height: Height of the picture.
+        width: Its width.
+        pixels_at_once: Most pixels that a tile with its context may have. Where even the smallest tile has more, the
+            smallest is taken.
+        context: Pixels around a core that the network sees.
+    """
+    best, least = (SMALLEST_TILE, SMALLEST_TILE), math.inf
+    for rows in range(1, math.ceil(height / SMALLEST_TILE) + 1):
+        core_height = max(math.ceil(height / rows), min(height, SMALLEST_TILE))
+        seen_height = min(core_height + 2 * context, height + BORDER)
+        core_width = min(max(pixels_at_once // seen_height - 2 * context, SMALLEST_TILE), width)
+        if seen_height * (width + BORDER) <= pixels_at_once:
+            core_width = width
+        columns = math.ceil(width / core_width)
+        seen_width = min(math.ceil(width / columns) + 2 * context, width + BORDER)
+        work = rows * columns * seen_height * seen_width
+        if seen_height * seen_width <= pixels_at_once and work < least:
+            best, least = (max(core_height, SMALLEST_TILE), max(math.ceil(width / columns), SMALLEST_TILE)), work
+    return best
+
+
+def bytes_per_pixel(module: RRDBNet | SRVGGNetCompact) -> int:
+    """Working memory of a network per pixel of its input, `STRIP_BYTES` not counted; measured on the CPU."""
+    picture = (
+        5 * 4 * 3 * module.scale**2
+    )  # the network's, in levels, weighted, resized, and one on the way, all float32
+    folding = module.folding if isinstance(module, RRDBNet) else 1
+    features = 4 * 4 * module.config.features // folding**2  # the input of a block and of its parts, and the results
+    return max(picture, features)
+
+
+def fastest_precision(device: torch.device) -> torch.dtype:
+    """The floating-point type in which `device` computes fastest without a difference that shows.
+
+    Half precision on CUDA. On a CPU with AMX, which multiplies bfloat16 several times faster than float32, bfloat16,
+    with the sums and the picture's own layers in float32, as `lower_precision` leaves them: on a clean photo some 2
+    values in 10,000 are more than a level off. Where the network makes texture out of noise, any rounding changes that
+    texture, by about a level on average. Else float32.
+    """
+    if device.type == "cuda":
+        return torch.float16
+    if device.type == "cpu" and PROCESSORS.exists() and "amx_bf16" in PROCESSORS.read_text(encoding="utf-8"):
+        return torch.bfloat16
+    return torch.float32
+
+
+def estimated_seconds(pixels: int, device: torch.device, dtype: torch.dtype | None = None) -> float:
+    """Seconds that real-esrgan-x4plus would take here for a photo of `pixels`; takes about a second itself.
+
+    Times networks of one and of three blocks with random weights on a small tile, and goes on from there to 23 blocks
+    and the overlap of tiles. Other load on the machine counts in.
+    """
+    side = 96
+    lq = torch.zeros(1, 3, side, side, device=device)
+    shallow, deep = (
+        _on_device(RRDBNet(RRDBNetConfig(blocks=blocks)).lower_precision(dtype or fastest_precision(device)), device)
+        for blocks in (1, 3)
+    )
+    seconds = _seconds(shallow, lq)
+    seconds += (RRDBNetConfig().blocks - 1) / 2 * max(_seconds(deep, lq) - seconds, 0)
+    square = math.isqrt(max(pixels, 1))
+    cores = plan_tiles(square, square, (TILE_BYTES_ON_CPU - STRIP_BYTES) // bytes_per_pixel(shallow))
+    overlap = math.prod(min(core + 2 * CONTEXT, square + BORDER) / min(core, square) for core in cores)
+    return seconds / side**2 * pixels * overlap
+
+
+def _resize(pixels: Pixels, upscale: float, interpolation: int) -> Pixels:
+    """Pixels (H, W) or (H, W, 3) at the enlarged size; an exact copy where the size stays."""
+    height, width = enlarged_size(pixels.shape[0], pixels.shape[1], upscale)
+    resized: Pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=interpolation))
+    return resized
+
+
+def _on_device(module: Network, device: torch.device) -> Network:
+    return module.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+
+
+def _is_broken(picture: Tensor, lq: Tensor) -> bool:
+    """True where half precision overflowed: values that are no numbers, or black out of something that is not."""
+    if not bool(torch.isfinite(picture).all()):
+        return True
+    level = 1 / 255
+    return bool(picture.amax() < level) and bool(lq.amax() > 16 * level)
+
+
+@contextmanager
+def _stoppable(module: nn.Module, should_stop: StopRequest | None) -> Iterator[None]:
+    """Asks `should_stop` before each block of the network too: a tile can take half a minute."""
+    if should_stop is None:
+        yield
+        return
+
+    def ask(_block: nn.Module, _inputs: tuple[Any, ...]) -> None:
+        if should_stop():
+            raise UpscalingStopped
+
+    body = module.get_submodule("body")
+    handles = [block.register_forward_pre_hook(ask) for block in body.children()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _seconds(module: nn.Module, lq: Tensor) -> float:
+    """Seconds of the fastest of three runs, after one to warm up."""
+    durations = []
+    with torch.inference_mode():
+        for _ in range(4):
+            start = time.perf_counter()
+            float(module(lq).sum())  # waits for the device
+            durations.append(time.perf_counter() - start)
+    return min(durations[1:])

@@ -1,0 +1,198 @@
+"""Opens the networks that the options of a run ask for: restorer, background, detector, parser.
+
+`auto` means the best that is here or can be had, and in the end the small networks that ship with the package. A
+download that fails is told once, and nothing else is asked of the network for the rest of the run. A network that was
+named and cannot be had is an error with its next step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from gfprestore.errors import DownloadError, UsageError, WeightsMissingError
+from gfprestore.faces.detection import Detector
+from gfprestore.faces.mtcnn import MTCNNDetector
+from gfprestore.faces.parsing import FaceParser
+from gfprestore.faces.retinaface import RetinaFaceDetector
+from gfprestore.networks.gfpgan import GFPGAN
+from gfprestore.networks.rrdbnet import RRDBNet
+from gfprestore.networks.srvgg import SRVGGNetCompact
+from gfprestore.restoration.background import (
+    Background,
+    LanczosBackground,
+    NetworkBackground,
+    NoBackground,
+    estimated_seconds,
+)
+from gfprestore.restoration.restorers import FaceLimits, GFPGANRestorer, Restorer
+from gfprestore.weights.checkpoints import LoadedNetwork, load_network, load_state
+from gfprestore.weights.store import WeightsStore
+from gfprestore.weights.table import Role
+
+DownloadReport = Callable[[str], Callable[[int, int | None], None]]
+
+DEFAULT_RESTORER = "gfpgan-1.4"
+EMBEDDED_RESTORER = "compact-restorer"
+DEFAULT_DETECTOR = "retinaface-resnet50"
+PARSER = "parsenet"
+SLOW_BACKGROUND = "real-esrgan-x4plus"
+DOUBLING_BACKGROUND = "real-esrgan-x2plus"
+EMBEDDED_BACKGROUND = "compact-background"
+
+EMBEDDED_LIMITS = FaceLimits(least_side=(24.0, 32.0), sharpness=(0.60, 0.75), most_share=0.8)
+"""Where the embedded restorer does good; measured, see its model card."""
+
+
+class Opener:
+    """Opens networks on one device and remembers which weights they came from.
+
+    Args:
+        store: Where weights are found and downloaded to.
+        device: Where to compute.
+        tell: Takes lines for people.
+        download_report: Gives, for a weights name, a function that is told (bytes received, total bytes or None).
+        dtype: Floating-point type of the restorer; detector and parser compute in float32.
+        background_dtype: That of the background; None takes the fastest that shows no difference.
+    """
+
+    def __init__(
+        self,
+        store: WeightsStore,
+        device: torch.device,
+        tell: Callable[[str], None],
+        download_report: DownloadReport | None = None,
+        dtype: torch.dtype = torch.float32,
+        background_dtype: torch.dtype | None = None,
+    ) -> None:
+        self.store = store
+        self.device = device
+        self.dtype = dtype
+        self.background_dtype = background_dtype
+        self.tell = tell
+        self.download_report = download_report
+        self.weights_used: dict[str, str] = {}
+
+    def restorer(self, name: str, weights: Path | None = None) -> Restorer | None:
+        """The face restorer: `none`, `auto`, a name of the table, or a checkpoint file.
+
+        Raises:
+            UsageError: The name is unknown or names no restorer.
+            WeightsError: The weights are missing, damaged or of another network.
+        """
+        if weights is not None:
+            return self._gfpgan(load_network(weights, "restorer"), None)
+        if name == "none":
+            return None
+        if name == "auto":
+            try:
+                return self._gfpgan(self._load(DEFAULT_RESTORER), DEFAULT_RESTORER)
+            except WeightsMissingError as error:
+                self._tell_once(error, f"{DEFAULT_RESTORER} cannot be had, so {EMBEDDED_RESTORER} restores the faces")
+                name = EMBEDDED_RESTORER
+        self._check_role(name, "restorer")
+        return self._gfpgan(self._load(name), name)
+
+    def background(self, name: str, upscale: float, tile: int | None = None) -> Background:
+        """The background method: `none`, `lanczos`, `auto` or a name of the table.
+
+        Raises:
+            UsageError: The name is unknown or names no background network.
+            WeightsError: The weights are missing, damaged or of another network.
+        """
+        if name == "none":
+            return NoBackground()
+        if name == "lanczos":
+            return LanczosBackground()
+        if name != "auto":
+            self._check_role(name, "background")
+            return self._network_background(name, tile)
+        if self.device.type == "cpu":
+            self._tell_cost()
+            return self._network_background(EMBEDDED_BACKGROUND, tile)
+        names = (DOUBLING_BACKGROUND, SLOW_BACKGROUND) if upscale <= 2 else (SLOW_BACKGROUND, DOUBLING_BACKGROUND)
+        for candidate in names:
+            try:
+                return self._network_background(candidate, tile)
+            except WeightsMissingError as error:
+                self._tell_once(error, f"{candidate} cannot be had")
+        self.tell(f"background: no Real-ESRGAN weights are here, so {EMBEDDED_BACKGROUND} enlarges the background.")
+        return self._network_background(EMBEDDED_BACKGROUND, tile)
+
+    def detector(self, name: str) -> Detector:
+        """The face detector: `auto`, `mtcnn`, or a RetinaFace of the table.
+
+        Raises:
+            UsageError: The name is unknown or names no detector.
+            WeightsError: The weights are missing or damaged.
+        """
+        if name == "mtcnn":
+            return MTCNNDetector()
+        if name != "auto":
+            self._check_role(name, "detector")
+            return self._retinaface(name)
+        try:
+            return self._retinaface(DEFAULT_DETECTOR)
+        except WeightsMissingError as error:
+            self._tell_once(error, f"{DEFAULT_DETECTOR} cannot be had, so the embedded MTCNN finds the faces")
+            return MTCNNDetector()
+
+    def parser(self) -> FaceParser | None:
+        """The face parser where its weights are at hand; the face-shaped mask serves where they are not.
+
+        Raises:
+            WeightsDamagedError: The weights are here and damaged.
+        """
+        path = self.store.find(PARSER)
+        if path is None:
+            return None
+        self.weights_used["parser"] = self.store.row(PARSER).sha256
+        return FaceParser(load_state(path), self.device)
+
+    def _load(self, name: str) -> LoadedNetwork:
+        return self.store.load(name, None if self.download_report is None else self.download_report(name))
+
+    def _gfpgan(self, network: LoadedNetwork, name: str | None) -> Restorer:
+        assert isinstance(network.module, GFPGAN)
+        self.weights_used["restorer"] = network.sha256
+        limits = EMBEDDED_LIMITS if name == EMBEDDED_RESTORER else None
+        return GFPGANRestorer(network.module, name or network.name, self.device, self.dtype, limits)
+
+    def _network_background(self, name: str, tile: int | None) -> Background:
+        network = self._load(name)
+        assert isinstance(network.module, (RRDBNet, SRVGGNetCompact))
+        self.weights_used["background"] = network.sha256
+        return NetworkBackground(network.module, name, self.device, self.background_dtype, tile)
+
+    def _retinaface(self, name: str) -> Detector:
+        report = None if self.download_report is None else self.download_report(name)
+        path = self.store.obtain(name, report)
+        self.weights_used["detector"] = self.store.row(name).sha256
+        return RetinaFaceDetector(load_state(path), self.device)
+
+    def _tell_cost(self) -> None:
+        """The one line that says what the better background would cost on this processor."""
+        seconds = estimated_seconds(1_000_000, self.device, self.background_dtype)
+        self.tell(
+            f"background: {EMBEDDED_BACKGROUND}. --background {SLOW_BACKGROUND} is sharper and would take about "
+            f"{max(seconds / 60, 0.1):.1f} minutes for each megapixel of the photos here."
+        )
+
+    def _tell_once(self, error: WeightsMissingError, consequence: str) -> None:
+        """Tells a failed download in one line and asks nothing more of the network where it is down."""
+        self.tell(f"{consequence}: {error}")
+        if isinstance(error, DownloadError):
+            self.store.offline = True
+
+    def _check_role(self, name: str, role: Role) -> None:
+        """Refuses a name of the table that is for something else.
+
+        Raises:
+            UsageError: The name is unknown, or of another role.
+        """
+        row = self.store.row(name)
+        if row.role != role:
+            names = ", ".join(entry.name for entry in self.store.table if entry.role == role)
+            raise UsageError(f"{name} is a {row.role}, not a {role}. Use one of: {names}.")

@@ -1,0 +1,447 @@
+"""The restoration of one photo, as a library: open the networks once, then restore arrays or files.
+
+photo -> faces -> crops -> restored crops -> enlarged background with the restored faces pasted in. The command line and
+the batch scheduler are thin layers on `Restoration`. Pixels are RGB (H, W, 3) uint8 or uint16; the dtype is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gfprestore.device import choose_device, choose_precision, face_seed
+from gfprestore.errors import FaceError, UsageError
+from gfprestore.faces.alignment import FaceCrop, align_face, crop_sharpness
+from gfprestore.faces.detection import DetectedFace, select_faces
+from gfprestore.faces.pasting import face_mask, paste_face, yield_to_neighbours
+from gfprestore.faces.tone import Toning, match_brightness, toning_of
+from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, Photo
+from gfprestore.photo.reading import read_photo
+from gfprestore.photo.writing import write_photo
+from gfprestore.restoration.background import StopRequest, enlarge_alpha
+from gfprestore.restoration.model_loader import Opener
+from gfprestore.tensors import pixels_to_signed, signed_to_pixels
+from gfprestore.weights.store import WeightsStore
+
+Pixels = NDArray[Any]
+Progress = Callable[[float], None]
+
+COLOUR_MODES = ("auto", "keep", "restore")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What was asked of a restoration; the fields are the options of `gfprestore run`.
+
+    Attributes:
+        upscale: Enlargement of the photo, 1 to 4.
+        restorer: `auto`, `none`, or a name of `weights list`.
+        weights: An own checkpoint in place of `restorer`, recognised by its tensors.
+        background: `auto`, `none`, `lanczos`, or a name of `weights list`.
+        strength: 0 keeps the faces as they were, 1 takes them as restored.
+        colour: `auto` and `keep` leave a monochrome or toned photo in its tone; `restore` lets the network colour it.
+        aligned: Inputs are aligned face crops; they are resized to the network's input.
+        only_center_face: Restore only the face nearest the centre.
+        min_face: Leave out faces whose box is narrower than this, in pixels of the photo.
+        detection_threshold: Leave out detections below this score, 0 to 1; None takes the detector's own.
+        detector: `auto`, `mtcnn`, `retinaface-resnet50` or `retinaface-mobilenet`.
+        device: `auto` or a torch device name.
+        precision: `auto`, `fp32`, `fp16` or `bf16`.
+        batch_size: Faces computed together; None chooses by device.
+        tile: Side of the background's tiles in input pixels; None chooses from free memory.
+        offline: Never touch the network.
+        weights_dir: Folder of weights before all others.
+        seed: Draw the network's noise per face from this seed; None takes the noise stored with the weights.
+        max_pixels: Refuse photos with more pixels.
+    """
+
+    upscale: float = 2.0
+    restorer: str = "auto"
+    weights: Path | None = None
+    background: str = "auto"
+    strength: float = 1.0
+    colour: str = "auto"
+    aligned: bool = False
+    only_center_face: bool = False
+    min_face: float = 16.0
+    detection_threshold: float | None = None
+    detector: str = "auto"
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int | None = None
+    tile: int | None = None
+    offline: bool = False
+    weights_dir: Path | None = None
+    seed: int | None = None
+    max_pixels: int = DEFAULT_MAX_PIXELS
+
+    def check(self) -> None:
+        """Checks every value that does not depend on the machine.
+
+        Raises:
+            UsageError: A value is out of its range.
+        """
+        _check(1.0 <= self.upscale <= 4.0, f"--upscale {self.upscale:g} is out of range; use 1 to 4.")
+        _check(0.0 <= self.strength <= 1.0, f"--strength {self.strength:g} is out of range; use 0 to 1.")
+        _check(self.colour in COLOUR_MODES, f"--colour {self.colour} is unknown; use auto, keep or restore.")
+        _check(self.min_face >= 0, f"--min-face {self.min_face:g} is negative.")
+        threshold = self.detection_threshold
+        _check(
+            threshold is None or 0 <= threshold <= 1,
+            f"--detection-threshold {threshold} is out of range; use 0 to 1.",
+        )
+        _check(self.batch_size is None or self.batch_size >= 1, f"--batch-size {self.batch_size} is below 1.")
+        _check(self.tile is None or self.tile >= 64, f"--tile {self.tile} is below 64 pixels.")
+        _check(self.max_pixels >= 1, f"--max-pixels {self.max_pixels} is below 1.")
+        _check(
+            self.weights is None or self.restorer == "auto",
+            "--weights and --restorer were both given; the checkpoint decides the restorer, so leave one out.",
+        )
+
+
+@dataclass(frozen=True)
+class PreparedPhoto:
+    """A photo whose faces are found and cut out, on its way to the restorer.
+
+    Attributes:
+        pixels: The photo, (H, W, 3) uint8 or uint16.
+        faces: Found faces, in stable order.
+        crops: One aligned crop for each face that is to be restored, in the same order; the restorer's limits leave out
+            the others.
+        toning: The photo's tone where it is monochrome or toned and shall stay so.
+        seeds: One seed a crop where the run has one.
+        shares: How much of each restored crop is taken, 0 to 1, beside the option `strength`.
+    """
+
+    pixels: Pixels
+    faces: tuple[DetectedFace, ...]
+    crops: tuple[FaceCrop, ...]
+    toning: Toning | None
+    seeds: tuple[int, ...] | None
+    shares: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RestoredFace:
+    """One restored face: pixels (T, T, 3) of the photo's dtype, and its soft mask (T, T) float32 in [0, 1]."""
+
+    pixels: Pixels
+    mask: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RestoredPhoto:
+    """The result for one photo.
+
+    Attributes:
+        pixels: Restored photo, (round(H * upscale), round(W * upscale), 3), dtype of the input; the restored crop,
+            (T, T, 3), where inputs are aligned.
+        faces: Found faces in pixels of the input, also those that the restorer's limits left out.
+        crops: The faces as the network saw them.
+        restored: The restored crops; None where a face could not be computed and was left as it was.
+    """
+
+    pixels: Pixels
+    faces: tuple[DetectedFace, ...]
+    crops: tuple[FaceCrop, ...]
+    restored: tuple[RestoredFace | None, ...]
+
+    @property
+    def restored_faces(self) -> int:
+        """Number of faces that were restored and pasted."""
+        return sum(face is not None for face in self.restored)
+
+
+class Restoration:
+    """Restores photos: opens the networks once, then takes arrays or files.
+
+    Args:
+        options: What to do; the defaults are those of `gfprestore run`.
+        tell: Takes each line for people (what `auto` chose, what could not be had); None logs it.
+        download_progress: Gives, for a weights name, a function that is told (bytes received, total bytes or None).
+
+    Raises:
+        UsageError: An option's value is out of range or names nothing known.
+        WeightsError: Weights are missing, damaged or of another network.
+        DeviceError: The device is not usable.
+    """
+
+    def __init__(
+        self,
+        options: RunOptions | None = None,
+        tell: Callable[[str], None] | None = None,
+        download_progress: Callable[[str], Callable[[int, int | None], None]] | None = None,
+    ) -> None:
+        self.options = options or RunOptions()
+        self.options.check()
+        self.tell = tell or logging.getLogger("gfprestore").info
+        self.device = choose_device(self.options.device)
+        self.dtype = choose_precision(self.options.precision, self.device)
+        store = WeightsStore(self.options.weights_dir, offline=self.options.offline)
+        background_dtype = None if self.options.precision == "auto" else self.dtype
+        opener = Opener(store, self.device, self.tell, download_progress, self.dtype, background_dtype)
+        self.restorer = opener.restorer(self.options.restorer, self.options.weights)
+        if self.options.aligned and self.restorer is None:
+            raise UsageError("--aligned restores face crops, so --restorer none leaves nothing to do.")
+        finds_faces = self.restorer is not None and not self.options.aligned
+        self.detector = opener.detector(self.options.detector) if finds_faces else None
+        self.parser = opener.parser() if finds_faces else None
+        self.background = (
+            None
+            if self.options.aligned
+            else opener.background(self.options.background, self.options.upscale, self.options.tile)
+        )
+        self.weights_used = dict(opener.weights_used)
+
+    @property
+    def restorer_name(self) -> str:
+        """Name of the face restorer, `none` without one."""
+        return self.restorer.name if self.restorer is not None else "none"
+
+    @property
+    def background_name(self) -> str:
+        """Name of the background method, `none` for aligned crops."""
+        return self.background.name if self.background is not None else "none"
+
+    @property
+    def batch_size(self) -> int:
+        """Faces computed together."""
+        if self.options.batch_size is not None:
+            return self.options.batch_size
+        return 8 if self.device.type == "cuda" else 2
+
+    def restore(
+        self,
+        pixels: Pixels,
+        name: str = "",
+        on_progress: Progress | None = None,
+        should_stop: StopRequest | None = None,
+    ) -> RestoredPhoto:
+        """Restores one array.
+
+        Args:
+            pixels: RGB (H, W, 3) or grey (H, W), uint8 or uint16.
+            name: What the faces' seeds derive from, where the option `seed` is set.
+            on_progress: Told the share 0..1 of the background that is done.
+            should_stop: Asked often, while the background is enlarged, whether to give up.
+
+        Returns:
+            The restored pixels, RGB, with the faces.
+
+        Raises:
+            DeviceError: Memory does not suffice for one face or the smallest tile.
+            UpscalingStopped: `should_stop` returned true.
+            UsageError: The array is no photo.
+        """
+        if pixels.ndim == 2:
+            pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype not in (np.uint8, np.uint16) or pixels.size == 0:
+            raise UsageError(
+                f"an array of shape {pixels.shape} and type {pixels.dtype} is no photo; "
+                "give RGB (H, W, 3) or grey (H, W), uint8 or uint16."
+            )
+        prepared = self.prepare(pixels, name)
+        return self.finish(prepared, self.restore_faces([prepared])[0], on_progress, should_stop)
+
+    def restore_file(self, source: str | Path, output: str | Path) -> RestoredPhoto:
+        """Restores one file into another, with its metadata; the format follows the output's suffix.
+
+        Args:
+            source: A photo; never written to.
+            output: Written whole or not at all.
+
+        Returns:
+            What was written, with the faces.
+
+        Raises:
+            PhotoError: The source cannot be read or the output cannot be written.
+            DeviceError: Memory does not suffice for one face or the smallest tile.
+        """
+        source, output = Path(source), Path(output)
+        photo = read_photo(source, self.options.max_pixels)
+        result = self.restore(photo.pixels, source.name)
+        write_photo(self.with_result(photo, result), output)
+        return result
+
+    def with_result(self, photo: Photo, result: RestoredPhoto) -> Photo:
+        """The photo with restored pixels and its alpha enlarged to their size, ready to be written."""
+        alpha = photo.alpha
+        if alpha is not None and self.options.aligned:
+            height, width = result.pixels.shape[:2]
+            alpha = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LINEAR)
+        elif alpha is not None:
+            alpha = enlarge_alpha(alpha, self.options.upscale)
+        return replace(photo, pixels=result.pixels, alpha=alpha)
+
+    def prepare(self, pixels: Pixels, name: str = "") -> PreparedPhoto:
+        """Finds and cuts out the faces of a photo (H, W, 3).
+
+        Args:
+            pixels: The photo.
+            name: What the faces' seeds derive from.
+
+        Returns:
+            The photo with one crop a face; the crop is the whole picture where inputs are aligned.
+        """
+        faces: tuple[DetectedFace, ...] = ()
+        crops: tuple[FaceCrop, ...] = ()
+        shares: tuple[float, ...] = ()
+        if self.restorer is not None:
+            if self.options.aligned:
+                crops, shares = (whole_picture_crop(pixels, self.restorer.input_size),), (1.0,)
+            elif self.detector is not None:
+                threshold = self.options.detection_threshold
+                faces = tuple(
+                    select_faces(
+                        self.detector.detect(pixels),
+                        (pixels.shape[1], pixels.shape[0]),
+                        only_center=self.options.only_center_face,
+                        min_face=self.options.min_face,
+                        threshold=self.detector.default_threshold if threshold is None else threshold,
+                    )
+                )
+                crops, shares = self._crops(pixels, faces)
+        toning = None
+        if crops and self.options.colour != "restore":
+            toning = toning_of(pixels, [face.box for face in faces])
+        seed = self.options.seed
+        seeds = None if seed is None else tuple(face_seed(seed, name, index) for index in range(len(crops)))
+        return PreparedPhoto(pixels, faces, crops, toning, seeds, shares)
+
+    def _crops(self, pixels: Pixels, faces: Sequence[DetectedFace]) -> tuple[tuple[FaceCrop, ...], tuple[float, ...]]:
+        """Crops of the faces that the restorer does good, and how much of each restored face is to be taken."""
+        assert self.restorer is not None
+        limits = self.restorer.limits
+        kept: list[tuple[FaceCrop, float]] = []
+        for face in faces:
+            crop = align_face(pixels, face, self.restorer.input_size)
+            share = 1.0
+            if limits is not None:
+                share = limits.share(crop.side_in_photo, crop_sharpness(crop.pixels))
+            if share > 0:
+                kept.append((crop, share))
+        return tuple(crop for crop, _ in kept), tuple(share for _, share in kept)
+
+    def restore_faces(self, photos: Sequence[PreparedPhoto]) -> list[list[RestoredFace | None]]:
+        """Restores the faces of several photos in common batches.
+
+        Args:
+            photos: Prepared photos; a face's result does not depend on the others.
+
+        Returns:
+            For each photo one entry a face, None where the network gave no usable face in any precision.
+
+        Raises:
+            DeviceError: Memory does not suffice for one face.
+        """
+        jobs = [(photo, index) for photo in photos for index in range(len(photo.crops))]
+        results: list[RestoredFace | None] = []
+        for start in range(0, len(jobs), self.batch_size):
+            results.extend(self._restore_batch(jobs[start : start + self.batch_size]))
+        remaining = iter(results)
+        return [[next(remaining) for _ in photo.crops] for photo in photos]
+
+    def _restore_batch(self, jobs: Sequence[tuple[PreparedPhoto, int]]) -> list[RestoredFace | None]:
+        assert self.restorer is not None
+        crops = torch.cat([pixels_to_signed(photo.crops[index].pixels) for photo, index in jobs])  # (B, 3, S, S)
+        seeds = None if self.options.seed is None else [photo.seeds[index] for photo, index in jobs if photo.seeds]
+        restored = self.restorer.restore(crops, seeds)
+        masks = self._masks(restored)
+        faces: list[RestoredFace | None] = []
+        for (photo, index), face, mask in zip(jobs, restored, masks, strict=True):
+            if not bool(face.isfinite().all()):
+                faces.append(None)
+                continue
+            pixels = signed_to_pixels(face.unsqueeze(0), photo.pixels.dtype)
+            if not self.options.aligned:
+                pixels = match_brightness(pixels, photo.crops[index].pixels, mask)
+            faces.append(RestoredFace(photo.toning.apply(pixels) if photo.toning is not None else pixels, mask))
+        return faces
+
+    def _masks(self, restored: Tensor) -> NDArray[np.float32]:
+        """Paste masks (B, T, T): from the face parser where it is open, else one face-shaped mask for all."""
+        assert self.restorer is not None
+        if self.parser is not None:
+            return np.asarray(self.parser.masks(restored.nan_to_num(0.0)).cpu(), np.float32)
+        size = self.restorer.output_size
+        return np.broadcast_to(face_mask(size), (len(restored), size, size))
+
+    def finish(
+        self,
+        prepared: PreparedPhoto,
+        restored: Sequence[RestoredFace | None],
+        on_progress: Progress | None = None,
+        should_stop: StopRequest | None = None,
+    ) -> RestoredPhoto:
+        """Enlarges the background and pastes the restored faces.
+
+        Args:
+            prepared: The photo.
+            restored: What `restore_faces` gave for it.
+            on_progress: Told the share 0..1 of the background that is done.
+            should_stop: Asked often, while the background is enlarged, whether to give up.
+
+        Returns:
+            The restored photo.
+
+        Raises:
+            FaceError: Inputs are aligned and the network gave no usable face.
+            DeviceError: Memory does not suffice for the smallest tile.
+            UpscalingStopped: `should_stop` returned true.
+        """
+        if self.background is None:
+            canvas = self._finish_aligned(prepared, restored)
+        else:
+            canvas = self.background.enlarge(
+                prepared.pixels, self.options.upscale, on_progress=on_progress, should_stop=should_stop
+            )
+            if np.may_share_memory(canvas, prepared.pixels):
+                canvas = canvas.copy()
+            height, width = prepared.pixels.shape[:2]
+            scale = (canvas.shape[1] / width, canvas.shape[0] / height)
+            for index, (crop, face) in enumerate(zip(prepared.crops, restored, strict=True)):
+                if face is not None:
+                    neighbours = [*prepared.crops[:index], *prepared.crops[index + 1 :]]
+                    mask = yield_to_neighbours(face.mask, crop, neighbours)
+                    strength = self.options.strength * prepared.shares[index]
+                    paste_face(canvas, face.pixels, crop, scale, mask, strength)
+        return RestoredPhoto(canvas, prepared.faces, prepared.crops, tuple(restored))
+
+    def _finish_aligned(self, prepared: PreparedPhoto, restored: Sequence[RestoredFace | None]) -> Pixels:
+        face = restored[0]
+        if face is None:
+            raise FaceError(f"{self.restorer_name} gave values that are not finite for this face, in fp32 too.")
+        strength = self.options.strength
+        if strength == 1:
+            return face.pixels
+        size = face.pixels.shape[0]
+        crop = prepared.crops[0].pixels
+        original = crop if crop.shape[0] == size else cv2.resize(crop, (size, size), interpolation=cv2.INTER_CUBIC)
+        blended = face.pixels.astype(np.float32) * strength + original.astype(np.float32) * (1 - strength)
+        return np.rint(blended).astype(face.pixels.dtype)
+
+
+def whole_picture_crop(pixels: Pixels, size: int) -> FaceCrop:
+    """The whole picture (H, W, 3), already aligned, at the network's size (S, S, 3); bit for bit where it has it."""
+    height, width = pixels.shape[:2]
+    across, down = size / width, size / height
+    photo_to_crop = np.array([[across, 0, 0.5 * across - 0.5], [0, down, 0.5 * down - 0.5]])
+    if (height, width) == (size, size):
+        return FaceCrop(pixels, photo_to_crop)
+    shrinks = height >= size and width >= size
+    resized = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    return FaceCrop(resized, photo_to_crop)
+
+
+def _check(holds: bool, message: str) -> None:
+    if not holds:
+        raise UsageError(message)

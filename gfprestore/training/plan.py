@@ -1,0 +1,240 @@
+"""What `train --dry-run` shows: the plan of a training and the memory it needs."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from gfprestore.data.face_dataset import Sample
+from gfprestore.device import choose_device, precision_name, total_memory
+from gfprestore.errors import WeightsError
+from gfprestore.networks import gfpgan
+from gfprestore.networks.arcface import ArcFaceResNet18
+from gfprestore.networks.dlib_resnet import DlibFaceRecogniser
+from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
+from gfprestore.networks.vgg import VGGFeatures
+from gfprestore.training.background import student_config, teacher_name
+from gfprestore.training.config import TrainConfig
+from gfprestore.training.distillation import (
+    missing_parts,
+    open_patches,
+    pairs_folder,
+    part_count,
+)
+from gfprestore.training.gfpgan import RestorationRecipe
+from gfprestore.training.initial_weights import Start, open_start
+from gfprestore.training.loss_networks import Critics, arcface_critic, dlib_critic, open_critics
+from gfprestore.training.losses import PERCEPTUAL_WEIGHTS
+from gfprestore.training.prior import PriorRecipe
+from gfprestore.training.recipe import Batch
+from gfprestore.training.train import has_checkpoint, open_data, training_precision
+from gfprestore.weights.checkpoints import load_state
+from gfprestore.weights.store import WeightsStore
+
+Row = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a training needs on its device, in bytes.
+
+    Attributes:
+        weights: Of all networks.
+        optimisers: Gradients, Adam's two moments and the moving average.
+        activations: What the generator's backward pass keeps of the pictures that are computed together.
+    """
+
+    weights: int
+    optimisers: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it; a real training adds some hundred megabytes of the device's own."""
+        return self.weights + self.optimisers + self.activations
+
+
+def plan(config: TrainConfig, store: WeightsStore | None = None) -> list[Row]:
+    """What `train` would do, as rows of a name and a text; computes nothing and writes nothing.
+
+    Files that are missing stand in the rows; everything else that would keep the training from starting is an error.
+
+    Raises:
+        DeviceError: The device is not here or cannot compute in the precision.
+        FolderError: The data cannot be used.
+    """
+    preset = config.preset
+    device = choose_device(config.device)
+    dtype = training_precision(config.precision, device)
+    if config.stage == "background":
+        return _background_plan(config, store or WeightsStore(), device, dtype)
+    dataset = open_data(config)
+    memory = memory_needed(config, dtype)
+    network = preset.network()
+    epochs = preset.steps * preset.batch_size / dataset.count
+    return [
+        ("preset", f"{config.preset_name}: {preset.about}"),
+        ("stage", config.stage + (f", ablation {config.ablation}" if config.ablation else "")),
+        ("data", f"{dataset.count} pictures in {config.data}, each seen {epochs:.3g} times"),
+        ("start", _start_row(config, store or WeightsStore())),
+        ("network", f"layout {network.layout}, {network.size} pixels, "
+                    f"channels {', '.join(map(str, network.channels))}"),
+        ("steps", f"{preset.steps} of {preset.batch_size} pictures"),
+        ("rates", f"generator {preset.rate:g}, discriminator {preset.discriminator_rate:g}, halved after "
+                  f"{', '.join(map(str, preset.milestones)) or 'no step'}"),
+        ("losses", _losses_row(config)),
+        ("critics", _critics_row(config, store or WeightsStore())),
+        ("device", f"{device}, {precision_name(dtype)}"),
+        ("memory", f"{_gib(memory.total)} ({_gib(memory.weights)} weights, {_gib(memory.optimisers)} gradients, "
+                   f"moments and average, {_gib(memory.activations)} activations); {device} has "
+                   f"{_gib(total_memory(device))}"),
+        ("output", f"{config.output}, {'goes on from its checkpoint' if has_checkpoint(config) else 'starts anew'}"),
+    ]  # fmt: skip
+
+
+def _background_plan(config: TrainConfig, store: WeightsStore, device: torch.device, dtype: torch.dtype) -> list[Row]:
+    """The rows of `plan` for the background stage."""
+    preset, student = config.preset, student_config(config)
+    patches = open_patches(config)
+    teacher = teacher_name(config)
+    is_here = store.find(teacher) is not None or store.path(teacher).is_file()
+    return [
+        ("preset", f"{config.preset_name}: {preset.about}"),
+        ("stage", config.stage),
+        ("data", f"{len(patches.photos)} photos in {config.data}"),
+        ("teacher", teacher if is_here else f"MISSING: {teacher}. Run `gfprestore weights fetch {teacher}`."),
+        ("pairs", f"{len(missing_parts(config))} of {part_count(config)} parts are to be made in "
+                  f"{pairs_folder(config)}"),
+        ("start", "random weights" if config.weights is None else str(config.weights)),
+        ("network", f"SRVGGNetCompact x{student.scale}, {student.features} features, "
+                    f"{student.convolutions} inner convolutions"),
+        ("steps", f"{preset.steps} of {preset.batch_size} pieces of {preset.size} pixels"),
+        ("rates", f"{preset.rate:g}, halved after {', '.join(map(str, preset.milestones)) or 'no step'}"),
+        ("losses", _losses_row(config)),
+        ("critics", _critics_row(config, store)),
+        ("device", f"{device}, {precision_name(dtype)}"),
+        ("output", f"{config.output}, {'goes on from its checkpoint' if has_checkpoint(config) else 'starts anew'}"),
+    ]  # fmt: skip
+
+
+def memory_needed(config: TrainConfig, dtype: torch.dtype, processes: int = 1) -> Memory:
+    """The device's memory that a training needs, counted on networks without content.
+
+    What the patches of eyes and mouths take is little and not counted.
+
+    Args:
+        config: The training.
+        dtype: What the networks compute in.
+        processes: That share the batch.
+    """
+    share = max(1, config.preset.batch_size // (config.accumulate * processes))
+    whole_faces = replace(config, preset=replace(config.preset, losses=config.preset.losses.without("components")))
+    taught_by = _teacher_sizes(config)
+    with FakeTensorMode():
+        critics = _hollow_critics(config, taught_by)
+        recipe: RestorationRecipe | PriorRecipe
+        start = Start(config.preset.network(), {})
+        if config.stage == "prior":
+            recipe = PriorRecipe(whole_faces, start, torch.device("cpu"))
+        else:
+            recipe = RestorationRecipe(whole_faces, start, critics, torch.device("cpu"))
+        activations = _activations(recipe, share) * dtype.itemsize // torch.float32.itemsize
+    networks: list[nn.Module] = [recipe.generator, recipe.discriminator]
+    fixed = critics.networks()
+    if isinstance(recipe, RestorationRecipe) and config.preset.losses.components > 0:
+        networks.append(recipe.component_discriminators)
+    learning = sum(_bytes(item) for net in networks for item in net.parameters() if item.requires_grad)
+    weights = sum(_bytes(item) for net in [*networks, *fixed] for item in net.state_dict().values())
+    average = sum(_bytes(item) for item in recipe.average.state_dict().values())
+    return Memory(weights, 3 * learning + average, activations)
+
+
+def _activations(recipe: RestorationRecipe | PriorRecipe, share: int) -> int:
+    """Bytes that the generator's backward pass keeps, each storage counted once."""
+    kept: dict[int, int] = {}
+    holders: list[Tensor] = []  # so that no address is used twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        holders.append(tensor)
+        return tensor
+
+    own = {item.untyped_storage()._cdata for item in recipe.generator.parameters()}
+    size = recipe.network.size
+    pictures = torch.empty(share, 3, size, size).contiguous(memory_format=torch.channels_last)
+    batch = Batch(Sample(pictures, pictures, torch.zeros(share, 3, 4)), list(range(share)))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        if isinstance(recipe, PriorRecipe):
+            recipe.losses_of(batch)
+        else:
+            preset = recipe.preset
+            recipe.losses_of(batch, max(preset.discriminator_warmup, preset.critics_after, preset.unet_after) + 1)
+    return sum(size for storage, size in kept.items() if storage not in own)
+
+
+def _teacher_sizes(config: TrainConfig) -> GFPGANConfig | None:
+    """Of the teacher, where there is one that can be read; what is wrong with another is told by the plan's row."""
+    if config.teacher is None or not config.preset.losses.distillation > 0:
+        return None
+    with contextlib.suppress(WeightsError):
+        return gfpgan.config_from_state(load_state(config.teacher))
+    return None
+
+
+def _hollow_critics(config: TrainConfig, taught_by: GFPGANConfig | None = None) -> Critics:
+    """The critics that the losses need, without content."""
+    losses, layout = config.preset.losses, config.preset.perceptual_network
+    if config.stage == "prior":
+        return Critics()
+    perceptual = None
+    if losses.perceptual > 0 or losses.style > 0:
+        perceptual = VGGFeatures(layout, list(PERCEPTUAL_WEIGHTS[layout])).requires_grad_(False)
+    identity = None
+    if losses.identity > 0:
+        identity = (
+            arcface_critic(ArcFaceResNet18().eval().requires_grad_(False))
+            if config.preset.identity_network == "arcface"
+            else dlib_critic(DlibFaceRecogniser().eval().requires_grad_(False))
+        )
+    teacher = None if taught_by is None else GFPGAN(taught_by).eval().requires_grad_(False)
+    return Critics(perceptual, PERCEPTUAL_WEIGHTS[layout], identity, teacher)
+
+
+def _start_row(config: TrainConfig, store: WeightsStore) -> str:
+    try:
+        start = open_start(config, store)
+    except WeightsError as error:
+        return f"MISSING: {error}"
+    return str(start)
+
+
+def _critics_row(config: TrainConfig, store: WeightsStore) -> str:
+    try:
+        critics = open_critics(config, store)
+    except WeightsError as error:
+        return f"MISSING: {error}"
+    names: list[str] = [config.preset.perceptual_network] if critics.perceptual is not None else []
+    names += [critics.identity.name] if critics.identity is not None else []
+    names += [f"the teacher {config.teacher}"] if critics.teacher is not None else []
+    return ", ".join(names) or "none needed"
+
+
+def _losses_row(config: TrainConfig) -> str:
+    if config.stage == "prior":
+        path_length = f", path length x {config.preset.path_weight:g}" if config.preset.path_weight else ""
+        return f"adversarial, R1 x {config.preset.r1_gamma:g}{path_length}"
+    used = ", ".join(f"{name} x {weight:g}" for name, weight in config.preset.losses.used().items())
+    return used + (f"; switched off: {', '.join(config.left_out)}" if config.left_out else "")
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _gib(count: int) -> str:
+    return f"{count / (1 << 30):.2f} GiB"

@@ -1,0 +1,1 @@
+"""Weights files: known, found, downloaded, verified, loaded."""

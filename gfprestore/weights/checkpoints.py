@@ -1,0 +1,376 @@
+"""Checkpoint files: read without running their code, and recognised by the names and shapes of their tensors.
+
+A network's module says by `config_from_state` whether a state dict is its own and of which sizes; `NETWORKS` lists who
+is asked. A file that nearly fits, or that belongs to another kind of network, is told apart by name. Files are the
+`.pth` of the field (zip or older, with `params_ema`, `params`, `state_dict` or bare tensors) and `.safetensors`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from gfprestore.errors import WeightsDamagedError, WeightsMismatchError, WeightsMissingError, WeightsUnsafeError
+from gfprestore.files import sha256_of
+from gfprestore.networks import gfpgan, rrdbnet, srvgg
+from gfprestore.weights.table import Role
+
+WRAPPERS = ("params_ema", "params", "state_dict")
+"""Where checkpoints keep the tensors, the best first: the moving average before the last step."""
+
+ROLE_TITLES: dict[Role, str] = {"restorer": "face restorer", "background": "background network"}
+
+ZIP_MAGIC = b"PK\x03\x04"
+PICKLE_MAGIC = b"\x80"
+
+
+@dataclass(frozen=True)
+class NetworkKind:
+    """A network that a checkpoint may belong to.
+
+    Attributes:
+        title: Its name for people.
+        role: What it is for.
+        clues: Tensors that no other network has: one of them makes a file look like this network.
+        config_from_state: Its sizes from a state dict; None for another network's.
+        build: The module of these sizes.
+        name: A short name for these sizes.
+    """
+
+    title: str
+    role: Role
+    clues: tuple[str, ...]
+    config_from_state: Callable[[Mapping[str, Tensor]], Any]
+    build: Callable[[Any], nn.Module]
+    name: Callable[[Any], str]
+
+
+NETWORKS: tuple[NetworkKind, ...] = (
+    NetworkKind(
+        title="GFP-GAN",
+        role="restorer",
+        clues=("stylegan_decoder.constant_input.weight", "condition_scale.0.0.weight"),
+        config_from_state=gfpgan.config_from_state,
+        build=gfpgan.GFPGAN,
+        name=lambda config: f"gfpgan-{config.layout}",
+    ),
+    NetworkKind(
+        title="RRDBNet (Real-ESRGAN)",
+        role="background",
+        clues=("body.0.rdb1.conv1.weight",),
+        config_from_state=rrdbnet.config_from_state,
+        build=rrdbnet.RRDBNet,
+        name=lambda config: f"rrdbnet-x{config.scale}",
+    ),
+    NetworkKind(
+        title="SRVGGNetCompact (Real-ESRGAN)",
+        role="background",
+        clues=(),
+        config_from_state=srvgg.config_from_state,
+        build=srvgg.SRVGGNetCompact,
+        name=lambda config: f"srvgg-x{config.scale}",
+    ),
+)
+
+OTHER_NETWORKS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("a RetinaFace detector", ("ClassHead.0.conv1x1.weight", "LandmarkHead.0.conv1x1.weight")),
+    ("a ParseNet face parser", ("out_mask_conv.conv2d.weight",)),
+    ("a BiSeNet face parser", ("cp.resnet.conv1.weight",)),
+    ("a StyleGAN2 prior", ("constant_input.weight", "style_mlp.1.weight")),
+    ("an ArcFace recogniser", ("fc5.weight", "bn5.weight")),
+    ("the Inception network of the FID", ("Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch_pool.conv.weight")),
+    ("CodeFormer, which is not offered here", ("quantize.embedding.weight", "position_emb")),
+    ("RestoreFormer, which is not offered here", ("vqvae.quantize.embedding.weight",)),
+    ("a StyleGAN2 discriminator", ("conv_body.0.0.weight", "final_linear.0.weight")),
+    ("a VGG classifier", ("features.0.weight", "classifier.0.weight")),
+    ("an ESRGAN network in its old layout", ("model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight")),
+)
+"""Networks that are no restorer and no background of ours: a description, and the tensors that give them away."""
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network with its weights, ready to compute.
+
+    Attributes:
+        name: Short name by network and size, such as `gfpgan-clean` or `rrdbnet-x4`.
+        role: What it is for.
+        module: The network in eval mode, float32, channels-last, without gradients.
+        config: The network's own config, as read from the shapes.
+        path: The file.
+        metadata: What a `.safetensors` file says about itself; empty for others.
+        known_sha256: The file's SHA-256 where it was verified already; empty where not.
+    """
+
+    name: str
+    role: Role
+    module: nn.Module
+    config: Any
+    path: Path
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    known_sha256: str = ""
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the file, computed when first asked for."""
+        return self.known_sha256 or sha256_of(self.path)
+
+
+def load_network(path: Path, role: Role | None = None) -> LoadedNetwork:
+    """Loads any checkpoint of a network of ours.
+
+    Args:
+        path: A `.pth` or `.safetensors` file.
+        role: What it will be used for; None takes any.
+
+    Raises:
+        WeightsMissingError: There is no such file.
+        WeightsDamagedError: The file is empty, cut short, or no checkpoint.
+        WeightsUnsafeError: It holds pickled code.
+        WeightsMismatchError: It is a checkpoint of another network, or does not fit its own in full.
+    """
+    return network_from_state(load_state(path), path, role, read_metadata(path))
+
+
+def network_from_state(
+    state: Mapping[str, Tensor], path: Path, role: Role | None = None, metadata: Mapping[str, str] | None = None
+) -> LoadedNetwork:
+    """Recognises a state dict and builds its network.
+
+    Args:
+        state: Tensors by name, without prefix.
+        path: The file they came from, for messages and as identity.
+        role: What the network will be used for; None takes any.
+        metadata: What the file says about itself.
+
+    Raises:
+        WeightsMismatchError: No network of ours fits, or one nearly does.
+    """
+    kind, config = _recognise(state, path, role)
+    if role is not None and kind.role != role:
+        raise WeightsMismatchError(
+            f"{path} is {kind.title}, a {ROLE_TITLES[kind.role]}, not a {ROLE_TITLES.get(role, role)}."
+        )
+    try:
+        with _Uninitialised():
+            module = kind.build(config)
+    except (RuntimeError, MemoryError, ValueError) as error:
+        raise WeightsMismatchError(
+            f"{path} looks like {kind.title}, but no such network can be built from its shapes: {error}"
+        ) from error
+    misfit = _misfit(state, {name: tensor.shape for name, tensor in module.state_dict().items()})
+    if misfit:
+        raise WeightsMismatchError(f"{path} does not fit {kind.title} ({kind.name(config)}): {misfit}.")
+    module.load_state_dict(state, strict=True)
+    module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return LoadedNetwork(kind.name(config), kind.role, module, config, path, dict(metadata or {}))
+
+
+def load_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, on the CPU, mapped from the file where its format allows.
+
+    Args:
+        path: A `.pth` or `.safetensors` file. Of several sets of tensors `params_ema` comes before `params`, and that
+            before `state_dict`; a prefix `module.` of all names is taken off.
+
+    Raises:
+        WeightsMissingError: There is no such file.
+        WeightsDamagedError: The file is empty, cut short, or no checkpoint.
+        WeightsUnsafeError: It holds pickled code, which was not run.
+        WeightsMismatchError: It holds no tensors.
+    """
+    head = _read_head(path)
+    if _is_safetensors(head, path):
+        loaded: Any = _load_safetensors(path)
+    elif head.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
+        loaded = _load_torch(path, head)
+    else:
+        raise WeightsDamagedError(f"{path} is not a checkpoint: {_guess(head)}. {_NEXT_STEP}")
+    return _tensors_of(loaded, path)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a `.safetensors` file says about itself, as text; empty for other formats.
+
+    Raises:
+        WeightsMissingError: There is no such file.
+        WeightsDamagedError: The file is empty or its header is broken.
+    """
+    if not _is_safetensors(_read_head(path), path):
+        return {}
+    with _open_safetensors(path) as file:
+        return dict(file.metadata() or {})
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Builds modules without drawing the random numbers that the checkpoint overwrites: ten times as quick."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        if func is torch.randn:
+            return torch.empty(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+_BROKEN = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+)
+"""What torch raises for files that it cannot read."""
+
+_NEXT_STEP = "Download it again; `gfprestore weights fetch NAME` does so for released files."
+
+
+def _read_head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(512)
+    except FileNotFoundError:
+        raise WeightsMissingError(f"{path} does not exist. Name a .pth or .safetensors file.") from None
+    except OSError as error:
+        raise WeightsMissingError(
+            f"{path} cannot be read as a weights file: {error.strerror or error}. Name a .pth or .safetensors file."
+        ) from error
+    if not head:
+        raise WeightsDamagedError(f"{path} is empty. {_NEXT_STEP}")
+    return head
+
+
+def _is_safetensors(head: bytes, path: Path) -> bool:
+    return path.suffix == ".safetensors" or (len(head) > 8 and head[8:9] == b"{" and not head.startswith(ZIP_MAGIC))
+
+
+def _open_safetensors(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsDamagedError(f"{path} is cut short or is no .safetensors file: {error}. {_NEXT_STEP}") from error
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    with _open_safetensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+
+
+def _load_torch(path: Path, head: bytes) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # it is refused below
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=head.startswith(ZIP_MAGIC))
+    except _BROKEN as error:
+        raise _torch_error(path, head, error) from error
+
+
+def _torch_error(path: Path, head: bytes, error: Exception) -> WeightsDamagedError | WeightsUnsafeError:
+    """Tells code from damage by the words of torch, which raises the same errors for both."""
+    reason = str(error)
+    found = re.search(r"GLOBAL ([\w.]+)", reason)
+    if found:
+        code = f"pickled Python code ({found[1]})"
+    elif "TorchScript" in reason:
+        code = "a TorchScript program"
+    elif re.search(r"Unsupported class|unrecognized function|Can only build", reason) or (
+        head.startswith(PICKLE_MAGIC) and head[1:2] > b"\2"  # torch writes protocol 2
+    ):
+        code = "pickled Python code"
+    else:
+        cause = "" if isinstance(error, pickle.UnpicklingError) or not reason else f" ({reason.splitlines()[0]})"
+        return WeightsDamagedError(f"{path} is cut short, damaged or no checkpoint{cause}. {_NEXT_STEP}")
+    return WeightsUnsafeError(
+        f"{path} holds {code}, which is never run. Take a checkpoint that holds only tensors, or a .safetensors file."
+    )
+
+
+def _guess(head: bytes) -> str:
+    """What a file is that is no checkpoint, by its first bytes."""
+    start = head.lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page, perhaps an error or sign-in page saved in its place"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, not the file itself"
+    return "it is text" if head.isascii() and b"\0" not in head else "its format is unknown"
+
+
+def _tensors_of(loaded: Any, path: Path) -> dict[str, Tensor]:
+    if not isinstance(loaded, Mapping):
+        raise WeightsMismatchError(f"{path} holds a {type(loaded).__name__}, not tensors by name.")
+    inner = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), loaded)
+    state = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
+    if not state:
+        raise WeightsMismatchError(f"{path} holds no tensors by name; its entries are {_first(map(str, loaded))}.")
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return state
+
+
+def _recognise(state: Mapping[str, Tensor], path: Path, role: Role | None) -> tuple[NetworkKind, Any]:
+    for description, clues in OTHER_NETWORKS:
+        if all(clue in state for clue in clues):
+            wanted = f"a {ROLE_TITLES.get(role, role)}" if role else "a restorer or background network"
+            raise WeightsMismatchError(f"{path} is {description}, not {wanted}.")
+    for kind in NETWORKS:
+        try:
+            config = kind.config_from_state(state)
+        except (ArithmeticError, LookupError, ValueError) as error:
+            raise WeightsMismatchError(f"{path} looks like {kind.title}, but its shapes make no sense.") from error
+        if config is not None:
+            return kind, config
+    for kind in NETWORKS:
+        found = next((clue for clue in kind.clues if clue in state), None)
+        if found is not None:
+            raise WeightsMismatchError(
+                f"{path} looks like {kind.title} (it has {found!r}), but tensors that tell its sizes are missing or of "
+                f"another shape; it has {_first(state)}."
+            )
+    known = ", ".join(kind.title for kind in NETWORKS)
+    raise WeightsMismatchError(f"{path} belongs to no network known here ({known}); its tensors are {_first(state)}.")
+
+
+def _misfit(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> str:
+    """What keeps `state` from fitting, in words; empty where it fits."""
+    missing = [name for name in shapes if name not in state]
+    unexpected = [name for name in state if name not in shapes]
+    reshaped = [name for name in shapes if name in state and state[name].shape != shapes[name]]
+    reasons = []
+    if missing:
+        reasons.append(f"{len(missing)} tensors missing, first {missing[0]!r}")
+    if unexpected:
+        reasons.append(f"{len(unexpected)} unexpected, first {unexpected[0]!r}")
+    if reshaped:
+        name = reshaped[0]
+        reasons.append(
+            f"{len(reshaped)} of another shape, first {name!r} with {tuple(state[name].shape)} "
+            f"instead of {tuple(shapes[name])}"
+        )
+    return "; ".join(reasons)
+
+
+def _first(names: Iterable[str], most: int = 3) -> str:
+    """The first few names and the count of the rest."""
+    listed = list(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(map(repr, listed[:most])) + more if listed else "none"

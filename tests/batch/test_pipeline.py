@@ -1,0 +1,196 @@
+"""The batch scheduler: batches over photos, bounded memory, faults that stay with their photo."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from doubles import Finder, Painter, opened
+from numpy.typing import NDArray
+from PIL import Image
+from samples import pixels_of
+
+from gfprestore.batch import pipeline
+from gfprestore.batch.folders import PhotoTask
+from gfprestore.batch.pipeline import PhotoRun
+from gfprestore.batch.results import OutputOptions, PhotoResult
+from gfprestore.errors import FolderError
+from gfprestore.restoration.restoration import RunOptions
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> list[PhotoTask]:
+    """Eight small photos in different greys and their places in `out`."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    made = []
+    for index in range(8):
+        source = tmp_path / "in" / f"{index}.png"
+        Image.fromarray(np.full((80, 100, 3), 20 * index + 10, np.uint8)).save(source)
+        made.append(PhotoTask(source, tmp_path / "out" / source.name, PurePath(source.name), tmp_path / "out"))
+    return made
+
+
+def by_name(results: Sequence[PhotoResult]) -> dict[str, PhotoResult]:
+    return {result.source.name: result for result in results}
+
+
+def journal(tasks: Sequence[PhotoTask]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (tasks[0].folder / ".gfprestore.jsonl").read_text().splitlines()]
+
+
+def test_faces_of_different_photos_are_restored_in_common_batches(tasks: list[PhotoTask]) -> None:
+    painter = Painter()
+    run = PhotoRun(opened(painter, Finder([(50, 30)]), RunOptions(batch_size=4)))
+    results = list(run.results(tasks))
+    assert [count for count, _ in painter.seen] == [4, 4]
+    assert [result.status for result in results] == ["restored"] * 8
+    for index, task in enumerate(tasks):
+        pixels = pixels_of(task.output).astype(int)
+        assert np.abs(pixels - (20 * index + 10)).max() <= 1
+
+
+def test_a_photo_that_breaks_the_network_fails_alone_though_it_shared_a_batch(tasks: list[PhotoTask]) -> None:
+    class Choosy(Painter):
+        def restore(self, crops: torch.Tensor, seeds: Sequence[int] | None = None) -> torch.Tensor:
+            if ((crops + 1) * 127.5).mean(dim=(1, 2, 3)).round().eq(50).any():
+                raise ValueError("fifty is too much")
+            return super().restore(crops, seeds)
+
+    run = PhotoRun(opened(Choosy(), Finder([(50, 30)]), RunOptions(batch_size=8)))
+    results = by_name(list(run.results(tasks)))
+    assert results["2.png"].status == "failed"
+    assert "fifty is too much" in (results["2.png"].error or "")
+    assert str(tasks[2].source) in (results["2.png"].error or "")
+    assert not tasks[2].output.exists()
+    assert sum(result.status == "restored" for result in results.values()) == 7
+
+
+def test_a_face_that_is_not_finite_makes_the_photo_failed_but_it_is_written_without_the_face(
+    tasks: list[PhotoTask],
+) -> None:
+    run = PhotoRun(opened(Painter(colour=(1.0, -1.0, -1.0), broken=[0]), Finder([(50, 30)]), RunOptions(batch_size=1)))
+    results = by_name(list(run.results(tasks[:2])))
+    assert results["0.png"].status == "failed"
+    assert results["0.png"].output == tasks[0].output
+    assert (results["0.png"].faces, results["0.png"].restored_faces) == (1, 0)
+    assert "1 of 1 faces" in (results["0.png"].error or "")
+    assert (pixels_of(tasks[0].output) == 10).all()
+    assert results["1.png"].status == "restored"
+    done = [line["status"] for line in journal(tasks) if line.get("relative") == "0.png"]
+    assert done[-1] == "failed"
+
+
+def test_a_photo_that_vanishes_fails_and_the_next_run_does_the_rest(tasks: list[PhotoTask]) -> None:
+    hidden = tasks[3].source.rename(tasks[3].source.with_suffix(".away"))
+    first = by_name(list(PhotoRun(opened(Painter(), Finder([]))).results(tasks)))
+    assert first["3.png"].status == "failed"
+    hidden.rename(tasks[3].source)
+    second = by_name(list(PhotoRun(opened(Painter(), Finder([]))).results(tasks)))
+    assert {name for name, result in second.items() if result.status == "restored"} == {"3.png"}
+    assert sum(result.status == "skipped" for result in second.values()) == 7
+
+
+def test_an_output_folder_that_goes_away_ends_the_run_with_its_name(
+    tasks: list[PhotoTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = PhotoRun(opened(Painter(), Finder([])), OutputOptions(workers=1))
+    results = run.results(tasks)
+    next(results)
+    (tmp_path / "out").rename(tmp_path / "unplugged")
+    with pytest.raises(FolderError, match="out"):
+        list(results)
+
+
+def test_a_full_disk_is_told_and_leaves_no_partial_file(
+    tasks: list[PhotoTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    run = PhotoRun(opened(Painter(), Finder([])))
+    real = os.fsync
+    outputs = {task.output.name for task in tasks}
+
+    def fsync(descriptor: int) -> None:
+        target = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        if ".gfprestore.jsonl" in target or Path(target).is_dir():
+            real(descriptor)
+        else:
+            full(descriptor)
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("needs /proc to tell the files apart")
+    monkeypatch.setattr(os, "fsync", fsync)
+    results = list(run.results(tasks[:2]))
+    assert [result.status for result in results] == ["failed", "failed"]
+    assert all("full" in (result.error or "").lower() or "space" in (result.error or "").lower() for result in results)
+    assert not outputs & {entry.name for entry in tasks[0].folder.iterdir()}
+    assert {entry.name for entry in tasks[0].folder.iterdir()} == {".gfprestore.jsonl"}
+
+
+def test_what_is_decoded_ahead_and_waits_for_the_encoder_is_bounded_by_bytes(
+    tasks: list[PhotoTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, written = [], []
+    real_read, real_write = pipeline.read_photo, pipeline.write_photo
+
+    def reading(*args: Any, **options: Any) -> Any:
+        read.append(1)
+        return real_read(*args, **options)
+
+    def writing(*args: Any, **options: Any) -> Any:
+        written.append(1)
+        return real_write(*args, **options)
+
+    monkeypatch.setattr(pipeline, "read_photo", reading)
+    monkeypatch.setattr(pipeline, "write_photo", writing)
+    run = PhotoRun(opened(Painter(), Finder([])))
+    run.waiting_bytes = 2 * 80 * 100 * 3
+    ahead = []
+    for _ in run.results(tasks):
+        ahead.append(len(read) - len(written))
+    assert len(written) == 8
+    assert max(ahead) <= 5
+
+
+def test_a_photo_without_faces_does_not_wait_for_a_batch(tasks: list[PhotoTask]) -> None:
+    class Sometimes(Finder):
+        def detect(self, pixels: NDArray[Any]) -> list[Any]:
+            return self.faces if pixels.mean() > 140 else []
+
+    painter = Painter()
+    run = PhotoRun(opened(painter, Sometimes([(50, 30)]), RunOptions(batch_size=100)))
+    results = list(run.results(tasks))
+    assert [result.faces for result in results] == [0] * 7 + [1]
+    assert all(task.output.exists() for task in tasks)
+
+
+def test_a_preview_that_cannot_be_written_is_told_and_the_photo_is_there(tasks: list[PhotoTask]) -> None:
+    (tasks[0].folder / "_compare").write_text("in the way")
+    run = PhotoRun(opened(Painter(), Finder([])), OutputOptions(compare=True))
+    results = list(run.results(tasks[:1]))
+    assert results[0].status == "failed"
+    assert "_compare" in (results[0].error or "")
+    assert results[0].output == tasks[0].output
+    assert pixels_of(tasks[0].output).shape == (160, 200, 3)
+
+
+def test_lines_of_the_journal_that_cannot_be_read_are_told_with_their_number(tasks: list[PhotoTask]) -> None:
+    list(PhotoRun(opened(Painter(), Finder([]))).results(tasks[:1]))
+    with (tasks[0].folder / ".gfprestore.jsonl").open("ab") as file:
+        file.write(b"scratched\n{torn")
+    restoration = opened(Painter(), Finder([]))
+    told: list[str] = []
+    restoration.tell = told.append
+    results = list(PhotoRun(restoration).results(tasks[:1]))
+    assert [result.status for result in results] == ["skipped"]
+    assert len(told) == 1
+    assert ".gfprestore.jsonl: 2 lines" in told[0]

@@ -1,0 +1,90 @@
+"""The commands `eval` and `degrade`: JSON alone on stdout, exit codes, and both together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from doubles import make_set, smooth
+from samples import save
+
+from gfprestore.commands.app import main
+from gfprestore.console import Reporter, StageProgress
+
+
+def call(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as leaving:
+        main([str(argument) for argument in arguments])
+    return int(leaving.value.code or 0)
+
+
+def test_a_degraded_set_is_restored_scored_and_reported(
+    tmp_path: Path, make_checkpoint: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        save(tmp_path / "faces" / f"{number}.png", smooth(number, 48))
+    assert call("degrade", tmp_path / "faces", "-o", tmp_path / "set", "--seed", 7, "--size", 32, "--json") == 0
+    summary = json.loads(capsys.readouterr().out)["summary"]
+    assert (summary["made"], summary["failed"]) == (3, 0)
+
+    code = call(
+        "eval", "--set", tmp_path / "set", "--weights", make_checkpoint(size=32), "-o", tmp_path / "out",
+        "--metrics", "psnr, ssim,fid", "--device", "cpu", "--offline", "--json",
+    )  # fmt: skip
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)  # one object and nothing else
+    assert code == 0
+    (entry,) = document["sets"]
+    assert entry["count"] == 3 and entry["name"] == "set" and Path(entry["restored"]).is_dir()
+    assert list(entry["scores"]) == ["psnr", "ssim", "fid"]
+    assert entry["scores"]["psnr"]["value"] > 0 and entry["scores"]["psnr"]["reason"] is None
+    assert entry["scores"]["fid"]["value"] is None and entry["scores"]["fid"]["reason"]
+    assert all(score["protocol"] for score in entry["scores"].values())
+    assert document["test_set"]["made_with"]["seed"] == 7
+    whole = json.loads((tmp_path / "out/report.json").read_text())
+    assert set(whole["test_set"]["degradation"]) == {"0", "1", "2"}
+    assert {picture["name"] for picture in whole["sets"][0]["pictures"]} == {"0", "1", "2"}
+    assert "PSNR" in printed.err and "report" in printed.err
+
+
+def test_the_table_is_the_answer_on_stdout_without_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_set(tmp_path / "set", 2)
+    code = call(
+        "eval", "--restored", folder / "lq", "--gt", folder / "gt", "--metrics", "psnr", "-o", tmp_path / "out",
+        "--device", "cpu",
+    )  # fmt: skip
+    printed = capsys.readouterr()
+    assert code == 0
+    assert "42.11" in printed.out  # 20 log10(255 / 2)
+    assert "checksum" in printed.err and "42.11" not in printed.err
+
+
+def test_exit_codes_tell_what_kind_of_thing_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_set(tmp_path / "set", 2)
+    out = ("-o", tmp_path / "out", "--device", "cpu", "--metrics", "psnr")
+    assert call("eval", "--set", "nonsense", *out) == 2
+    assert call("eval", "--set", folder, "--metrics", "nonsense", "-o", tmp_path / "out") == 2
+    assert call("eval", "--set", "celeba-test", *out) == 4
+    assert call("eval", "--set", folder, "--restorer", "gfpgan-1.4", "--offline", *out) == 3  # not here
+    assert call("eval", "--set", folder, "--restored", folder / "lq", "-o", folder / "lq/0.png/out") == 4
+    (tmp_path / "file").touch()
+    assert call("eval", "--set", folder, "--restored", folder / "lq", "-o", tmp_path / "file/out") == 4
+    capsys.readouterr()
+    (folder / "lq/01.png").write_bytes(b"damaged")
+    assert call("eval", "--set", folder, "--restored", folder / "lq", *out) == 1
+    assert "01.png" in capsys.readouterr().err
+    assert call("degrade", tmp_path / "nowhere", "-o", tmp_path / "new", "--seed", 1) == 4
+    assert call("degrade", folder / "gt", "-o", tmp_path / "new", "--seed", 1, "--preset", "x") == 2
+    assert call("degrade", folder / "lq", "-o", tmp_path / "new", "--seed", 1, "--size", 32) == 1
+
+
+def test_stages_are_told_by_tenths_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with StageProgress(Reporter()) as progress:
+        for done in range(1, 1001):
+            progress("score", done, 1000)
+        progress("page", 1, 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "score [1/1000]" and lines[-2:] == ["score [1000/1000]", "page [1/2]"]
+    assert len(lines) == 12
