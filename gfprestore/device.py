@@ -1,4 +1,4 @@
-"""Device, precision, memory: chosen, asked and recognised in one place. Also the seed of a face.
+"""Device, precision, memory: chosen, asked and recognized in one place. Also the seed of a face.
 
 Imports errors only.
 """

@@ -1,4 +1,4 @@
-"""Files that installed packages carry: networks and pictures that need no download."""
+"""Files that installed packages carry: networks and images that need no download."""
 
 from __future__ import annotations
 

@@ -42,16 +42,16 @@ def records(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, dict[str, Any
 
 
 class Painter:
-    """A restorer that paints every face in one colour, or gives it back, or fails at some."""
+    """A restorer that paints every face in one color, or gives it back, or fails at some."""
 
     name = "painter"
     input_size = output_size = 64
 
     def __init__(
-        self, colour: Sequence[float] | None = None, broken: Sequence[int] = (), limits: FaceLimits | None = None
+        self, color: Sequence[float] | None = None, broken: Sequence[int] = (), limits: FaceLimits | None = None
     ) -> None:
         self.limits = limits
-        self.colour = colour
+        self.color = color
         self.broken = broken
         self.seen: list[tuple[int, list[int] | None]] = []
 
@@ -59,8 +59,8 @@ class Painter:
         first = sum(count for count, _ in self.seen)
         self.seen.append((len(crops), None if seeds is None else list(seeds)))
         restored = crops.clone()
-        if self.colour is not None:
-            restored = torch.tensor(self.colour).view(1, 3, 1, 1).expand_as(crops).clone()
+        if self.color is not None:
+            restored = torch.tensor(self.color).view(1, 3, 1, 1).expand_as(crops).clone()
         for index in self.broken:
             if first <= index < first + len(crops):
                 restored[index - first] = torch.nan
@@ -68,15 +68,15 @@ class Painter:
 
 
 class Finder:
-    """A detector that finds frontal faces at given centres, all with an eye distance of `eyes` pixels."""
+    """A detector that finds frontal faces at given centers, all with an eye distance of `eyes` pixels."""
 
     name = "finder"
     default_threshold = 0.5
 
-    def __init__(self, centres: Sequence[tuple[float, float]], eyes: float = 20) -> None:
+    def __init__(self, centers: Sequence[tuple[float, float]], eyes: float = 20) -> None:
         points = np.array([[-0.5, 0], [0.5, 0], [0, 0.59], [-0.43, 1.04], [0.45, 1.04]], np.float32) * eyes
         self.faces = []
-        for x, y in centres:
+        for x, y in centers:
             box = np.array([x - 1.2 * eyes, y - 1.2 * eyes, x + 1.2 * eyes, y + 2 * eyes], np.float32)
             self.faces.append(DetectedFace(box, points + np.array([x, y], np.float32), 0.99))
 
@@ -94,10 +94,10 @@ def opened(painter: Painter, finder: Finder, options: RunOptions | None = None) 
 
 
 def smooth(seed: int, size: int = 32, channels: int = 3) -> NDArray[np.uint8]:
-    """A smooth random picture of levels 10 to 240, (size, size, 3), or (size, size) with one channel."""
+    """A smooth random image of levels 10 to 240, (size, size, 3), or (size, size) with one channel."""
     coarse = np.random.default_rng(seed).integers(20, 236, (4, 4, channels), dtype=np.uint8)
-    picture = np.asarray(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8).clip(10, 240)
-    return picture.reshape(size, size) if channels == 1 else picture
+    image = np.asarray(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8).clip(10, 240)
+    return image.reshape(size, size) if channels == 1 else image
 
 
 def make_set(folder: Path, count: int = 4, size: int = 32) -> Path:
@@ -110,7 +110,7 @@ def make_set(folder: Path, count: int = 4, size: int = 32) -> Path:
 
 
 class Difference:
-    """Stands for `psnr`: the mean absolute difference, which arithmetic foretells. Counts the pictures it is given."""
+    """Stands for `psnr`: the mean absolute difference, which arithmetic foretells. Counts the images it is given."""
 
     def __init__(self, name: str = "psnr") -> None:
         self.spec = METRICS[name]
@@ -123,12 +123,12 @@ class Difference:
         pairs = zip(restored, gt or [np.zeros(1)] * len(restored), strict=True)
         return [float(np.abs(one.astype(float) - other.astype(float)).mean()) for one, other in pairs]
 
-    def summarise(self, scores: Sequence[float]) -> float:
+    def summarize(self, scores: Sequence[float]) -> float:
         return float(np.mean(scores))
 
 
-class MeanColour:
-    """Stands for `fid`: the mean of the pictures' mean red."""
+class MeanColor:
+    """Stands for `fid`: the mean of the images' mean red."""
 
     def __init__(self) -> None:
         self.spec = METRICS["fid"]
@@ -136,13 +136,13 @@ class MeanColour:
 
     def features(self, restored: Sequence[Any]) -> NDArray[np.float32]:
         self.seen += len(restored)
-        return np.array([picture.mean(axis=(0, 1)) for picture in restored], np.float32)
+        return np.array([image.mean(axis=(0, 1)) for image in restored], np.float32)
 
     def value(self, features: NDArray[np.float32]) -> float:
         return float(features[:, 0].mean()) if len(features) > 1 else float("nan")
 
     def warning(self, count: int) -> str | None:
-        return f"{count} pictures are few." if count < 10 else None
+        return f"{count} images are few." if count < 10 else None
 
 
 class Opener:
@@ -161,11 +161,11 @@ class Opener:
 EYES_NOSE_MOUTH = ((0.38, 0.48), (0.63, 0.48), (0.50, 0.62), (0.40, 0.75), (0.61, 0.75))  # in shares of the side
 
 MILD = DegradationOptions(sigma=(0.2, 1.0), downscale=(1.0, 2.0), noise=(0.0, 5.0), shift_probability=0.0,
-                          jitter_probability=0.0, grey_probability=0.0)  # fmt: skip
+                          jitter_probability=0.0, gray_probability=0.0)  # fmt: skip
 
 
 def make_faces(folder: Path, count: int = 6, size: int = 32) -> Path:
-    """Writes smooth coloured pictures with an `index.csv` that knows five landmarks of each."""
+    """Writes smooth colored images with an `index.csv` that knows five landmarks of each."""
     random = np.random.default_rng(5)
     landmarks = " ".join(f"{share * size:.2f}" for point in EYES_NOSE_MOUTH for share in point)
     rows = ["file,landmarks"]
@@ -190,9 +190,9 @@ def tiny_config(
         "style_dim": 32,
         "mlp_layers": 2,
         "channel_multiplier": 1.0,
-        "critics_after": 0,
+        "discriminator_start_step": 0,
         "decoder_noise": True,
-        "gradient_limit": None,
+        "max_grad_norm": None,
         "exports_half": False,
         "jitter": 0.0,
         "component_width": 8,
@@ -213,7 +213,7 @@ def none_but(**weights: float) -> LossWeights:
 
 
 class Descent:
-    """A recipe whose only weight walks towards the mean of the gt; the networks of others stay out of the loop's tests.
+    """A recipe whose only weight walks toward the mean of the gt; the networks of others stay out of the loop's tests.
 
     Args:
         breaks: Steps at which the loss comes out as NaN, each as often as it stands here.
@@ -227,10 +227,10 @@ class Descent:
         self.last_rate = 0.0
         self.rates: list[tuple[int, float]] = []
 
-    def step(self, batches: Sequence[Batch], step: int, rate_scale: float) -> dict[str, Tensor]:
+    def step(self, batches: Sequence[Batch], step: int, learning_rate_scale: float) -> dict[str, Tensor]:
         target = torch.cat([batch.sample.gt.flatten() for batch in batches]).mean()
         noise = 1e-3 * torch.randn(4) + 1e-3 * float(np.random.rand())
-        self.last_rate = 0.1 * rate_scale
+        self.last_rate = 0.1 * learning_rate_scale
         self.rates.append((step, self.last_rate))
         self.weight = self.weight + self.last_rate * (target - self.weight) + noise
         loss = (self.weight - target).abs().mean()
@@ -254,10 +254,10 @@ class Descent:
     def is_finite(self) -> bool:
         return bool(self.weight.isfinite().all())
 
-    def rate(self) -> float:
+    def learning_rate(self) -> float:
         return self.last_rate
 
-    def pictures(self, batch: Batch) -> list[Tensor]:
+    def images(self, batch: Batch) -> list[Tensor]:
         return [batch.sample.lq, batch.sample.gt]
 
     def export(self, folder: Path, step: int) -> Path:

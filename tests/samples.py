@@ -18,21 +18,21 @@ from PIL import Image, PngImagePlugin
 
 def pixels_of(path: Path | str) -> NDArray[Any]:
     """The file's samples as they are stored, decoded to their end."""
-    with Image.open(path) as picture:
-        return np.array(picture)
+    with Image.open(path) as sample:
+        return np.array(sample)
 
 
 def size_of(path: Path | str) -> tuple[int, int]:
     """Width and height."""
-    with Image.open(path) as picture:
-        return picture.size
+    with Image.open(path) as sample:
+        return sample.size
 
 
 def info_of(path: Path | str) -> dict[str, Any]:
     """What Pillow reads beside the pixels."""
-    with Image.open(path) as picture:
-        picture.load()
-        return dict(picture.info)
+    with Image.open(path) as sample:
+        sample.load()
+        return dict(sample.info)
 
 
 def save(path: Path, pixels: NDArray[Any], **options: Any) -> Path:
@@ -119,9 +119,9 @@ def png_chunk(name: bytes, content: bytes) -> bytes:
 def deep_png(levels: np.ndarray, extra: bytes = b"") -> bytes:
     """A 16-bit PNG without filters, straight from the PNG specification."""
     height, width = levels.shape[:2]
-    colour = {1: 0, 2: 4, 3: 2, 4: 6}[1 if levels.ndim == 2 else levels.shape[2]]
+    color = {1: 0, 2: 4, 3: 2, 4: 6}[1 if levels.ndim == 2 else levels.shape[2]]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
-    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, color, 0, 0, 0)
     body = png_chunk(b"IHDR", header) + extra + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
@@ -199,7 +199,7 @@ CROPS = {
 
 
 def original(name: str) -> Pixels:
-    """A crop of a sample, (H, W, 3); grey ones three times."""
+    """A crop of a sample, (H, W, 3); gray ones three times."""
     data: Any = pytest.importorskip("skimage.data", exc_type=ImportError)
     sample, crop = CROPS[name]
     pixels = np.asarray(getattr(data, sample)(), np.uint8)
@@ -208,7 +208,7 @@ def original(name: str) -> Pixels:
 
 
 def blurred(pixels: Pixels) -> Pixels:
-    """Thrice the mean of neighbours, one two one."""
+    """Thrice the mean of neighbors, one two one."""
     values = pixels.astype(np.float64)
     for axis in (0, 1, 0, 1, 0, 1):
         values = (np.roll(values, 1, axis) + 2 * values + np.roll(values, -1, axis)) / 4
@@ -241,7 +241,7 @@ WAYS: dict[str, Callable[[Pixels], Pixels]] = {
 }
 
 
-def picture(name: str) -> Pixels:
+def sample_image(name: str) -> Pixels:
     """Such as `astronaut-blurred`."""
     sample, way = name.split("-")
     return WAYS[way](original(sample))

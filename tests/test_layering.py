@@ -161,7 +161,7 @@ def test_networks_import_torch_and_nothing_of_ours() -> None:
         assert third_party <= {"torch", "numpy"}, path
 
 
-def test_imports_are_recognised_in_every_form(tmp_path: Path) -> None:
+def test_imports_are_recognized_in_every_form(tmp_path: Path) -> None:
     source = tmp_path / "x.py"
     source.write_text(
         "import a.b as c, d\nfrom e.f import g\nif x:\n    def h():\n        from i import j\n"

@@ -369,7 +369,7 @@ def run_settings(restoration: Restoration, output: OutputOptions) -> dict[str, A
         "weights": restoration.weights_used,
         "upscale": options.upscale,
         "strength": options.strength,
-        "colour": options.colour,
+        "colour": options.color,
         "aligned": options.aligned,
         "only_center_face": options.only_center_face,
         "min_face": options.min_face,

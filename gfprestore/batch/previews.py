@@ -1,4 +1,4 @@
-"""Pictures for looking at: before and after side by side (`--compare`), each face before and after (`--save-faces`).
+"""Images for looking at: before and after side by side (`--compare`), each face before and after (`--save-faces`).
 
 They go into the output folder, `_compare` and `_faces`, mirrored like the photos, always as 8-bit PNG.
 """
@@ -21,7 +21,7 @@ from gfprestore.restoration.restoration import RestoredPhoto
 
 Pixels = NDArray[Any]
 
-GAP = 8  # pixels of white between the pictures
+GAP = 8  # pixels of white between the images
 TALLEST = 2000  # pixels; a comparison is for the screen
 
 
@@ -55,16 +55,16 @@ def write_faces(task: PhotoTask, finished: RestoredPhoto) -> list[Path]:
     return paths
 
 
-def side_by_side(pictures: list[Pixels]) -> NDArray[np.uint8]:
-    """Pictures (H, W, 3) of one shape of content, resized to the height of the tallest, next to one another."""
-    height = min(max(picture.shape[0] for picture in pictures), TALLEST)
+def side_by_side(images: list[Pixels]) -> NDArray[np.uint8]:
+    """Images (H, W, 3) of one shape of content, resized to the height of the tallest, next to one another."""
+    height = min(max(image.shape[0] for image in images), TALLEST)
     gap = np.full((height, GAP, 3), 255, np.uint8)
     row: list[NDArray[np.uint8]] = []
-    for picture in pictures:
-        width = max(round(picture.shape[1] * height / picture.shape[0]), 1)
-        shrinks = height <= picture.shape[0]
+    for image in images:
+        width = max(round(image.shape[1] * height / image.shape[0]), 1)
+        shrinks = height <= image.shape[0]
         resized = cv2.resize(
-            eight_bit(picture), (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+            eight_bit(image), (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
         )
         row += [gap, np.asarray(resized, np.uint8)]
     return np.concatenate(row[1:], axis=1)
@@ -80,4 +80,4 @@ def eight_bit(pixels: Pixels) -> NDArray[np.uint8]:
 def _write(pixels: NDArray[np.uint8], path: Path, folder: Path) -> None:
     create_folder_within(path.parent, folder)
     metadata = Metadata("PNG", (pixels.shape[1], pixels.shape[0]))
-    write_photo(Photo(path, pixels, None, metadata, grey=False), path)
+    write_photo(Photo(path, pixels, None, metadata, gray=False), path)

@@ -52,7 +52,7 @@ weights_app = typer.Typer(
 app.add_typer(weights_app, name="weights")
 
 
-class Colour(str, Enum):
+class Color(str, Enum):
     """What happens to the tone of a monochrome, sepia or otherwise toned photo."""
 
     AUTO = "auto"
@@ -176,7 +176,7 @@ def run(
         str, typer.Option("--restorer", metavar="NAME", help="Face restorer: auto, none, or a name of `weights list`.")
     ] = "auto",
     weights: Annotated[
-        Path | None, typer.Option("--weights", metavar="FILE", help="Own face restorer, recognised by its tensors.")
+        Path | None, typer.Option("--weights", metavar="FILE", help="Own face restorer, recognized by its tensors.")
     ] = None,
     background: Annotated[
         str, typer.Option("--background", metavar="NAME", help="auto, none, lanczos, or a name of `weights list`.")
@@ -184,13 +184,15 @@ def run(
     strength: Annotated[
         float, typer.Option("--strength", metavar="0..1", help="Blend of the restored (1) and the original (0) face.")
     ] = 1.0,
-    colour: Annotated[
-        Colour,
-        typer.Option("--colour", help="Toned photos: keep their tone (auto, keep), or let the network colour them."),
-    ] = Colour.AUTO,
+    color: Annotated[
+        Color,
+        typer.Option(
+            "--color", "--colour", help="Toned photos: keep their tone (auto, keep), or let the network color them."
+        ),
+    ] = Color.AUTO,
     aligned: Annotated[bool, typer.Option("--aligned", help="Inputs are aligned face crops.")] = False,
     only_center_face: Annotated[
-        bool, typer.Option("--only-center-face", help="Restore only the face nearest the centre.")
+        bool, typer.Option("--only-center-face", help="Restore only the face nearest the center.")
     ] = False,
     min_face: Annotated[
         float, typer.Option("--min-face", metavar="PX", help="Leave out faces smaller than this in the photo.")
@@ -258,7 +260,7 @@ def run(
         weights=weights,
         background=background,
         strength=strength,
-        colour=colour.value,
+        color=color.value,
         aligned=aligned,
         only_center_face=only_center_face,
         min_face=min_face,
@@ -358,7 +360,7 @@ def _run_photos(plan: Plan, restoration: Restoration, how: OutputOptions, report
                 for warning in result.warnings:
                     reporter.warn(f"{result.source}: {warning}")
     finally:
-        _summarise(results, len(plan.tasks), time.monotonic() - started, plan, reporter)
+        _summarize(results, len(plan.tasks), time.monotonic() - started, plan, reporter)
     return sum(result.status == "failed" for result in results)
 
 
@@ -372,7 +374,7 @@ def _line_of(result: PhotoResult) -> str:
     return f"{result.source}: {faces}, {result.width} x {result.height}, {result.seconds:.1f} s -> {result.output}"
 
 
-def _summarise(results: Sequence[PhotoResult], total: int, seconds: float, plan: Plan, reporter: Reporter) -> None:
+def _summarize(results: Sequence[PhotoResult], total: int, seconds: float, plan: Plan, reporter: Reporter) -> None:
     """The final table, and the summary line of `--json`."""
     counts = {
         status: sum(result.status == status for result in results) for status in ("restored", "skipped", "failed")
@@ -398,7 +400,7 @@ def _summarise(results: Sequence[PhotoResult], total: int, seconds: float, plan:
 @weights_app.command("list")
 @command
 def weights_list(weights_dir: WeightsDir = None, json_output: Json = False, debug: Debug = False) -> None:
-    """Show the known networks: what is here, its size and its licence."""
+    """Show the known networks: what is here, its size and its license."""
     from gfprestore.console import Reporter
     from gfprestore.weights.store import WeightsStore
 
@@ -413,9 +415,9 @@ def weights_list(weights_dir: WeightsDir = None, json_output: Json = False, debu
         return
     reporter.listing(
         f"Weights in {store.folder}",
-        ["name", "for", "here", "size", "licence", "note"],
+        ["name", "for", "here", "size", "license", "note"],
         [
-            [row.file.name, row.file.role, row.state, row.file.size_text, row.file.licence, _note_on(row)]
+            [row.file.name, row.file.role, row.state, row.file.size_text, row.file.license, _note_on(row)]
             for row in rows
         ],
     )
@@ -443,7 +445,7 @@ def weights_fetch(
     for row in [store.row(name) for name in names]:
         path = store.fetch(row.name, DownloadProgress(reporter, row.name))
         reporter.answer(f"{row.name}: {path}")
-        reporter.note(f"licence of {row.name}: {row.licence}")
+        reporter.note(f"license of {row.name}: {row.license}")
 
 
 @weights_app.command("verify")
@@ -723,11 +725,11 @@ def train(
         typer.Option("--set", metavar="NAME=VALUE", help="Change the preset: losses.identity=8; repeatable."),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Steps in all.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", metavar="N", help="Pictures a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", metavar="N", help="Images a step.")] = None,
     accumulate: Annotated[
         int, typer.Option("--accumulate", metavar="N", help="Parts that a step is computed in, to spare memory.")
     ] = 1,
-    size: Annotated[int | None, typer.Option("--size", metavar="PX", help="Side of the pictures.")] = None,
+    size: Annotated[int | None, typer.Option("--size", metavar="PX", help="Side of the images.")] = None,
     without: Annotated[
         list[str] | None, typer.Option("--without", metavar="LOSS", help="Leave a loss out; repeatable.")
     ] = None,
@@ -746,18 +748,18 @@ def train(
         typer.Option("--identity", metavar="NET", help="arcface (the paper's) or dlib (in the extra train)."),
     ] = None,
     identity_weights: Annotated[
-        Path | None, typer.Option("--identity-weights", metavar="FILE", help="The recogniser's file.")
+        Path | None, typer.Option("--identity-weights", metavar="FILE", help="The recognizer's file.")
     ] = None,
     device: Device = "auto",
     precision: Annotated[
         Precision, typer.Option("--precision", help="Floating-point type of the networks.")
     ] = Precision.AUTO,
     workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", help="Processes that load pictures; default: as measured.")
+        int | None, typer.Option("--workers", metavar="N", help="Processes that load images; default: as measured.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of everything random.")] = 0,
     log_every: Annotated[int, typer.Option("--log-every", metavar="N", help="Steps between lines of the log.")] = 10,
-    sample_every: Annotated[int, typer.Option("--sample-every", metavar="N", help="Steps between pictures.")] = 500,
+    sample_every: Annotated[int, typer.Option("--sample-every", metavar="N", help="Steps between images.")] = 500,
     save_every: Annotated[int, typer.Option("--save-every", metavar="N", help="Steps between checkpoints.")] = 500,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and the memory it needs.")] = False,
     weights_dir: WeightsDir = None,
@@ -814,7 +816,9 @@ def train(
         )
 
     report = train_networks(config, reporter.note, show, store)
-    reporter.record({"summary": {**asdict(report), "weights": str(report.weights)}})
+    summary = asdict(report)
+    summary["returns"] = summary.pop("rollbacks")  # the field's name since the first version
+    reporter.record({"summary": {**summary, "weights": str(report.weights)}})
     reporter.note(f"{report.step} steps done, {report.images_per_second:.3g} images/s; weights: {report.weights}")
 
 
@@ -833,7 +837,7 @@ def evaluate(
     ] = None,
     restored: Annotated[
         list[Path] | None,
-        typer.Option("--restored", metavar="DIR", help="Score these pictures, of any method; repeatable."),
+        typer.Option("--restored", metavar="DIR", help="Score these images, of any method; repeatable."),
     ] = None,
     gt: Annotated[Path | None, typer.Option("--gt", metavar="DIR", help="Originals; default: the set's own.")] = None,
     lq: Annotated[Path | None, typer.Option("--lq", metavar="DIR", help="Inputs; default: the set's own.")] = None,
@@ -842,14 +846,14 @@ def evaluate(
     ] = None,
     statistics: Annotated[
         Path | None,
-        typer.Option("--statistics", metavar="FILE|DIR", help="For the FID: statistics, or pictures to compare with."),
+        typer.Option("--statistics", metavar="FILE|DIR", help="For the FID: statistics, or images to compare with."),
     ] = None,
     restorer: Annotated[
         str | None,
         typer.Option("--restorer", metavar="NAME", help="As for run; with --restored nothing is restored without it."),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option("--weights", metavar="FILE", help="Own face restorer, recognised by its tensors.")
+        Path | None, typer.Option("--weights", metavar="FILE", help="Own face restorer, recognized by its tensors.")
     ] = None,
     alignment: Annotated[
         Alignment, typer.Option("--alignment", help="Inputs are aligned crops, or whole photos with a face each.")
@@ -872,7 +876,7 @@ def evaluate(
     json_output: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Restore a test set, score it, and report beside the published rows; or score anyone's pictures."""
+    """Restore a test set, score it, and report beside the published rows; or score anyone's images."""
     from gfprestore.console import Reporter, StageProgress, download_reporter
     from gfprestore.evaluation.evaluate import EvalOptions, Evaluation, Listener
     from gfprestore.evaluation.report import as_json, published_notes, table_of
@@ -899,7 +903,7 @@ def evaluate(
     reporter = Reporter(json_output)
     with StageProgress(reporter) as progress:
         report = Evaluation(options, Listener(reporter.note, progress, download_reporter(reporter))).run()
-    reporter.record(as_json(report, with_pictures=False))
+    reporter.record(as_json(report, with_images=False))
     (reporter.table if json_output else reporter.listing)("", *table_of(report))
     for line in [*report.unavailable, *published_notes(report)]:
         reporter.note(line)
@@ -921,7 +925,7 @@ def degrade(
     preset: Annotated[
         str, typer.Option("--preset", help="Ranges: celeba-test, paper, official, heavy or old-prints.")
     ] = "celeba-test",
-    size: Annotated[int, typer.Option("--size", metavar="PX", help="Side of the pictures.")] = 512,
+    size: Annotated[int, typer.Option("--size", metavar="PX", help="Side of the images.")] = 512,
     split: Annotated[
         str | None, typer.Option("--split", metavar="NAME", help="Only these rows of the source's index.csv.")
     ] = None,
@@ -945,7 +949,7 @@ def degrade(
     counts = {"made": report.made, "done_before": report.done_before, "failed": len(report.failed)}
     reporter.record({"summary": {**counts, "output": str(output)}})
     reporter.note(
-        f"{report.made} pictures made, {report.done_before} done before, {len(report.failed)} failed: {output}. "
+        f"{report.made} images made, {report.done_before} done before, {len(report.failed)} failed: {output}. "
         f"Next: gfprestore eval --set {output}"
     )
     if report.failed:

@@ -24,7 +24,7 @@ from gfprestore.errors import UsageError
 from gfprestore.photo.reading import read_photo
 from gfprestore.restoration.background import NetworkBackground
 from gfprestore.restoration.model_loader import DownloadReport
-from gfprestore.restoration.restoration import Restoration, RunOptions, whole_picture_crop
+from gfprestore.restoration.restoration import Restoration, RunOptions, whole_image_crop
 from gfprestore.tensors import pixels_to_signed
 
 Pixels = NDArray[Any]
@@ -107,7 +107,7 @@ def _timings(restoration: Restoration, pixels: Pixels, rounds: int) -> Iterator[
         durations = _durations(lambda: detector.detect(pixels), rounds, size)
         yield _timing("detector", detector.name, torch.float32, "megapixel", durations)
     if restorer is not None:
-        crop = pixels_to_signed(whole_picture_crop(pixels, restorer.input_size).pixels)
+        crop = pixels_to_signed(whole_image_crop(pixels, restorer.input_size).pixels)
         crops = crop.repeat(restoration.batch_size, 1, 1, 1)
         durations = _durations(lambda: restorer.restore(crops), rounds, len(crops))
         yield _timing("restorer", restorer.name, restoration.dtype, "face", durations)
@@ -119,7 +119,7 @@ def _timings(restoration: Restoration, pixels: Pixels, rounds: int) -> Iterator[
 
 
 def of_size(pixels: Pixels, count: float) -> Pixels:
-    """A picture (H, W, 3) resized to about `count` pixels, its shape kept."""
+    """An image (H, W, 3) resized to about `count` pixels, its shape kept."""
     scale = math.sqrt(count / (pixels.shape[0] * pixels.shape[1]))
     width, height = (max(1, round(side * scale)) for side in (pixels.shape[1], pixels.shape[0]))
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC

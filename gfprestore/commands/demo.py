@@ -1,7 +1,7 @@
 """`gfprestore demo`: two public-domain portraits from well-kept packages, aged and restored.
 
 The portraits are scikit-image's `astronaut` (NASA, 1993) and matplotlib's sample of a US Navy officer (1984). Nothing
-is downloaded; the packages carry the pictures.
+is downloaded; the packages carry the images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gfprestore.photo.writing import write_photo
 
 Pixels = NDArray[Any]
 
-# package, its file, (left, top, right, bottom) of head and shoulders as shares of the picture
+# package, its file, (left, top, right, bottom) of head and shoulders as shares of the image
 PORTRAITS = {
     "astronaut": ("skimage", "data/astronaut.png", (0.12, 0.0, 0.82, 0.7)),
     "officer": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", (0.05, 0.05, 0.95, 0.8)),
@@ -45,16 +45,16 @@ def write_aged_portraits(folder: Path, seed: int = 0) -> list[Path]:
         aged = age(cropped(portrait, box), np.random.default_rng([seed, number]), toned=number == 1)
         path = folder / f"{name}.jpg"
         metadata = Metadata("JPEG", (aged.shape[1], aged.shape[0]))
-        write_photo(Photo(path, aged, None, metadata, grey=False), path, quality=75)
+        write_photo(Photo(path, aged, None, metadata, gray=False), path, quality=75)
         paths.append(path)
     return paths
 
 
 def portrait_path(package: str, file: str) -> Path:
-    """Where an installed package keeps a picture.
+    """Where an installed package keeps an image.
 
     Raises:
-        UsageError: The package is not installed, or does not carry the picture.
+        UsageError: The package is not installed, or does not carry the image.
     """
     path = packaged_file(package, file)
     if path is None:
@@ -63,7 +63,7 @@ def portrait_path(package: str, file: str) -> Path:
 
 
 def cropped(pixels: Pixels, box: tuple[float, float, float, float]) -> Pixels:
-    """The part of a picture (H, W, 3) within `box`, given as shares of width and height."""
+    """The part of an image (H, W, 3) within `box`, given as shares of width and height."""
     height, width = pixels.shape[:2]
     sides = (width, height, width, height)
     left, top, right, bottom = (round(share * side) for share, side in zip(box, sides, strict=True))
@@ -86,6 +86,6 @@ def age(pixels: Pixels, random: np.random.Generator, toned: bool) -> NDArray[np.
     blurred = np.asarray(cv2.GaussianBlur(small, (0, 0), 0.9), np.float32)
     if toned:
         blurred = np.minimum(blurred @ SEPIA.T, 255)
-    faded = 40 + blurred * np.array([0.80, 0.76, 0.68], np.float32)  # paper yellows, blacks turn grey
+    faded = 40 + blurred * np.array([0.80, 0.76, 0.68], np.float32)  # paper yellows, blacks turn gray
     grain = random.normal(0, 6, (height, AGED_WIDTH, 1)).astype(np.float32)
     return np.asarray(np.clip(np.rint(faded + grain), 0, 255), np.uint8)

@@ -8,16 +8,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gfprestore.data.capture import Capture, Picture, Range, captured, grey_of, luma_of
+from gfprestore.data.capture import Capture, Image, Range, captured, gray_of, luma_of
 
 SEPIA = np.array([1.0, 0.86, 0.66], np.float32)  # the tint of an old print's white, in RGB
 
 
 @dataclass(frozen=True)
-class Ageing:
+class Aging:
     """What happened to an old print before it was scanned; each probability is for one photo.
 
-    Lengths are shares of the picture's side, so that a scratch looks alike at any size.
+    Lengths are shares of the image's side, so that a scratch looks alike at any size.
 
     Attributes:
         copy_probability: The print is a copy of a copy: one more blur, downscale, noise and JPEG before the main ones.
@@ -28,14 +28,14 @@ class Ageing:
         grain_probability: Film grain, strongest in the mid-tones, the same in all channels.
         grain: Its standard deviation in levels of 255.
         grain_size: Its blur in shares of the side.
-        fading_probability: Blacks have turned grey and whites dull.
+        fading_probability: Blacks have turned gray and whites dull.
         fading_black: Level to which black has risen.
         fading_white: Level to which white has sunk.
         sepia_probability: The print is monochrome and yellowed.
         sepia_strength: Share of the full tint.
         halftone_probability: The print is from a newspaper: a raster of dots.
         halftone_period: Distance of the dots in shares of the side.
-        halftone_strength: Share of the raster in the picture.
+        halftone_strength: Share of the raster in the image.
         scratch_probability: Thin, long, bright or dark lines.
         scratches: How many.
         scratch_width: Their width in shares of the side.
@@ -72,112 +72,112 @@ class Ageing:
     stain_strength: Range = (0.03, 0.2)
 
 
-def aged(picture: Picture, ageing: Ageing, random: np.random.Generator, drawn: dict[str, float]) -> Picture:
+def aged(image: Image, aging: Aging, random: np.random.Generator, drawn: dict[str, float]) -> Image:
     """The print as it lies on the scanner: copied, grainy, faded, yellowed, rastered, stained, scratched, dusty."""
     steps = (
-        (ageing.copy_probability, _copied),
-        (ageing.grain_probability, _grainy),
-        (ageing.fading_probability, _faded),
-        (ageing.sepia_probability, _yellowed),
-        (ageing.halftone_probability, _rastered),
-        (ageing.stain_probability, _stained),
-        (ageing.scratch_probability, _scratched),
-        (ageing.dust_probability, _dusty),
+        (aging.copy_probability, _copied),
+        (aging.grain_probability, _grainy),
+        (aging.fading_probability, _faded),
+        (aging.sepia_probability, _yellowed),
+        (aging.halftone_probability, _rastered),
+        (aging.stain_probability, _stained),
+        (aging.scratch_probability, _scratched),
+        (aging.dust_probability, _dusty),
     )
     for probability, step in steps:
         if random.random() < probability:
-            picture = np.clip(step(picture, ageing, random, drawn), 0, 1)
-    return picture
+            image = np.clip(step(image, aging, random, drawn), 0, 1)
+    return image
 
 
-def _copied(picture: Picture, ageing: Ageing, random: np.random.Generator, drawn: dict[str, float]) -> Picture:
-    height, width = picture.shape[:2]
-    ranges = Capture(21, 0.5, ageing.copy_sigma, ageing.copy_downscale, ageing.copy_noise, ageing.copy_jpeg_quality)
-    smaller = captured(picture, ranges, random, drawn, "copy_")
+def _copied(image: Image, aging: Aging, random: np.random.Generator, drawn: dict[str, float]) -> Image:
+    height, width = image.shape[:2]
+    ranges = Capture(21, 0.5, aging.copy_sigma, aging.copy_downscale, aging.copy_noise, aging.copy_jpeg_quality)
+    smaller = captured(image, ranges, random, drawn, "copy_")
     ways = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA)
     return np.asarray(cv2.resize(smaller, (width, height), interpolation=ways[int(random.integers(len(ways)))]))
 
 
-def _grainy(picture: Picture, ageing: Ageing, random: np.random.Generator, drawn: dict[str, float]) -> Picture:
-    grain = random.standard_normal(picture.shape[:2], np.float32)
-    sigma = random.uniform(*ageing.grain_size) * len(picture)
+def _grainy(image: Image, aging: Aging, random: np.random.Generator, drawn: dict[str, float]) -> Image:
+    grain = random.standard_normal(image.shape[:2], np.float32)
+    sigma = random.uniform(*aging.grain_size) * len(image)
     if sigma > 0.3:
         grain = np.asarray(cv2.GaussianBlur(grain, (0, 0), sigma))
         grain /= grain.std()
-    level = drawn["grain"] = random.uniform(*ageing.grain)
-    luma = np.clip(luma_of(picture), 0, 1)
+    level = drawn["grain"] = random.uniform(*aging.grain)
+    luma = np.clip(luma_of(image), 0, 1)
     mid_tones = np.float32(0.4) + np.float32(2.4) * luma * (1 - luma)  # 1 in the middle, 0.4 in black and white
-    return np.asarray(picture + (grain * mid_tones * np.float32(level / 255))[..., None], np.float32)
+    return np.asarray(image + (grain * mid_tones * np.float32(level / 255))[..., None], np.float32)
 
 
-def _faded(picture: Picture, ageing: Ageing, random: np.random.Generator, drawn: dict[str, float]) -> Picture:
-    black = drawn["fading_black"] = random.uniform(*ageing.fading_black)
-    white = drawn["fading_white"] = random.uniform(*ageing.fading_white)
-    return np.asarray(picture * np.float32(white - black) + np.float32(black), np.float32)
+def _faded(image: Image, aging: Aging, random: np.random.Generator, drawn: dict[str, float]) -> Image:
+    black = drawn["fading_black"] = random.uniform(*aging.fading_black)
+    white = drawn["fading_white"] = random.uniform(*aging.fading_white)
+    return np.asarray(image * np.float32(white - black) + np.float32(black), np.float32)
 
 
-def _yellowed(picture: Picture, ageing: Ageing, random: np.random.Generator, drawn: dict[str, float]) -> Picture:
-    strength = drawn["sepia"] = random.uniform(*ageing.sepia_strength)
+def _yellowed(image: Image, aging: Aging, random: np.random.Generator, drawn: dict[str, float]) -> Image:
+    strength = drawn["sepia"] = random.uniform(*aging.sepia_strength)
     drawn["grey"] = 1.0
     tint = SEPIA ** np.float32(strength)
-    return np.asarray(grey_of(picture) * tint, np.float32)
+    return np.asarray(gray_of(image) * tint, np.float32)
 
 
-def _rastered(picture: Picture, ageing: Ageing, random: np.random.Generator, drawn: dict[str, float]) -> Picture:
+def _rastered(image: Image, aging: Aging, random: np.random.Generator, drawn: dict[str, float]) -> Image:
     """Dots on a turned grid whose size follows the darkness."""
-    height, width = picture.shape[:2]
-    period = drawn["halftone_period"] = random.uniform(*ageing.halftone_period) * height
+    height, width = image.shape[:2]
+    period = drawn["halftone_period"] = random.uniform(*aging.halftone_period) * height
     angle = random.uniform(0, np.pi / 2)
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     turn = np.float32(2 * np.pi / period)
     across = (x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle))) * turn
     down = (y * np.float32(np.cos(angle)) - x * np.float32(np.sin(angle))) * turn
     threshold = (np.float32(2) + np.cos(across) + np.cos(down)) / 4  # (H, W) in [0, 1]
-    dots = np.clip((picture - threshold[..., None]) * np.float32(period) + np.float32(0.5), 0, 1)
-    strength = np.float32(random.uniform(*ageing.halftone_strength))
+    dots = np.clip((image - threshold[..., None]) * np.float32(period) + np.float32(0.5), 0, 1)
+    strength = np.float32(random.uniform(*aging.halftone_strength))
     drawn["halftone_strength"] = float(strength)
-    return np.asarray(picture + (dots - picture) * strength, np.float32)
+    return np.asarray(image + (dots - image) * strength, np.float32)
 
 
-def _stained(picture: Picture, ageing: Ageing, random: np.random.Generator, drawn: dict[str, float]) -> Picture:
-    height, width = picture.shape[:2]
+def _stained(image: Image, aging: Aging, random: np.random.Generator, drawn: dict[str, float]) -> Image:
+    height, width = image.shape[:2]
     coarse = random.standard_normal((5, 5), np.float32)
     patch = np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
-    strength = drawn["stain"] = random.uniform(*ageing.stain_strength)
-    return np.asarray(picture + (np.tanh(patch) * np.float32(strength))[..., None], np.float32)
+    strength = drawn["stain"] = random.uniform(*aging.stain_strength)
+    return np.asarray(image + (np.tanh(patch) * np.float32(strength))[..., None], np.float32)
 
 
-def _scratched(picture: Picture, ageing: Ageing, random: np.random.Generator, drawn: dict[str, float]) -> Picture:
-    """Long, slightly bent lines through the picture."""
-    side = len(picture)
-    count = int(random.integers(*ageing.scratches, endpoint=True))
+def _scratched(image: Image, aging: Aging, random: np.random.Generator, drawn: dict[str, float]) -> Image:
+    """Long, slightly bent lines through the image."""
+    side = len(image)
+    count = int(random.integers(*aging.scratches, endpoint=True))
     drawn["scratches"] = count
     for _ in range(count):
         start, end = random.uniform(0, side, 2), random.uniform(0, side, 2)
         bend = (start + end) / 2 + random.normal(0, side / 30, 2)
         share = np.linspace(0, 1, 12)[:, None]
         points = (1 - share) ** 2 * start + 2 * share * (1 - share) * bend + share**2 * end
-        cover = _drawn_line(picture.shape[:2], points, random.uniform(*ageing.scratch_width) * side)
-        picture = _covered(picture, cover, random)
-    return picture
+        cover = _drawn_line(image.shape[:2], points, random.uniform(*aging.scratch_width) * side)
+        image = _covered(image, cover, random)
+    return image
 
 
-def _dusty(picture: Picture, ageing: Ageing, random: np.random.Generator, drawn: dict[str, float]) -> Picture:
+def _dusty(image: Image, aging: Aging, random: np.random.Generator, drawn: dict[str, float]) -> Image:
     """Specks, every fourth of them a short hair."""
-    side = len(picture)
-    count = int(random.integers(*ageing.specks, endpoint=True))
+    side = len(image)
+    count = int(random.integers(*aging.specks, endpoint=True))
     drawn["specks"] = count
-    cover = np.zeros(picture.shape[:2], np.float32)
+    cover = np.zeros(image.shape[:2], np.float32)
     for _ in range(count):
-        radius = random.uniform(*ageing.speck_size) * side
+        radius = random.uniform(*aging.speck_size) * side
         start = random.uniform(0, side, 2)
         length = radius if random.random() < 0.75 else side * random.uniform(0.01, 0.06)
         points = start + np.cumsum(random.normal(0, length / 2, (4, 2)), axis=0)
-        cover = np.maximum(cover, _drawn_line(picture.shape[:2], points, radius))
-    return _covered(picture, cover, random)
+        cover = np.maximum(cover, _drawn_line(image.shape[:2], points, radius))
+    return _covered(image, cover, random)
 
 
-def _drawn_line(shape: tuple[int, ...], points: NDArray[np.float64], width: float) -> Picture:
+def _drawn_line(shape: tuple[int, ...], points: NDArray[np.float64], width: float) -> Image:
     """A line through the points (N, 2), smooth at its rim; thinner than a pixel it is fainter.
 
     Returns:
@@ -189,8 +189,8 @@ def _drawn_line(shape: tuple[int, ...], points: NDArray[np.float64], width: floa
     return np.asarray(canvas.astype(np.float32) * np.float32(min(1.0, width) / 255))
 
 
-def _covered(picture: Picture, cover: Picture, random: np.random.Generator) -> Picture:
-    """The picture with something bright (three times of four) or dark over it."""
+def _covered(image: Image, cover: Image, random: np.random.Generator) -> Image:
+    """The image with something bright (three times of four) or dark over it."""
     level = random.uniform(0.75, 1) if random.random() < 0.75 else random.uniform(0, 0.25)
     share = (cover * np.float32(random.uniform(0.4, 1)))[..., None]
-    return np.asarray(picture + (np.float32(level) - picture) * share, np.float32)
+    return np.asarray(image + (np.float32(level) - image) * share, np.float32)

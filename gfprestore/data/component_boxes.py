@@ -1,7 +1,7 @@
-"""Boxes of the facial components: left eye, right eye, mouth, as seen in the picture (GFP-GAN, section 3.4).
+"""Boxes of the facial components: left eye, right eye, mouth, as seen in the image (GFP-GAN, section 3.4).
 
-Landmarks are (x, y) of pixel centres of an aligned, square face. Boxes are (3, 4) float32 left, top, right, bottom
-edges, so that a box over the whole picture is (0, 0, S, S) (for ROI align with `aligned=True`), NaN where unknown. The
+Landmarks are (x, y) of pixel centers of an aligned, square face. Boxes are (3, 4) float32 left, top, right, bottom
+edges, so that a box over the whole image is (0, 0, S, S) (for ROI align with `aligned=True`), NaN where unknown. The
 rules are for the FFHQ crop of 512 pixels and are scaled to any other side.
 """
 
@@ -45,50 +45,50 @@ def unknown_boxes() -> Boxes:
 
 
 def boxes_from_68(landmarks: Points, size: int) -> Boxes:
-    """Boxes of a face by the 68 landmarks of the field: centre is the mean, half side half the larger extent.
+    """Boxes of a face by the 68 landmarks of the field: center is the mean, half side half the larger extent.
 
     A half side is at least 16 pixels of 512; eye boxes are enlarged by 1.4.
 
     Args:
-        landmarks: (68, 2) pixel centres.
-        size: Side of the picture.
+        landmarks: (68, 2) pixel centers.
+        size: Side of the image.
     """
     scale = size / RULE_SIZE
     parts = [np.asarray(landmarks[part], np.float64) for part in (_LEFT_EYE, _RIGHT_EYE, _MOUTH)]
-    centres = np.stack([part.mean(axis=0) for part in parts])
+    centers = np.stack([part.mean(axis=0) for part in parts])
     halves = np.array([max(float(np.max(np.ptp(part, axis=0))) / 2, SMALLEST_HALF * scale) for part in parts])
-    return _square_boxes(centres, halves)
+    return _square_boxes(centers, halves)
 
 
 def boxes_from_five(landmarks: Points, size: int) -> Boxes:
     """Boxes of an aligned face by its five landmarks.
 
     The half side of an eye is 26.5 pixels of 512, enlarged by 1.4: in an aligned crop all eyes are of nearly one size.
-    Its centre is 3.5 pixels of 512 below the landmark. The mouth's half side is half the distance of its corners, at
+    Its center is 3.5 pixels of 512 below the landmark. The mouth's half side is half the distance of its corners, at
     least 49 pixels of 512.
 
     Args:
-        landmarks: (5, 2) pixel centres: left eye, right eye, nose, left and right mouth corner as seen in the picture.
-        size: Side of the picture.
+        landmarks: (5, 2) pixel centers: left eye, right eye, nose, left and right mouth corner as seen in the image.
+        size: Side of the image.
     """
     points = np.asarray(landmarks, np.float64)
     scale = size / RULE_SIZE
     mouth = max(float(np.hypot(*(points[4] - points[3]))) / 2, MOUTH_HALF * scale)
     drop = np.array([0.0, EYE_DROP * scale])
-    centres = np.stack([points[0] + drop, points[1] + drop, (points[3] + points[4]) / 2])
-    return _square_boxes(centres, np.array([EYE_HALF * scale, EYE_HALF * scale, mouth]))
+    centers = np.stack([points[0] + drop, points[1] + drop, (points[3] + points[4]) / 2])
+    return _square_boxes(centers, np.array([EYE_HALF * scale, EYE_HALF * scale, mouth]))
 
 
 def mirrored_boxes(boxes: Boxes, size: float) -> Boxes:
-    """Boxes in the mirrored picture: the eyes change their places. A new array; the given one stays as it is."""
+    """Boxes in the mirrored image: the eyes change their places. A new array; the given one stays as it is."""
     left, top, right, bottom = boxes[[1, 0, 2]].T
     return np.stack([size - right, top, size - left, bottom], axis=1)
 
 
 def read_component_file(path: Path) -> dict[int, Boxes]:
-    """The official component file of FFHQ: boxes (3, 4) in shares of the picture's side, by the picture's number.
+    """The official component file of FFHQ: boxes (3, 4) in shares of the image's side, by the image's number.
 
-    The file is a table of tables: `%08d` -> part -> centre x, y and half side at 512 pixels, eyes not yet enlarged.
+    The file is a table of tables: `%08d` -> part -> center x, y and half side at 512 pixels, eyes not yet enlarged.
 
     Raises:
         FolderError: It cannot be read, holds code, or is something else.
@@ -96,7 +96,7 @@ def read_component_file(path: Path) -> dict[int, Boxes]:
     try:
         with torch.serialization.safe_globals(_number_types()):
             table = torch.load(path, map_location="cpu", weights_only=True)
-        return {int(name): _from_centres(entry) for name, entry in table.items()}
+        return {int(name): _from_centers(entry) for name, entry in table.items()}
     except Exception as error:  # whatever a damaged file makes torch raise
         raise FolderError(
             f"{path} is no component file that can be read ({type(error).__name__}: {str(error)[:200]}). Fetch the "
@@ -105,7 +105,7 @@ def read_component_file(path: Path) -> dict[int, Boxes]:
 
 
 def read_landmark_file(path: Path) -> dict[int, Boxes]:
-    """The landmark file of FFHQ: boxes (3, 4) in shares of the picture's side, by the picture's number.
+    """The landmark file of FFHQ: boxes (3, 4) in shares of the image's side, by the image's number.
 
     Raises:
         FolderError: It cannot be read or is something else.
@@ -125,7 +125,7 @@ def read_landmark_file(path: Path) -> dict[int, Boxes]:
 
 
 def known_boxes(folder: Path, components: Path | None = None) -> dict[int, Boxes]:
-    """Boxes (3, 4) in shares of the side by the pictures' numbers, from FFHQ's files; empty where there are none.
+    """Boxes (3, 4) in shares of the side by the images' numbers, from FFHQ's files; empty where there are none.
 
     Args:
         folder: A folder of aligned faces.
@@ -144,24 +144,24 @@ def known_boxes(folder: Path, components: Path | None = None) -> dict[int, Boxes
 
 
 def number_of(path: Path) -> int:
-    """The number that FFHQ's files know a picture by: its name; -1 where that is no number."""
+    """The number that FFHQ's files know an image by: its name; -1 where that is no number."""
     return int(path.stem) if path.stem.isascii() and path.stem.isdigit() else -1
 
 
 def aligned_part(folder: Path) -> Path:
-    """Where the aligned pictures lie: in FFHQ's own layout one of several folders."""
+    """Where the aligned images lie: in FFHQ's own layout one of several folders."""
     return folder / FFHQ_FOLDER if (folder / FFHQ_FOLDER).is_dir() else folder
 
 
-def _square_boxes(centres: Points, halves: Points) -> Boxes:
-    """Squares (3, 4) around pixel centres, the two eyes enlarged."""
+def _square_boxes(centers: Points, halves: Points) -> Boxes:
+    """Squares (3, 4) around pixel centers, the two eyes enlarged."""
     reach = (halves * np.array([EYE_ENLARGEMENT, EYE_ENLARGEMENT, 1.0]))[:, None]
-    edges = centres + 0.5
+    edges = centers + 0.5
     return np.concatenate([edges - reach, edges + reach], axis=1).astype(np.float32)
 
 
-def _from_centres(entry: Mapping[str, Any]) -> Boxes:
-    """Boxes in shares of the side from the official file's centres and half sides."""
+def _from_centers(entry: Mapping[str, Any]) -> Boxes:
+    """Boxes in shares of the side from the official file's centers and half sides."""
     parts = np.array([np.asarray(entry[part], np.float64) for part in PARTS])  # (3, 3)
     return np.asarray(_square_boxes(parts[:, :2], parts[:, 2]) / np.float32(RULE_SIZE))
 

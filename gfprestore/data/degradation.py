@@ -1,8 +1,8 @@
 """The paper's synthetic low quality (Wang et al., CVPR 2021, section 4.1), and what old prints suffer beyond it.
 
-The model is x = JPEG_q((y * k_sigma) down_r + n_delta), brought back to the size of y bilinearly; then the colours of x
-alone are shifted, jittered and sometimes lost. Pictures are (H, W, 3) float32 RGB in [0, 1]. Everything random comes
-from the generator that is passed in: the same generator state gives the same picture. Imports nothing of ours.
+The model is x = JPEG_q((y * k_sigma) down_r + n_delta), brought back to the size of y bilinearly; then the colors of x
+alone are shifted, jittered and sometimes lost. Images are (H, W, 3) float32 RGB in [0, 1]. Everything random comes
+from the generator that is passed in: the same generator state gives the same image. Imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from gfprestore.data.aging import Ageing, aged
-from gfprestore.data.capture import Capture, Picture, Range, captured, grey_of, luma_of
+from gfprestore.data.aging import Aging, aged
+from gfprestore.data.capture import Capture, Image, Range, captured, gray_of, luma_of
 
 
 @dataclass(frozen=True)
@@ -24,21 +24,21 @@ class DegradationOptions:
         kernel_size: Side of the blur kernel in pixels, odd.
         isotropic_probability: Share of round kernels; the others have two widths and an angle.
         sigma: Standard deviation of the blur in pixels.
-        downscale: Factor by which the picture is made smaller; below 1 it is made larger.
+        downscale: Factor by which the image is made smaller; below 1 it is made larger.
         noise: Standard deviation of the Gaussian noise in levels of 255.
         jpeg_quality: Quality of OpenCV's JPEG.
         shift: Largest shift of each channel in levels of 255.
-        shift_probability: Share of pictures whose channels are shifted.
+        shift_probability: Share of images whose channels are shifted.
         brightness: Factor of the levels.
-        contrast: Factor of the distance from the mean grey.
-        saturation: Factor of the distance from grey.
+        contrast: Factor of the distance from the mean gray.
+        saturation: Factor of the distance from gray.
         hue: Turn of the hue in full circles.
-        jitter_probability: Share of pictures whose brightness, contrast, saturation and hue are changed.
-        grey_probability: Share of pictures that lose their colours.
-        grey_gt: The gt of a picture that lost its colours is grey too, so that the network learns no colouring.
-        ageing: What happens to the print before; None for the paper's model.
-        ageing_probability: Share of pictures that may have aged; the others are degraded by the paper's model alone.
-        clean_probability: Share of pictures to which nothing is done, so that the network leaves good ones alone.
+        jitter_probability: Share of images whose brightness, contrast, saturation and hue are changed.
+        gray_probability: Share of images that lose their colors.
+        gray_gt: The gt of an image that lost its colors is gray too, so that the network learns no coloring.
+        aging: What happens to the print before; None for the paper's model.
+        aging_probability: Share of images that may have aged; the others are degraded by the paper's model alone.
+        clean_probability: Share of images to which nothing is done, so that the network leaves good ones alone.
 
     Raises:
         ValueError: A range is upside down or out of bounds.
@@ -57,10 +57,10 @@ class DegradationOptions:
     saturation: Range = (0.0, 1.5)
     hue: Range = (-0.1, 0.1)
     jitter_probability: float = 0.3
-    grey_probability: float = 0.01
-    grey_gt: bool = False
-    ageing: Ageing | None = None
-    ageing_probability: float = 1.0
+    gray_probability: float = 0.01
+    gray_gt: bool = False
+    aging: Aging | None = None
+    aging_probability: float = 1.0
     clean_probability: float = 0.0
 
     def __post_init__(self) -> None:
@@ -85,8 +85,8 @@ class DegradationOptions:
 PAPER = DegradationOptions()
 """The ranges that the paper states."""
 
-CELEBA_TEST = replace(PAPER, shift_probability=0.0, jitter_probability=0.0, grey_probability=0.0)
-"""The paper's ranges without the changes of colour, which belong to training and would decide the PSNR of a test."""
+CELEBA_TEST = replace(PAPER, shift_probability=0.0, jitter_probability=0.0, gray_probability=0.0)
+"""The paper's ranges without the changes of color, which belong to training and would decide the PSNR of a test."""
 
 OFFICIAL = DegradationOptions(
     isotropic_probability=0.5, sigma=(0.1, 10.0), downscale=(0.8, 8.0), noise=(0.0, 20.0), jpeg_quality=(60, 100)
@@ -104,13 +104,13 @@ HEAVY = DegradationOptions(
     contrast=(0.9, 1.1),
     saturation=(0.8, 1.2),
     hue=(-0.02, 0.02),
-    grey_probability=0.2,
-    grey_gt=True,
-    ageing=Ageing(),
+    gray_probability=0.2,
+    gray_gt=True,
+    aging=Aging(),
 )
 """For old photos: prints that were copied, faded, scratched and printed before they were scanned.
 
-For pictures of about 256 pixels a side: there, the paper's blur would leave nothing of most faces.
+For images of about 256 pixels a side: there, the paper's blur would leave nothing of most faces.
 """
 
 
@@ -120,34 +120,34 @@ OLD_PRINTS = replace(
     jpeg_quality=(50, 100),
     shift_probability=0.0,
     jitter_probability=0.0,
-    ageing=Ageing(fading_probability=0.0),
-    ageing_probability=0.4,
+    aging=Aging(fading_probability=0.0),
+    aging_probability=0.4,
     clean_probability=0.08,
 )
-"""`HEAVY` without what changes the tones of a whole picture: a face that is pasted back must keep those of its photo.
+"""`HEAVY` without what changes the tones of a whole image: a face that is pasted back must keep those of its photo.
 
-How much they were changed cannot be seen in the lq, so such changes mostly make gradients noisy. Two in five pictures
-may have aged; of the others, most photos of an album, only the scan or the focus is bad. Some pictures are left as they
+How much they were changed cannot be seen in the lq, so such changes mostly make gradients noisy. Two in five images
+may have aged; of the others, most photos of an album, only the scan or the focus is bad. Some images are left as they
 are, so that a network learns to leave good ones alone.
 """
 
 
 @dataclass(frozen=True)
 class Degraded:
-    """A low-quality picture and how it came about.
+    """A low-quality image and how it came about.
 
     Attributes:
         lq: (H, W, 3) float32 RGB in [0, 1], of the gt's size, rounded to 8-bit levels.
-        parameters: What was drawn, by name; a step that was not done has no entry. `grey` is there when the colours
+        parameters: What was drawn, by name; a step that was not done has no entry. `gray` is there when the colors
             were lost.
     """
 
-    lq: Picture
+    lq: Image
     parameters: dict[str, float]
 
 
-def degrade(gt: Picture, options: DegradationOptions, random: np.random.Generator) -> Degraded:
-    """Makes one low-quality picture.
+def degrade(gt: Image, options: DegradationOptions, random: np.random.Generator) -> Degraded:
+    """Makes one low-quality image.
 
     Args:
         gt: (H, W, 3) float32 RGB in [0, 1]; left as it is.
@@ -158,9 +158,9 @@ def degrade(gt: Picture, options: DegradationOptions, random: np.random.Generato
     if options.clean_probability > 0 and random.random() < options.clean_probability:
         return Degraded(_rounded(gt), {"clean": 1.0})
     drawn: dict[str, float] = {}
-    picture = gt
-    if options.ageing is not None and (options.ageing_probability >= 1 or random.random() < options.ageing_probability):
-        picture = aged(gt, options.ageing, random, drawn)
+    image = gt
+    if options.aging is not None and (options.aging_probability >= 1 or random.random() < options.aging_probability):
+        image = aged(gt, options.aging, random, drawn)
     capture = Capture(
         options.kernel_size,
         options.isotropic_probability,
@@ -169,59 +169,55 @@ def degrade(gt: Picture, options: DegradationOptions, random: np.random.Generato
         options.noise,
         options.jpeg_quality,
     )
-    picture = captured(picture, capture, random, drawn)
-    picture = np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR))
-    picture = _coloured(picture, options, random, drawn)
-    return Degraded(_rounded(picture), drawn)
+    image = captured(image, capture, random, drawn)
+    image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
+    image = _colored(image, options, random, drawn)
+    return Degraded(_rounded(image), drawn)
 
 
-def _rounded(picture: Picture) -> Picture:
-    return np.asarray(np.rint(np.clip(picture, 0, 1) * 255) / np.float32(255))
+def _rounded(image: Image) -> Image:
+    return np.asarray(np.rint(np.clip(image, 0, 1) * 255) / np.float32(255))
 
 
-def brightened(picture: Picture, factor: float) -> Picture:
+def brightened(image: Image, factor: float) -> Image:
     """The levels (H, W, 3) times `factor`, clipped to [0, 1]."""
-    return np.asarray(np.clip(picture * np.float32(factor), 0, 1), np.float32)
+    return np.asarray(np.clip(image * np.float32(factor), 0, 1), np.float32)
 
 
-def contrasted(picture: Picture, factor: float) -> Picture:
-    """The distance of the levels (H, W, 3) from their mean grey times `factor`, clipped to [0, 1]."""
-    mean = np.float32(luma_of(picture).mean(dtype=np.float64))
-    return np.asarray(np.clip(mean + (picture - mean) * np.float32(factor), 0, 1), np.float32)
+def contrasted(image: Image, factor: float) -> Image:
+    """The distance of the levels (H, W, 3) from their mean gray times `factor`, clipped to [0, 1]."""
+    mean = np.float32(luma_of(image).mean(dtype=np.float64))
+    return np.asarray(np.clip(mean + (image - mean) * np.float32(factor), 0, 1), np.float32)
 
 
-def saturated(picture: Picture, factor: float) -> Picture:
-    """The distance of the colours (H, W, 3) from their own grey times `factor`, clipped to [0, 1]."""
-    grey = luma_of(picture)[..., None]
-    return np.asarray(np.clip(grey + (picture - grey) * np.float32(factor), 0, 1), np.float32)
+def saturated(image: Image, factor: float) -> Image:
+    """The distance of the colors (H, W, 3) from their own gray times `factor`, clipped to [0, 1]."""
+    gray = luma_of(image)[..., None]
+    return np.asarray(np.clip(gray + (image - gray) * np.float32(factor), 0, 1), np.float32)
 
 
-def hue_turned(picture: Picture, turn: float) -> Picture:
-    """The hue of a picture (H, W, 3) in [0, 1] turned by `turn` full circles, in HSV."""
-    hsv = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2HSV))  # hue in degrees
+def hue_turned(image: Image, turn: float) -> Image:
+    """The hue of an image (H, W, 3) in [0, 1] turned by `turn` full circles, in HSV."""
+    hsv = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))  # hue in degrees
     hsv[..., 0] = (hsv[..., 0] + np.float32(360 * turn)) % np.float32(360)
     return np.asarray(np.clip(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), 0, 1), np.float32)
 
 
-def _coloured(
-    picture: Picture, options: DegradationOptions, random: np.random.Generator, drawn: dict[str, float]
-) -> Picture:
-    """Colours shifted, lost and jittered, each with its probability."""
+def _colored(image: Image, options: DegradationOptions, random: np.random.Generator, drawn: dict[str, float]) -> Image:
+    """Colors shifted, lost and jittered, each with its probability."""
     if random.random() < options.shift_probability:
         shift = random.uniform(-options.shift, options.shift, 3)
         drawn.update(zip(("shift_red", "shift_green", "shift_blue"), shift.tolist(), strict=True))
-        picture = np.clip(picture + (shift / 255).astype(np.float32), 0, 1)
-    if random.random() < options.grey_probability:
+        image = np.clip(image + (shift / 255).astype(np.float32), 0, 1)
+    if random.random() < options.gray_probability:
         drawn["grey"] = 1.0
-        picture = grey_of(picture)
+        image = gray_of(image)
     if random.random() < options.jitter_probability:
-        picture = _jittered(picture, options, random, drawn)
-    return picture
+        image = _jittered(image, options, random, drawn)
+    return image
 
 
-def _jittered(
-    picture: Picture, options: DegradationOptions, random: np.random.Generator, drawn: dict[str, float]
-) -> Picture:
+def _jittered(image: Image, options: DegradationOptions, random: np.random.Generator, drawn: dict[str, float]) -> Image:
     """Brightness, contrast, saturation and hue changed, in any order."""
     changes = (
         ("brightness", brightened, options.brightness),
@@ -232,5 +228,5 @@ def _jittered(
     for index in random.permutation(len(changes)):
         name, change, bounds = changes[index]
         drawn[name] = random.uniform(*bounds)
-        picture = change(picture, drawn[name])
-    return picture
+        image = change(image, drawn[name])
+    return image

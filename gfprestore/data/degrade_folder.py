@@ -1,8 +1,8 @@
 """Makes a test set like CelebA-Test from any folder of aligned faces (Wang et al., CVPR 2021, section 4.1).
 
-A set is a folder: `lq/NAME.png`, `gt/NAME.png`, `degradation.jsonl` with every number that was drawn for each picture,
-and `set.json` with the options. A picture's degradation depends on the seed and its name alone (its path within the
-source without the suffix), never on the other pictures, on their order or on the number of workers, so that the same
+A set is a folder: `lq/NAME.png`, `gt/NAME.png`, `degradation.jsonl` with every number that was drawn for each image,
+and `set.json` with the options. An image's degradation depends on the seed and its name alone (its path within the
+source without the suffix), never on the other images, on their order or on the number of workers, so that the same
 command gives the same bytes; with other versions of the libraries that compress JPEG and PNG they may differ.
 """
 
@@ -27,10 +27,10 @@ from gfprestore._version import __version__
 from gfprestore.batch.journal import Journal
 from gfprestore.batch.output_folder import create_folder_within, prepare_output
 from gfprestore.batch.walk import Skipped
-from gfprestore.data.capture import grey_of
+from gfprestore.data.capture import gray_of
 from gfprestore.data.degradation import CELEBA_TEST, HEAVY, OFFICIAL, OLD_PRINTS, PAPER, DegradationOptions, degrade
-from gfprestore.data.image_folders import TABLE_NAME, pictures_in, table_rows
-from gfprestore.data.images import Pixels, picture_name, read_pixels, sha256_of, write_png
+from gfprestore.data.image_folders import TABLE_NAME, images_in, table_rows
+from gfprestore.data.images import Pixels, image_name, read_pixels, sha256_of, write_png
 from gfprestore.errors import FolderError, GfprestoreError, PhotoError, UsageError
 from gfprestore.files import append, write_whole
 
@@ -54,8 +54,8 @@ class DegradeOptions:
     Attributes:
         seed: Of everything random, 0 or more.
         preset: A key of `PRESETS`.
-        size: Side of the pictures; larger faces are made smaller, smaller ones refused.
-        split: Take only the rows of the source's `index.csv` with this `split`; None takes every picture.
+        size: Side of the images; larger faces are made smaller, smaller ones refused.
+        split: Take only the rows of the source's `index.csv` with this `split`; None takes every image.
         exclude: Shell patterns of names and paths to leave out.
 
     Raises:
@@ -79,7 +79,7 @@ class DegradeOptions:
 
 @dataclass(frozen=True)
 class DegradeReport:
-    """What came of it: pictures made now, pictures that were there already, and those that could not be used."""
+    """What came of it: images made now, images that were there already, and those that could not be used."""
 
     made: int
     done_before: int
@@ -88,7 +88,7 @@ class DegradeReport:
 
 @dataclass(frozen=True)
 class DegradedPair:
-    """One picture of a set; the fields are those of a line of `degradation.jsonl`.
+    """One image of a set; the fields are those of a line of `degradation.jsonl`.
 
     Attributes:
         name: Its name in `lq` and `gt`, without the suffix.
@@ -120,11 +120,11 @@ def degrade_folder(
         source: A folder of aligned faces, flat or nested; never written to.
         output: The set; another folder, not within the source.
         options: What to make.
-        on_progress: Told how many of how many pictures are done.
+        on_progress: Told how many of how many images are done.
         workers: Threads.
 
     Raises:
-        FolderError: A folder cannot be used, has no pictures, or holds a set made with other options.
+        FolderError: A folder cannot be used, has no images, or holds a set made with other options.
         UsageError: The source has no table of splits, or none of the split that was asked for.
     """
     sources = _sources(source, options)
@@ -154,22 +154,22 @@ def degrade_folder(
 
 
 def degraded_pair(gt: NDArray[np.uint8], options: DegradationOptions, seed: int, name: str) -> tuple[Any, Any, Any]:
-    """Degrades one picture by the seed of its name.
+    """Degrades one image by the seed of its name.
 
     Args:
         gt: (S, S, 3) RGB.
         options: The ranges.
         seed: Of the set.
-        name: Of the picture.
+        name: Of the image.
 
     Returns:
-        lq (S, S, 3) uint8, gt (S, S, 3) uint8 (grey where the options say so and the lq lost its colours), and the
+        lq (S, S, 3) uint8, gt (S, S, 3) uint8 (gray where the options say so and the lq lost its colors), and the
         drawn parameters.
     """
     levels = gt.astype(np.float32) / np.float32(255)
     degraded = degrade(levels, options, np.random.default_rng(_seed_of(seed, name)))
-    if options.grey_gt and "grey" in degraded.parameters:
-        gt = np.rint(grey_of(levels) * 255).astype(np.uint8)
+    if options.gray_gt and "grey" in degraded.parameters:
+        gt = np.rint(gray_of(levels) * 255).astype(np.uint8)
     return np.rint(degraded.lq * 255).astype(np.uint8), gt, degraded.parameters
 
 
@@ -192,7 +192,7 @@ def read_description(folder: Path) -> dict[str, Any] | None:
 
 
 def read_pairs(folder: Path) -> list[DegradedPair]:
-    """The pictures of a set by its `degradation.jsonl`; a line that is torn or damaged is as if never written."""
+    """The images of a set by its `degradation.jsonl`; a line that is torn or damaged is as if never written."""
     path = folder / PARAMETERS_NAME
     found: dict[str, DegradedPair] = {}
     if path.is_file():
@@ -211,7 +211,7 @@ def _made(
     known: dict[str, DegradedPair],
     workers: int,
 ) -> Generator[DegradedPair | Skipped, None, None]:
-    """Each picture of the set in the order of the sources; a few are worked on ahead, so that memory stays bounded."""
+    """Each image of the set in the order of the sources; a few are worked on ahead, so that memory stays bounded."""
     threads = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="degrade")
     ahead: list[Future[DegradedPair | Skipped]] = []
     try:
@@ -233,7 +233,7 @@ def _make(
     options: DegradeOptions,
     known: dict[str, DegradedPair],
 ) -> DegradedPair | Skipped:
-    """Makes one picture, or finds it made; what is wrong with it is told, the others go on."""
+    """Makes one image, or finds it made; what is wrong with it is told, the others go on."""
     if isinstance(path, Skipped):
         return path
     try:
@@ -253,7 +253,7 @@ def _make(
 
 
 def _square(path: Path, size: int) -> Pixels:
-    """The picture at the set's size, 8 bits.
+    """The image at the set's size, 8 bits.
 
     Raises:
         PhotoError: It is damaged, not square, or too small.
@@ -270,7 +270,7 @@ def _square(path: Path, size: int) -> Pixels:
 
 
 def _write(pixels: Pixels, output: Path, part: str, name: str) -> str:
-    """Writes a picture of the set and gives the SHA-256 of its file."""
+    """Writes an image of the set and gives the SHA-256 of its file."""
     path = _path_of(output, part, name)
     create_folder_within(path.parent, output)
     write_png(path, pixels)
@@ -282,7 +282,7 @@ def _path_of(output: Path, part: str, name: str) -> Path:
 
 
 def _is_whole(output: Path, pair: DegradedPair, source_sha256: str) -> bool:
-    """Whether a picture was made of this very source and both its files are what was written."""
+    """Whether an image was made of this very source and both its files are what was written."""
     files = ((LQ, pair.lq_sha256), (GT, pair.gt_sha256))
     try:
         return pair.source_sha256 == source_sha256 and all(
@@ -293,22 +293,22 @@ def _is_whole(output: Path, pair: DegradedPair, source_sha256: str) -> bool:
 
 
 def _sources(source: Path, options: DegradeOptions) -> dict[str, Path | Skipped]:
-    """The pictures of the source by their name in the set; where two have one name, the later is a problem.
+    """The images of the source by their name in the set; where two have one name, the later is a problem.
 
     Raises:
-        FolderError: The folder cannot be read or has no pictures.
+        FolderError: The folder cannot be read or has no images.
         UsageError: There is no such split.
     """
     if not source.is_dir():
         raise FolderError(f"{source} is no folder. Name a folder of aligned faces.")
-    found = pictures_in(source) if options.split is None else _of_split(source, options.split)
+    found = images_in(source) if options.split is None else _of_split(source, options.split)
     paths = [path for path in found if not _is_excluded(path.relative_to(source), options.exclude)]
     if not paths:
-        raise FolderError(f"There are no pictures to degrade in {source}. Name a folder of aligned faces.")
+        raise FolderError(f"There are no images to degrade in {source}. Name a folder of aligned faces.")
     named: dict[str, Path | Skipped] = {}
     taken: dict[str, Path] = {}
     for path in paths:
-        name = picture_name(path, source)
+        name = image_name(path, source)
         first = taken.setdefault(unicodedata.normalize("NFC", name).casefold(), path)
         if first is path:
             named[name] = path
@@ -350,7 +350,7 @@ def _check_description(output: Path, options: DegradeOptions) -> dict[str, Any]:
     """Writes the set's description, or finds that it is the same.
 
     Raises:
-        FolderError: The folder holds a set made with other options, or pictures that are no set of ours.
+        FolderError: The folder holds a set made with other options, or images that are no set of ours.
     """
     wanted = {
         "made_by": "gfprestore degrade",
@@ -368,7 +368,7 @@ def _check_description(output: Path, options: DegradeOptions) -> dict[str, Any]:
     found = read_description(output)
     if found is None:
         if any((output / part).exists() for part in (LQ, GT)):
-            raise FolderError(f"{output} holds pictures that this command did not make. Name another folder.")
+            raise FolderError(f"{output} holds images that this command did not make. Name another folder.")
         write_whole(output / SET_NAME, _document(wanted))
         return dict(wanted)
     changed = [key for key, value in wanted.items() if found.get(key) != value]
@@ -380,7 +380,7 @@ def _check_description(output: Path, options: DegradeOptions) -> dict[str, Any]:
 
 
 def _seed_of(seed: int, name: str) -> list[int]:
-    """What a picture's generator starts from; names that look alike on other file systems are the same."""
+    """What an image's generator starts from; names that look alike on other file systems are the same."""
     digest = hashlib.sha256(unicodedata.normalize("NFC", PurePosixPath(name).as_posix()).encode("utf-8", "replace"))
     return [seed, *(int.from_bytes(digest.digest()[start : start + 4], "big") for start in range(0, 32, 4))]
 

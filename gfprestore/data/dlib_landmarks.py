@@ -16,7 +16,7 @@ from gfprestore.faces.alignment import FACE_ON_TEMPLATE, TEMPLATE_SIZE
 from gfprestore.packaged_files import packaged_file
 
 FindLandmarks = Callable[[NDArray[np.uint8]], NDArray[np.float64]]
-"""From an aligned crop (S, S, 3) RGB uint8 to its landmarks (68, 2), pixel centres."""
+"""From an aligned crop (S, S, 3) RGB uint8 to its landmarks (68, 2), pixel centers."""
 
 MODEL = "models/shape_predictor_68_face_landmarks.dat"
 

@@ -1,7 +1,7 @@
 """The endless, repeatable stream of training pairs (GFP-GAN, section 4.1).
 
-A position in the stream says everything: its epoch gives the order of the pictures, and (seed, position) the flip and
-the degradation. So any number of workers or processes, and a run that is stopped and resumed, see the same pictures.
+A position in the stream says everything: its epoch gives the order of the images, and (seed, position) the flip and
+the degradation. So any number of workers or processes, and a run that is stopped and resumed, see the same images.
 
 A folder of data is one of: a set made by `gfprestore prepare` (it has an index), a folder of aligned faces with an
 `index.csv` (columns `file`, `landmarks`, and `split`, whose rows `test` are left out), or any folder of aligned faces,
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gfprestore.batch.walk import Skipped
-from gfprestore.data.capture import grey_of
+from gfprestore.data.capture import gray_of
 from gfprestore.data.component_boxes import (
     COMPONENT_FILE,
     Boxes,
@@ -37,7 +37,7 @@ from gfprestore.data.component_boxes import (
     unknown_boxes,
 )
 from gfprestore.data.degradation import DegradationOptions, degrade
-from gfprestore.data.image_folders import TABLE_NAME, is_held_out, pictures_in, table_error, table_rows
+from gfprestore.data.image_folders import TABLE_NAME, images_in, is_held_out, table_error, table_rows
 from gfprestore.data.prepared_index import INDEX_NAME, read_index
 from gfprestore.errors import FolderError, PhotoError
 from gfprestore.photo.reading import read_photo
@@ -45,7 +45,7 @@ from gfprestore.tensors import full_scale, pixels_to_signed
 
 SECONDS_TO_OUTLIVE = 300  # of a worker that was told to end: a step and a checkpoint of its training must fit in
 
-_ORDER, _PICTURE = 0, 1  # what a generator is for: the same seed must not give both the same numbers
+_ORDER, _IMAGE = 0, 1  # what a generator is for: the same seed must not give both the same numbers
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Sample:
         lq: (3, S, S) float32 RGB in [-1, 1].
         gt: (3, S, S) float32 RGB in [-1, 1].
         boxes: (3, 4) float32 left, top, right, bottom edges in pixels of S: left eye, right eye, mouth as seen in the
-            picture; NaN where unknown.
+            image; NaN where unknown.
         skipped: Files that should have been here and could not be used.
     """
 
@@ -77,7 +77,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Face:
-    """A picture of the set.
+    """An image of the set.
 
     Attributes:
         path: The file: one aligned, square face.
@@ -90,7 +90,7 @@ class Face:
     landmarks: NDArray[np.float64] | None = None
 
     def boxes_at(self, size: int, side: int) -> Boxes:
-        """Boxes (3, 4) in a picture of `size` made from this one of `side` pixels."""
+        """Boxes (3, 4) in an image of `size` made from this one of `side` pixels."""
         if self.boxes is not None:
             return np.asarray(self.boxes * np.float32(size), np.float32)
         if self.landmarks is not None:
@@ -101,20 +101,20 @@ class Face:
 class FaceDataset(torch.utils.data.Dataset[Sample]):
     """Training pairs by their position in the endless stream.
 
-    A picture that is damaged, not square or smaller than `size` is left out; the stream's next picture takes its place.
+    An image that is damaged, not square or smaller than `size` is left out; the stream's next image takes its place.
 
     Args:
         folder: The data, see the module.
-        size: Side of the pictures; larger ones are made smaller.
+        size: Side of the images; larger ones are made smaller.
         degradation: What makes the lq; None leaves it the gt, where nobody looks at it.
         seed: Of order, flips and degradations.
-        flip: Mirror every other picture.
+        flip: Mirror every other image.
         jitter: How far faces are moved, in shares of the side, and changed in size; they are turned by as many radians.
         boxes: Component boxes are needed; without, they are all NaN.
         components: FFHQ's component or landmark file; None looks in the folder and beside it.
 
     Raises:
-        FolderError: The folder cannot be read or has no pictures, or boxes are needed and none is known.
+        FolderError: The folder cannot be read or has no images, or boxes are needed and none is known.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class FaceDataset(torch.utils.data.Dataset[Sample]):
 
     @property
     def count(self) -> int:
-        """Pictures in an epoch."""
+        """Images in an epoch."""
         return len(self.faces)
 
     @property
@@ -159,11 +159,11 @@ class FaceDataset(torch.utils.data.Dataset[Sample]):
         """The pair at a position of the stream, 0 or more.
 
         Raises:
-            FolderError: No picture of the set can be used.
+            FolderError: No image of the set can be used.
         """
         passed_over: dict[Skipped, None] = {}
-        for later in range(2 * self.count):  # holds one whole epoch, so every picture
-            index = self._picture_at(position + later)
+        for later in range(2 * self.count):  # holds one whole epoch, so every image
+            index = self._image_at(position + later)
             face = self.faces[index]
             if index not in self._unusable:
                 try:
@@ -171,14 +171,14 @@ class FaceDataset(torch.utils.data.Dataset[Sample]):
                 except PhotoError as error:
                     self._unusable[index] = Skipped(face.path, str(error), is_problem=True)
                 else:
-                    random = np.random.default_rng([self.seed, _PICTURE, position])
+                    random = np.random.default_rng([self.seed, _IMAGE, position])
                     return self._pair(pixels, face.boxes_at(self.size, side), random, tuple(passed_over))
             passed_over[self._unusable[index]] = None
         first = next(iter(self._unusable.values()))
-        raise FolderError(f"None of the {self.count} pictures in {self.folder} can be used. The first: {first.reason}")
+        raise FolderError(f"None of the {self.count} images in {self.folder} can be used. The first: {first.reason}")
 
-    def _picture_at(self, position: int) -> int:
-        """Which picture stands at a position; each epoch has an order of its own."""
+    def _image_at(self, position: int) -> int:
+        """Which image stands at a position; each epoch has an order of its own."""
         epoch, place = divmod(position, self.count)
         if self._order[0] != epoch:
             random = np.random.default_rng([self.seed, _ORDER, epoch])
@@ -186,7 +186,7 @@ class FaceDataset(torch.utils.data.Dataset[Sample]):
         return int(self._order[1][place])
 
     def _read(self, path: Path) -> tuple[NDArray[Any], int]:
-        """The picture at the set's size, and the side it had.
+        """The image at the set's size, and the side it had.
 
         Raises:
             PhotoError: It is damaged, not square, or too small.
@@ -221,8 +221,8 @@ class FaceDataset(torch.utils.data.Dataset[Sample]):
         levels = full_scale(pixels.dtype)
         gt = pixels.astype(np.float32) / np.float32(levels)
         degraded = degrade(gt, self.degradation, random)
-        if self.degradation.grey_gt and "grey" in degraded.parameters:
-            pixels = np.rint(grey_of(gt) * levels).astype(pixels.dtype)
+        if self.degradation.gray_gt and "grey" in degraded.parameters:
+            pixels = np.rint(gray_of(gt) * levels).astype(pixels.dtype)
         lq = np.rint(degraded.lq * 255).astype(np.uint8)
         return Sample(_tensor(lq), _tensor(pixels), torch.from_numpy(known), skipped)
 
@@ -248,10 +248,10 @@ def jittered(
     middle = np.full(2, (side - 1) / 2)
     matrix = np.column_stack([turn, middle + side * np.array([shift_x, shift_y]) - turn @ middle])
     moved = cv2.warpAffine(pixels, matrix, (side, side), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 - 0.5  # edges -> pixel centres
-    centres = centres @ matrix[:, :2].T + matrix[:, 2] + 0.5
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2 - 0.5  # edges -> pixel centers
+    centers = centers @ matrix[:, :2].T + matrix[:, 2] + 0.5
     halves = (boxes[:, 2:] - boxes[:, :2]) / 2 * scale
-    return np.asarray(moved), np.concatenate([centres - halves, centres + halves], axis=1).astype(np.float32)
+    return np.asarray(moved), np.concatenate([centers - halves, centers + halves], axis=1).astype(np.float32)
 
 
 def _tensor(pixels: NDArray[Any]) -> Tensor:
@@ -308,7 +308,7 @@ def single_threaded(_worker: int) -> None:
 
 
 def list_faces(folder: Path, components: Path | None = None, *, want_boxes: bool = True) -> list[Face]:
-    """The pictures of a training set in the natural order of their names, with what is known of each.
+    """The images of a training set in the natural order of their names, with what is known of each.
 
     Args:
         folder: The data, see the module.
@@ -316,7 +316,7 @@ def list_faces(folder: Path, components: Path | None = None, *, want_boxes: bool
         want_boxes: Look for boxes at all.
 
     Raises:
-        FolderError: The folder or a file of it cannot be read, or there are no pictures.
+        FolderError: The folder or a file of it cannot be read, or there are no images.
     """
     if not folder.is_dir():
         raise FolderError(f"{folder} is no folder. Name a folder of aligned faces with --data.")
@@ -330,17 +330,17 @@ def list_faces(folder: Path, components: Path | None = None, *, want_boxes: bool
         faces = _faces_of_table(folder)
     else:
         numbered = known_boxes(folder, components) if want_boxes else {}
-        faces = [Face(path, numbered.get(number_of(path))) for path in pictures_in(aligned_part(folder))]
+        faces = [Face(path, numbered.get(number_of(path))) for path in images_in(aligned_part(folder))]
     if not faces:
         raise FolderError(
-            f"There are no pictures in {folder}. Name a folder of aligned faces, or make one of photos with: "
+            f"There are no images in {folder}. Name a folder of aligned faces, or make one of photos with: "
             "gfprestore prepare PHOTOS -o FOLDER."
         )
     return faces
 
 
 def held_out(folder: Path) -> frozenset[str]:
-    """Pictures that must not be trained on, by their paths in the folder: the split `test` of its `index.csv`.
+    """Images that must not be trained on, by their paths in the folder: the split `test` of its `index.csv`.
 
     Raises:
         FolderError: The table cannot be read.

@@ -1,7 +1,7 @@
-"""Folders of faces: the pictures in them, and the table `index.csv` that may stand beside them.
+"""Folders of faces: the images in them, and the table `index.csv` that may stand beside them.
 
 The table has a column `file` (a path within the folder) and may have `split`, whose rows `test` are held out from
-training, `landmarks` and whatever else is known of a picture.
+training, `landmarks` and whatever else is known of an image.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from gfprestore.photo.photo import PHOTO_SUFFIXES
 TABLE_NAME = "index.csv"
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """Pictures in a folder and those below it, in the natural order of their names; nothing hidden.
+def images_in(folder: Path) -> list[Path]:
+    """Images in a folder and those below it, in the natural order of their names; nothing hidden.
 
     Raises:
         FolderError: A folder cannot be read.
@@ -27,8 +27,8 @@ def pictures_in(folder: Path) -> list[Path]:
     found = []
     for place, folders, names in os.walk(folder, onerror=_tell_unreadable):
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
-        pictures = (name for name in names if not name.startswith((".", TEMPORARY_PREFIX)))
-        found += [Path(place, name) for name in sorted(pictures, key=natural_key) if _is_picture(name)]
+        images = (name for name in names if not name.startswith((".", TEMPORARY_PREFIX)))
+        found += [Path(place, name) for name in sorted(images, key=natural_key) if _is_image(name)]
     return found
 
 
@@ -61,7 +61,7 @@ def table_error(folder: Path, error: Exception) -> FolderError:
     )
 
 
-def _is_picture(name: str) -> bool:
+def _is_image(name: str) -> bool:
     return Path(name).suffix.lower() in PHOTO_SUFFIXES
 
 

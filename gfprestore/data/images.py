@@ -1,6 +1,6 @@
-"""Pictures and files of an evaluation: read as 8-bit RGB with a word on what was changed, written whole or not at all.
+"""Images and files of an evaluation: read as 8-bit RGB with a word on what was changed, written whole or not at all.
 
-Every picture of a set is called by its path within its folder without the suffix, so that `lq/a.png`, `gt/a.jpg` and
+Every image of a set is called by its path within its folder without the suffix, so that `lq/a.png`, `gt/a.jpg` and
 `restored/a.webp` are one.
 """
 
@@ -23,22 +23,22 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class ReadPicture:
-    """A picture as it is measured.
+class ReadImage:
+    """An image as it is measured.
 
     Attributes:
         pixels: (H, W, 3) RGB, sRGB.
-        grey: The file holds one colour channel; it was taken three times.
+        gray: The file holds one color channel; it was taken three times.
         notes: What was changed on the way: `16 bit`, `alpha`.
     """
 
     pixels: Pixels
-    grey: bool
+    gray: bool
     notes: tuple[str, ...] = ()
 
 
-def read_pixels(path: Path) -> ReadPicture:
-    """Reads a picture as 8-bit RGB: 16-bit levels to the nearest, transparency left out.
+def read_pixels(path: Path) -> ReadImage:
+    """Reads an image as 8-bit RGB: 16-bit levels to the nearest, transparency left out.
 
     Raises:
         PhotoError: It is missing, damaged, or of a kind that is not read.
@@ -51,16 +51,16 @@ def read_pixels(path: Path) -> ReadPicture:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if photo.alpha is not None:
         notes.append("alpha")
-    return ReadPicture(np.asarray(pixels, np.uint8), photo.grey, tuple(notes))
+    return ReadImage(np.asarray(pixels, np.uint8), photo.gray, tuple(notes))
 
 
-def picture_name(path: Path, folder: Path) -> str:
-    """What a picture is called: its path within its folder, with forward slashes, without the suffix."""
+def image_name(path: Path, folder: Path) -> str:
+    """What an image is called: its path within its folder, with forward slashes, without the suffix."""
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
 def resized(pixels: Pixels, width: int, height: int) -> Pixels:
-    """The picture (H, W, 3) at another size: averaged where it becomes smaller, cubic where it grows."""
+    """The image (H, W, 3) at another size: averaged where it becomes smaller, cubic where it grows."""
     shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
     way = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(pixels, (width, height), interpolation=way), np.uint8)
@@ -82,4 +82,4 @@ def write_png(path: Path, pixels: Pixels) -> None:
         PhotoError: It cannot be written.
     """
     metadata = Metadata("PNG", (pixels.shape[1], pixels.shape[0]))
-    write_photo(Photo(path.with_name(f"{path.name}.none"), pixels, None, metadata, grey=False), path)
+    write_photo(Photo(path.with_name(f"{path.name}.none"), pixels, None, metadata, gray=False), path)

@@ -200,11 +200,11 @@ def prepare(
 
 
 def face_sharpness(crop: NDArray[Any]) -> float:
-    """Variance of the Laplacian of the grey levels (0 to 255) in the middle of an aligned crop (S, S, 3) uint8 RGB."""
+    """Variance of the Laplacian of the gray levels (0 to 255) in the middle of an aligned crop (S, S, 3) uint8 RGB."""
     size = len(crop)
     rows, columns = (slice(round(start * size), round(end * size)) for start, end in (FACE_ROWS, FACE_COLUMNS))
-    grey = np.asarray(cv2.cvtColor(np.ascontiguousarray(crop[rows, columns]), cv2.COLOR_RGB2GRAY), np.float32)
-    return float(cv2.Laplacian(grey, cv2.CV_32F).var())
+    gray = np.asarray(cv2.cvtColor(np.ascontiguousarray(crop[rows, columns]), cv2.COLOR_RGB2GRAY), np.float32)
+    return float(cv2.Laplacian(gray, cv2.CV_32F).var())
 
 
 class _Worker:
@@ -341,13 +341,13 @@ class _Worker:
         levels = _eight_bit(pixels)
         if height > size:
             levels = np.asarray(cv2.resize(levels, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
-        centres = (boxes[:2, :2] + boxes[:2, 2:]) / 2 * height
+        centers = (boxes[:2, :2] + boxes[:2, 2:]) / 2 * height
         entry = IndexedFace(
             self._file(task, 1),
             size,
             (0.0, 0.0, float(width), float(height)),
             (),
-            round(float(np.hypot(*(centres[1] - centres[0]))), 2),
+            round(float(np.hypot(*(centers[1] - centers[0]))), 2),
             round(face_sharpness(levels), 2),
             0.0,
             tuple(_rounded(box * size) for box in boxes),
@@ -380,7 +380,7 @@ class _Worker:
     def _write_crop(self, pixels: NDArray[np.uint8], path: Path, source: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = Metadata("PNG" if self._options.jpeg_quality is None else "JPEG", (pixels.shape[1], len(pixels)))
-        write_photo(Photo(source, pixels, None, metadata, grey=False), path, quality=self._options.jpeg_quality)
+        write_photo(Photo(source, pixels, None, metadata, gray=False), path, quality=self._options.jpeg_quality)
 
 
 def _earlier_work(output: Path, options: PrepareOptions) -> dict[str, IndexedPhoto]:

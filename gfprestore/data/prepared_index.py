@@ -28,7 +28,7 @@ class IndexedFace:
         file: Its path within the set.
         size: Its side.
         box: Left, top, right, bottom edge of the face in the photo.
-        landmarks: (5, 2), pixel centres; empty where the boxes come from elsewhere.
+        landmarks: (5, 2), pixel centers; empty where the boxes come from elsewhere.
         eye_px: Distance of the eyes in the photo.
         sharpness: Variance of the Laplacian of the crop's face, see `prepare`.
         yaw: How far the face is turned: the nose's way off the middle in eye distances, to the right positive.

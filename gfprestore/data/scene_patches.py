@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from gfprestore.batch.walk import Skipped
 from gfprestore.data.degradation import DegradationOptions, degrade
-from gfprestore.data.image_folders import TABLE_NAME, is_held_out, pictures_in, table_rows
+from gfprestore.data.image_folders import TABLE_NAME, images_in, is_held_out, table_rows
 from gfprestore.errors import FolderError, PhotoError
 from gfprestore.photo.reading import photo_size, read_photo
 from gfprestore.tensors import full_scale
@@ -137,11 +137,11 @@ class ScenePatches:
         side = min(max(round(size * shrink), size), height, width)
         top, left = (int(random.integers(length - side, endpoint=True)) for length in (height, width))
         square = pixels[top : top + side, left : left + side].astype(np.float32) / np.float32(full_scale(pixels.dtype))
-        picture = np.asarray(cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA))
+        image = np.asarray(cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA))
         if random.random() >= self.options.clean:
-            picture = degrade(picture, self.options.degradation, random).lq
+            image = degrade(image, self.options.degradation, random).lq
         top, left = (int(place) for place in random.integers(RIM, size=2, endpoint=True))
-        kept = picture[top : top + self.options.size, left : left + self.options.size]
+        kept = image[top : top + self.options.size, left : left + self.options.size]
         return np.asarray(np.rint(np.clip(kept, 0, 1) * 255), np.uint8)
 
     def _nothing_usable(self) -> FolderError:
@@ -166,7 +166,7 @@ def list_photos(folder: Path) -> list[Path]:
         for row in table_rows(Path(place))
         if is_held_out(row)
     }
-    photos = [path for path in pictures_in(folder) if path not in held_out]
+    photos = [path for path in images_in(folder) if path not in held_out]
     if not photos:
         raise FolderError(f"There are no photos to train on in {folder}. Name a folder of sharp photos with --data.")
     return photos

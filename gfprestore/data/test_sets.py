@@ -1,6 +1,6 @@
 """The test sets of the field by name, and any folder as one.
 
-A set lies in a folder as `lq/` and, where it has one, `gt/`; a set without a gt may also lie flat. Pictures belong
+A set lies in a folder as `lq/` and, where it has one, `gt/`; a set without a gt may also lie flat. Images belong
 together by their path within these folders without the suffix. None of the sets is downloaded: their authors offer them
 on the page named below (said by the authors of GFP-GAN and CodeFormer in their repositories), without a checksum, so
 the count is checked here and the checksum of the files goes into every report.
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gfprestore.data.degrade_folder import GT, LQ, read_description, read_pairs
-from gfprestore.data.image_folders import pictures_in
-from gfprestore.data.images import picture_name
+from gfprestore.data.image_folders import images_in
+from gfprestore.data.images import image_name
 from gfprestore.errors import FolderError, PhotoError, UsageError
 from gfprestore.photo.reading import photo_size
 from gfprestore.weights.store import user_folder
@@ -29,7 +29,7 @@ REPOSITORY = "https://github.com/TencentARC/GFPGAN"
 ALIGNED_SIDE = 512
 
 CHECKSUM_RULE = (
-    "SHA-256 over one line a picture, sorted by the line's bytes: `lq` or `gt`, the name without suffix, the SHA-256 "
+    "SHA-256 over one line an image, sorted by the line's bytes: `lq` or `gt`, the name without suffix, the SHA-256 "
     "of the file, separated by tabs and ended by a line feed"
 )
 
@@ -41,7 +41,7 @@ class KnownSet:
     Attributes:
         name: What `--set` calls it.
         title: What the papers call it.
-        count: Pictures it has.
+        count: Images it has.
         has_gt: It is synthetic and has a gt.
         about: What it is, in a sentence.
     """
@@ -55,9 +55,9 @@ class KnownSet:
     @property
     def advice(self) -> str:
         """Where to get it and how to lay it out."""
-        parts = "the inputs in lq/ and the originals in gt/" if self.has_gt else "the pictures in it, or in lq/"
+        parts = "the inputs in lq/ and the originals in gt/" if self.has_gt else "the images in it, or in lq/"
         return (
-            f"{self.title} has {self.count} pictures. Its authors offer it on {PAGE} (code: {REPOSITORY}). Put it into "
+            f"{self.title} has {self.count} images. Its authors offer it on {PAGE} (code: {REPOSITORY}). Put it into "
             f"{default_folder(self.name)}, {parts}, or name its folder with --data."
         )
 
@@ -87,18 +87,18 @@ KNOWN_SETS: dict[str, KnownSet] = {
 
 @dataclass(frozen=True)
 class TestSet:
-    """Pictures to restore and what they should look like.
+    """Images to restore and what they should look like.
 
     Attributes:
         name: Of a known set, else the folder's name.
-        folder: Where it lies; None where only folders of pictures were named.
-        names: The pictures of the set, in natural order.
+        folder: Where it lies; None where only folders of images were named.
+        names: The images of the set, in natural order.
         lq: Inputs by name.
         gt: Originals by name.
         known: The known set, where it is one.
-        whole_photos: The inputs are whole photos, whose face nearest the centre is aligned first.
+        whole_photos: The inputs are whole photos, whose face nearest the center is aligned first.
         description: What `gfprestore degrade` wrote about the set.
-        degradation: What was drawn for each picture, by name, where `gfprestore degrade` made the set.
+        degradation: What was drawn for each image, by name, where `gfprestore degrade` made the set.
         warnings: What is not as it should be.
     """
 
@@ -115,7 +115,7 @@ class TestSet:
 
     @property
     def expected(self) -> int | None:
-        """Pictures that the set should have; None where nobody knows."""
+        """Images that the set should have; None where nobody knows."""
         if self.known is not None:
             return self.known.count
         count = None if self.description is None else self.description.get("count")
@@ -134,7 +134,7 @@ def open_test_set(
     gt: Path | None = None,
     alignment: Alignment = "auto",
 ) -> TestSet:
-    """Finds the pictures of a set and checks their number.
+    """Finds the images of a set and checks their number.
 
     Args:
         name: A key of `KNOWN_SETS`, or a folder.
@@ -146,7 +146,7 @@ def open_test_set(
 
     Raises:
         UsageError: No set is called so.
-        FolderError: The folder is not there, cannot be read, or has no pictures.
+        FolderError: The folder is not there, cannot be read, or has no images.
     """
     known = KNOWN_SETS.get(name)
     folder = Path(name) if known is None else _folder_of(known, data)
@@ -165,7 +165,7 @@ def open_test_set(
         raise FolderError(f"{folder} has gt/ and no lq/. Name the inputs with --lq, or put them into {folder / LQ}.")
     if not inputs:
         advice = known.advice if known else "Name another folder."
-        raise FolderError(f"There are no pictures in {lq or folder}. {advice}")
+        raise FolderError(f"There are no images in {lq or folder}. {advice}")
     own = lq is None
     found = TestSet(
         name=known.name if known else folder.resolve().name,
@@ -183,22 +183,22 @@ def open_test_set(
 
 
 def folders_as_set(restored: Path, lq: Path | None, gt: Path | None) -> TestSet:
-    """A set of what was named beside `--restored`: the pictures of the gt, else of the inputs, else the restored ones.
+    """A set of what was named beside `--restored`: the images of the gt, else of the inputs, else the restored ones.
 
     Raises:
-        FolderError: A folder cannot be read or has no pictures.
+        FolderError: A folder cannot be read or has no images.
     """
     (inputs, of_lq), (originals, of_gt) = (({}, []) if part is None else list_named(part) for part in (lq, gt))
     for option, folder, found in (("--lq", lq, inputs), ("--gt", gt, originals)):
         if folder is not None and not found:
-            raise FolderError(f"There are no pictures in {folder}. Name another folder with {option}.")
+            raise FolderError(f"There are no images in {folder}. Name another folder with {option}.")
     names = tuple(originals or inputs or list_named(restored)[0])
     test_set = TestSet((gt or lq or restored).resolve().name, None, names, inputs, originals)
     return replace(test_set, warnings=(*of_lq, *of_gt, *_gt_warnings(test_set)))
 
 
 def list_named(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """The pictures of a folder by name, in natural order, and a word on names that two files share.
+    """The images of a folder by name, in natural order, and a word on names that two files share.
 
     Raises:
         FolderError: The folder is not there or cannot be read.
@@ -207,8 +207,8 @@ def list_named(folder: Path) -> tuple[dict[str, Path], list[str]]:
         raise FolderError(f"{folder} is no folder. Check the name.")
     named: dict[str, Path] = {}
     doubles = []
-    for path in pictures_in(folder):
-        first = named.setdefault(picture_name(path, folder), path)
+    for path in images_in(folder):
+        first = named.setdefault(image_name(path, folder), path)
         if first is not path:
             doubles.append(f"{path} has the name of {first} but for the suffix and is left out.")
     return named, doubles
@@ -247,7 +247,7 @@ def _count_warnings(found: TestSet) -> list[str]:
     if found.expected is None or len(found.lq) == found.expected:
         return []
     return [
-        f"{found.name} has {len(found.lq)} pictures in {found.folder} and should have {found.expected}: scores are "
+        f"{found.name} has {len(found.lq)} images in {found.folder} and should have {found.expected}: scores are "
         "those of another set."
     ]
 
@@ -260,9 +260,9 @@ def _gt_warnings(found: TestSet) -> list[str]:
     alone = [name for name in found.gt if found.lq and name not in found.lq]
     warnings = []
     if without:
-        warnings.append(f"{len(without)} pictures have no gt and are left out of what needs one: {listed(without)}.")
+        warnings.append(f"{len(without)} images have no gt and are left out of what needs one: {listed(without)}.")
     if alone:
-        warnings.append(f"{len(alone)} pictures of the gt have no input: {listed(alone)}.")
+        warnings.append(f"{len(alone)} images of the gt have no input: {listed(alone)}.")
     return warnings
 
 

@@ -1,6 +1,6 @@
-"""What was measured once and need not be measured again: scores of pictures, and features of pictures.
+"""What was measured once and need not be measured again: scores of images, and features of images.
 
-A key is the SHA-256 of the metric, its protocol, its weights, this program's version and the bytes of the pictures, so
+A key is the SHA-256 of the metric, its protocol, its weights, this program's version and the bytes of the images, so
 that nothing has to be thrown away when anything changes. Both files are only ever appended to, one write a batch; what
 a killed run left torn at the end is skipped.
 """
@@ -32,13 +32,13 @@ def metric_key(name: str, protocol: str, weights: Mapping[str, str]) -> str:
     return hashlib.sha256(document.encode("utf-8")).hexdigest()
 
 
-def picture_key(metric: str, restored_sha256: str, gt_sha256: str | None) -> str:
-    """What one picture's result belongs to, in hex digits."""
+def image_key(metric: str, restored_sha256: str, gt_sha256: str | None) -> str:
+    """What one image's result belongs to, in hex digits."""
     return hashlib.sha256(f"{metric}\0{restored_sha256}\0{gt_sha256 or ''}".encode()).hexdigest()
 
 
 class ScoreCache:
-    """Scores, and notes on how pictures were read, by picture key.
+    """Scores, and notes on how images were read, by image key.
 
     Args:
         folder: An existing folder; the scores lie in `scores.jsonl`.
@@ -72,11 +72,11 @@ class ScoreCache:
         self._scores.update({key: float(score) for key, score in scores.items()})
 
     def notes(self, key: str) -> list[str] | None:
-        """What was noted of a picture when it was read; None where it was not read yet."""
+        """What was noted of an image when it was read; None where it was not read yet."""
         return self._notes.get(key)
 
     def put_notes(self, notes: Mapping[str, list[str]]) -> None:
-        """Keeps notes of pictures; those that are known already are not written again.
+        """Keeps notes of images; those that are known already are not written again.
 
         Raises:
             FolderError: They cannot be written.
@@ -89,7 +89,7 @@ class ScoreCache:
 
 
 class FeatureCache:
-    """Features of pictures under one metric: vectors of one length by picture key.
+    """Features of images under one metric: vectors of one length by image key.
 
     Args:
         folder: An existing folder.

@@ -33,7 +33,7 @@ from gfprestore.data.test_sets import (
 from gfprestore.device import choose_device
 from gfprestore.errors import FolderError, PhotoError, UsageError
 from gfprestore.evaluation.html_report import Page
-from gfprestore.evaluation.metrics.opening import DEFAULT_METRICS, METRICS, PictureMetric, SetMetric, open_metric
+from gfprestore.evaluation.metrics.opening import DEFAULT_METRICS, METRICS, ImageMetric, SetMetric, open_metric
 from gfprestore.evaluation.published import published_for
 from gfprestore.evaluation.report import MethodReport, Report, json_text, markdown
 from gfprestore.evaluation.restoring import Written, align_photos, restoration_settings, restore_set
@@ -45,7 +45,7 @@ from gfprestore.weights.store import WeightsStore, user_folder
 
 CACHE_FOLDER = "cache"
 STATISTICS_FOLDER = "statistics"
-SCORED_TOGETHER = 8  # pictures in memory; more would not be faster, the networks batch within
+SCORED_TOGETHER = 8  # images in memory; more would not be faster, the networks batch within
 MOST_TOLD = 5
 
 
@@ -54,13 +54,13 @@ class EvalOptions:
     """What to evaluate; the fields are the options of `gfprestore eval`.
 
     Attributes:
-        test_set: A known test set's name or a folder; None where only folders of pictures are compared.
+        test_set: A known test set's name or a folder; None where only folders of images are compared.
         data: Where the named set lies; None for its place below the user's data folder.
-        restored: Folders of pictures restored elsewhere.
+        restored: Folders of images restored elsewhere.
         gt: Originals in place of the set's own.
         lq: Inputs in place of the set's own.
         metrics: Keys of `METRICS`; None takes all.
-        statistics: For FID: a file of statistics, or a folder of pictures to compute them from.
+        statistics: For FID: a file of statistics, or a folder of images to compute them from.
         restorer: `auto` or a name of `weights list`; None restores nothing where `restored` is given.
         weights: An own checkpoint in place of `restorer`.
         alignment: `auto`, `aligned` or `photo`: what the inputs are.
@@ -93,7 +93,7 @@ class EvalOptions:
 
     @property
     def restores(self) -> bool:
-        """Whether the set is restored here, or only pictures of others are scored."""
+        """Whether the set is restored here, or only images of others are scored."""
         return not self.restored or self.restorer is not None or self.weights is not None
 
     def check(self) -> None:
@@ -108,7 +108,7 @@ class EvalOptions:
         if self.metrics == ():
             raise UsageError(f"--metrics names none. Known are: {', '.join(METRICS)}.")
         if self.test_set is None and not self.restored:
-            raise UsageError("Name a test set with --set, or pictures with --restored.")
+            raise UsageError("Name a test set with --set, or images with --restored.")
         if self.restores and self.test_set is None and self.lq is None:
             raise UsageError("--restorer and --weights restore a set: name it with --set, or its inputs with --lq.")
         if self.alignment not in ("auto", "aligned", "photo"):
@@ -127,7 +127,7 @@ class Listener:
 
     Attributes:
         tell: Takes lines for people.
-        progress: Told what is being done, and how many of how many pictures are done.
+        progress: Told what is being done, and how many of how many images are done.
         downloads: Gives, for a weights name, a function that is told (bytes received, total bytes or None).
     """
 
@@ -158,7 +158,7 @@ class Evaluation:
 
         Raises:
             UsageError: An option is wrong.
-            FolderError: An input folder has no pictures, or the output folder cannot be used.
+            FolderError: An input folder has no images, or the output folder cannot be used.
             WeightsError: The restorer's weights are missing, damaged or of another network.
             DeviceError: The device is not usable or too small.
         """
@@ -202,7 +202,7 @@ class Evaluation:
         return folders_as_set(options.restored[0], options.lq, options.gt)
 
     def _check_apart(self, test_set: TestSet, output: Path) -> None:
-        """Raises FolderError where results would come to lie among the pictures that are read."""
+        """Raises FolderError where results would come to lie among the images that are read."""
         options = self.options
         is_flat = test_set.folder is not None and not (test_set.folder / "lq").is_dir()
         parts = [test_set.folder / name for name in ("lq", "gt")] if test_set.folder is not None else []
@@ -210,14 +210,14 @@ class Evaluation:
         for folder in read:
             if folder is not None and output.resolve().is_relative_to(folder.resolve()):
                 raise FolderError(
-                    f"The output folder {output} lies within {folder}, whose pictures are read and never written to. "
+                    f"The output folder {output} lies within {folder}, whose images are read and never written to. "
                     "Name another folder with --output."
                 )
 
     def _tell_set(self, test_set: TestSet) -> None:
         of = f" of {test_set.expected}" if test_set.expected is not None else ""
         with_gt = sum(name in test_set.gt for name in test_set.names)
-        self.listener.tell(f"{test_set.name}: {len(test_set.names)}{of} pictures, {with_gt} with gt")
+        self.listener.tell(f"{test_set.name}: {len(test_set.names)}{of} images, {with_gt} with gt")
 
     def _restored_here(self, test_set: TestSet, journal: Journal) -> tuple[Mapping[str, Path], MethodReport | None]:
         """Restores the set where that is asked for; the inputs are the crops where photos were aligned."""
@@ -229,7 +229,7 @@ class Evaluation:
                 restorer=options.restorer or "auto",
                 weights=options.weights,
                 background="none",
-                colour="restore",
+                color="restore",
                 aligned=True,
                 device=options.device,
                 precision=options.precision,
@@ -244,10 +244,10 @@ class Evaluation:
         detector = None
         if test_set.whole_photos:
             aligned, detector = self._aligned(test_set, journal)
-            inputs, failed = aligned.pictures, aligned.failed
+            inputs, failed = aligned.images, aligned.failed
         written = restore_set(inputs, journal, restoration, self._watch("restore", len(inputs)))
         self._tell_written(written)
-        subjects = self._subjects(test_set, written.pictures)
+        subjects = self._subjects(test_set, written.images)
         method = MethodReport(
             name=written.folder.name,
             folder=written.folder,
@@ -272,36 +272,36 @@ class Evaluation:
         return written, detector.name
 
     def _given(self, test_set: TestSet) -> list[MethodReport]:
-        """The methods whose pictures were named."""
+        """The methods whose images were named."""
         methods = []
         taken: set[str] = set()
         known = set(test_set.names)
         for folder in self.options.restored:
-            pictures, doubles = list_named(folder)
-            if not pictures:
-                raise FolderError(f"There are no pictures in {folder}. Name another folder with --restored.")
+            images, doubles = list_named(folder)
+            if not images:
+                raise FolderError(f"There are no images in {folder}. Name another folder with --restored.")
             name = _free_name(folder, taken)
             taken.add(name)
             methods.append(
                 MethodReport(
                     name=name,
                     folder=folder,
-                    subjects=self._subjects(test_set, pictures),
-                    missing=tuple(name for name in test_set.names if name not in pictures),
-                    extra=tuple(name for name in pictures if name not in known),
+                    subjects=self._subjects(test_set, images),
+                    missing=tuple(name for name in test_set.names if name not in images),
+                    extra=tuple(name for name in images if name not in known),
                     notes=tuple(doubles),
                 )
             )
         return methods
 
-    def _subjects(self, test_set: TestSet, pictures: Mapping[str, Path]) -> tuple[Subject, ...]:
-        """The set's pictures of a method, with their gt where there is one; a file that cannot be read has no hash."""
+    def _subjects(self, test_set: TestSet, images: Mapping[str, Path]) -> tuple[Subject, ...]:
+        """The set's images of a method, with their gt where there is one; a file that cannot be read has no hash."""
         subjects = []
         for name in test_set.names:
-            if name in pictures:
+            if name in images:
                 gt = test_set.gt.get(name)
                 gt_sha256 = None if gt is None else self._hash(gt)
-                subjects.append(Subject(name, pictures[name], self._hash(pictures[name]), gt, gt_sha256))
+                subjects.append(Subject(name, images[name], self._hash(images[name]), gt, gt_sha256))
         return tuple(subjects)
 
     def _scored(self, methods: Sequence[MethodReport], device: torch.device, output: Path) -> list[MethodReport]:
@@ -329,7 +329,7 @@ class Evaluation:
         store = WeightsStore(options.weights_dir, offline=True)
         is_folder = options.statistics is not None and options.statistics.is_dir()
 
-        def opened(name: str, weights_used: dict[str, str]) -> PictureMetric | SetMetric:
+        def opened(name: str, weights_used: dict[str, str]) -> ImageMetric | SetMetric:
             return open_metric(
                 name,
                 store,
@@ -348,8 +348,8 @@ class Evaluation:
         parts = {"lq": test_set.lq, "gt": test_set.gt}
         total = sum(map(len, parts.values()))
         hashes = {}
-        for part, pictures in parts.items():
-            for name, path in pictures.items():
+        for part, images in parts.items():
+            for name, path in images.items():
                 hashes[part, name] = self._hash(path)
                 self.listener.progress("checksum", len(hashes), total)
         return file_list_checksum(hashes)
@@ -372,8 +372,8 @@ class Evaluation:
         return lambda done, offset=0: self.listener.progress(what, offset + done, total)
 
     def _tell_written(self, written: Written) -> None:
-        done = len(written.pictures)
-        self.listener.tell(f"{done} pictures in {written.folder}, {written.done_before} of them done before")
+        done = len(written.images)
+        self.listener.tell(f"{done} images in {written.folder}, {written.done_before} of them done before")
         for name, reason in list(written.failed.items())[:MOST_TOLD]:
             self.listener.tell(f"{name} failed: {reason}")
 
@@ -401,9 +401,9 @@ def _free_name(folder: Path, taken: set[str]) -> str:
 def _nothing_to_score(test_set: TestSet, methods: Sequence[MethodReport]) -> str:
     failed = next((reason for method in methods for reason in method.failed.values()), None)
     if failed is not None:
-        return f"None of the {len(test_set.names)} pictures could be restored. The first: {failed}"
+        return f"None of the {len(test_set.names)} images could be restored. The first: {failed}"
     extra = next((method.extra for method in methods if method.extra), ())
     return (
-        f"No picture of --restored has the name of one of {test_set.name}: there are {listed(extra, 2)}, the set has "
+        f"No image of --restored has the name of one of {test_set.name}: there are {listed(extra, 2)}, the set has "
         f"{listed(test_set.names, 2)}. Names are compared without suffix; rename the files."
     )

@@ -1,8 +1,8 @@
-"""The report as a page with pictures: input, restored by each method, gt, with the scores of each, worst first.
+"""The report as a page with images: input, restored by each method, gt, with the scores of each, worst first.
 
 The page is one file without any address on a network; beside it lies a folder of thumbnails, named by the content of
-the pictures, which the browser fetches as they come into view. Page and folder can be moved together. The pictures are
-sorted by the first metric; a small script sorts them by any other. A thumbnail leads to the whole picture where that
+the images, which the browser fetches as they come into view. Page and folder can be moved together. The images are
+sorted by the first metric; a small script sorts them by any other. A thumbnail leads to the whole image where that
 lies in the report's folder.
 """
 
@@ -28,7 +28,7 @@ THUMBNAILS = "thumbnails"
 THUMBNAIL_SIDE = 256
 THUMBNAIL_QUALITY = 88
 
-Order = tuple[MethodReport, str]  # a method and the metric of it that the pictures are sorted by
+Order = tuple[MethodReport, str]  # a method and the metric of it that the images are sorted by
 
 
 class Page:
@@ -37,9 +37,9 @@ class Page:
     Args:
         report: What to show.
         folder: Where the page goes, and where the thumbnails go into a folder of their own.
-        inputs: The input of each picture by name: the crop where a photo was aligned.
-        hashes: SHA-256 of the files of inputs, restored pictures and gt, by path.
-        on_progress: Told how many pictures are done.
+        inputs: The input of each image by name: the crop where a photo was aligned.
+        hashes: SHA-256 of the files of inputs, restored images and gt, by path.
+        on_progress: Told how many images are done.
     """
 
     def __init__(
@@ -70,18 +70,18 @@ class Page:
         for number, name in enumerate(names, start=1):
             items.append(self._item(name, orders))
             self.on_progress(number)
-        text = "".join([*self._head(), *self._top(orders), '<ol id="pictures">\n', *items, "</ol>\n", _script(orders)])
+        text = "".join([*self._head(), *self._top(orders), '<ol id="images">\n', *items, "</ol>\n", _script(orders)])
         path = self.folder / "report.html"
         write_whole(path, f"{text}</body>\n</html>\n".encode("utf-8", "backslashreplace"))
         return path
 
     def _orders(self) -> list[Order]:
-        """What the pictures can be sorted by: every metric that has a number for some picture of a method."""
+        """What the images can be sorted by: every metric that has a number for some image of a method."""
         return [
             (method, name)
             for name in self.report.metrics
             for method in self.report.methods
-            if method.scores.scores[name].pictures
+            if method.scores.scores[name].images
         ]
 
     def _head(self) -> Iterator[str]:
@@ -101,7 +101,7 @@ th, td {{ border-bottom: 1px solid var(--line); padding: .25rem .75rem; text-ali
 th:first-child, td:first-child {{ text-align: left; }}
 tr.published {{ opacity: .75; }}
 ol {{ list-style: none; padding: 0; }}
-#pictures > li {{ border-top: 1px solid var(--line); padding: .75rem 0; content-visibility: auto;
+#images > li {{ border-top: 1px solid var(--line); padding: .75rem 0; content-visibility: auto;
   contain-intrinsic-size: auto 24rem; }}
 h3 {{ font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }}
 .row {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
@@ -122,7 +122,7 @@ label, select {{ font: inherit; }}
         test_set = self.report.test_set
         with_gt = sum(name in test_set.gt for name in test_set.names)
         of = "" if test_set.expected is None else f" of {test_set.expected}"
-        yield f"<p>{len(test_set.names)} pictures{of}, {with_gt} with gt. "
+        yield f"<p>{len(test_set.names)} images{of}, {with_gt} with gt. "
         yield f"Checksum of the file list: <code>{_text(self.report.checksum)}</code></p>\n"
         columns, rows = table_of(self.report)
         yield '<div class="wide"><table>\n<caption hidden>Scores by method</caption>\n<thead><tr>'
@@ -138,9 +138,9 @@ label, select {{ font: inherit; }}
         yield from _section("Warnings", self.report.warnings)
         protocols = [f"{METRICS[name].label}: {METRICS[name].protocol}" for name in self.report.metrics]
         yield from _section("Protocol", [*self.report.rules, *protocols], is_open=False)
-        yield "<h2>Pictures</h2>\n"
+        yield "<h2>Images</h2>\n"
         if not orders:
-            yield "<p>No metric has a number for single pictures; they stand in the order of the set.</p>\n"
+            yield "<p>No metric has a number for single images; they stand in the order of the set.</p>\n"
             return
         yield '<p><label for="order">Worst first by</label> <select id="order">'
         for index, (method, name) in enumerate(orders):
@@ -148,7 +148,7 @@ label, select {{ font: inherit; }}
         yield f"</select> <noscript>(sorted by {_text(_order_label(*orders[0]))})</noscript></p>\n"
 
     def _item(self, name: str, orders: list[Order]) -> str:
-        """One picture: a heading and the figures; its badness by each order stands with it for the script."""
+        """One image: a heading and the figures; its badness by each order stands with it for the script."""
         badness = ",".join(f"{_badness(name, order):.6g}" for order in orders)
         figures = []
         if name in self.inputs:
@@ -169,17 +169,17 @@ label, select {{ font: inherit; }}
             told = missing if path is None else "cannot be read"
             return f'<figure><div class="none">{_text(told)}</div>{caption}</figure>\n'
         source, (width, height) = thumbnail
-        picture = (
+        image = (
             f'<img src="{_text(source)}" alt="{_text(alt)}" width="{width}" height="{height}" loading="lazy" '
             'decoding="async">'
         )
         address = self._address(path)
         if address is not None:
-            picture = f'<a href="{_text(address)}">{picture}</a>'
-        return f"<figure>{picture}{caption}</figure>\n"
+            image = f'<a href="{_text(address)}">{image}</a>'
+        return f"<figure>{image}{caption}</figure>\n"
 
     def _thumbnail(self, path: Path) -> tuple[str, tuple[int, int]] | None:
-        """Address of a picture's thumbnail and its width and height; None where the picture cannot be read."""
+        """Address of an image's thumbnail and its width and height; None where the image cannot be read."""
         digest = self.hashes.get(path)
         if not digest:
             return None
@@ -202,7 +202,7 @@ label, select {{ font: inherit; }}
         return relative, (width, height)
 
     def _address(self, path: Path) -> str | None:
-        """The picture's address relative to the page, where it lies in the page's folder."""
+        """The image's address relative to the page, where it lies in the page's folder."""
         real, folder = Path(os.path.realpath(path)), Path(os.path.realpath(self.folder))
         if not real.is_relative_to(folder):
             return None
@@ -210,9 +210,9 @@ label, select {{ font: inherit; }}
 
 
 def _badness(name: str, order: Order) -> float:
-    """Sorts pictures worst first, ascending: lower is worse; a picture without the number comes last."""
+    """Sorts images worst first, ascending: lower is worse; an image without the number comes last."""
     method, metric = order
-    number = method.scores.scores[metric].pictures.get(name)
+    number = method.scores.scores[metric].images.get(name)
     if number is None:
         return math.inf
     return number if METRICS[metric].better == "higher" else -number
@@ -220,9 +220,9 @@ def _badness(name: str, order: Order) -> float:
 
 def _scores_of(method: MethodReport, name: str) -> Iterator[str]:
     for metric, score in method.scores.scores.items():
-        if name in score.pictures:
+        if name in score.images:
             spec = METRICS[metric]
-            number = number_text(score.pictures[name], metric)
+            number = number_text(score.images[name], metric)
             yield f"<span>{_text(spec.label)} {ARROWS[spec.better]} {number}</span>"
 
 
@@ -238,12 +238,12 @@ def _section(title: str, items: list[str], is_open: bool = True) -> Iterator[str
 
 
 def _script(orders: list[Order]) -> str:
-    """Sorts the pictures anew where the reader chooses another metric; without it the page stays as it is."""
+    """Sorts the images anew where the reader chooses another metric; without it the page stays as it is."""
     if len(orders) < 2:
         return ""
     return """<script>
 document.getElementById("order").addEventListener("change", event => {
-  const index = Number(event.target.value), list = document.getElementById("pictures");
+  const index = Number(event.target.value), list = document.getElementById("images");
   const badness = item => {
     const text = item.dataset.badness.split(",")[index];
     return text === "inf" ? Infinity : text === "-inf" ? -Infinity : Number(text);

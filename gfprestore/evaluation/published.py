@@ -60,7 +60,7 @@ CELEBA_TEST = PublishedTable(
     protocols={
         "fid": PublishedProtocol(
             "other",
-            "torch-fidelity's Inception and resizing, against the pictures of a folder of FFHQ at 512; the authors of "
+            "torch-fidelity's Inception and resizing, against the images of a folder of FFHQ at 512; the authors of "
             "GFP-GAN took given statistics of FFHQ and another Inception.",
         ),
         "niqe": PublishedProtocol("same", "basicsr's NIQE on luma, no border crop."),
@@ -69,7 +69,7 @@ CELEBA_TEST = PublishedTable(
         "lpips": PublishedProtocol("same", "the package lpips with VGG, RGB in [-1, 1]."),
         "deg": PublishedProtocol(
             "unknown",
-            "angle of ArcFace embeddings of grey pictures at 128, pairs under 1 degree left out, as here; whether its "
+            "angle of ArcFace embeddings of gray images at 128, pairs under 1 degree left out, as here; whether its "
             "weights (resnet18_110.pth) are those that GFP-GAN released is not known.",
         ),
         "lmd": PublishedProtocol("other", "98 landmarks of an AWing network."),

@@ -1,7 +1,7 @@
 """The report of an evaluation: as JSON, as a table for the terminal, and as Markdown.
 
 Published rows stand beside ours with their source, and each of their numbers with the word whether it was made by the
-same protocol. Nothing here computes anything; the page with the pictures is made by `page`.
+same protocol. Nothing here computes anything; the page with the images is made by `page`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ PLACES = {"fid": 2, "psnr": 2, "psnr_matched": 2, "deg": 2, "deg_all": 2, "niqe"
 
 ALIGNED_RULE = "Inputs are aligned crops; the network's output is taken as it is."
 PHOTO_RULE = (
-    "Inputs are whole photos: the face nearest the centre is found by {detector}, aligned on the FFHQ template at 512 "
+    "Inputs are whole photos: the face nearest the center is found by {detector}, aligned on the FFHQ template at 512 "
     "and restored; that crop is scored, the network's output as it is."
 )
-GIVEN_RULE = "Pictures of --restored were made elsewhere and are scored as they are."
-NAME_RULE = "Pictures belong together by their path within their folder, without the suffix."
+GIVEN_RULE = "Images of --restored were made elsewhere and are scored as they are."
+NAME_RULE = "Images belong together by their path within their folder, without the suffix."
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class MethodReport:
 
     Attributes:
         name: What tables call it.
-        folder: Where its pictures lie.
-        subjects: Pictures that were scored.
+        folder: Where its images lie.
+        subjects: Images that were scored.
         scores: What came out.
-        missing: Pictures of the set that it lacks.
-        extra: Pictures that the set does not have.
-        unrestored: Why a picture could not be restored, by name.
-        settings: What it was restored with; None where the pictures were given.
+        missing: Images of the set that it lacks.
+        extra: Images that the set does not have.
+        unrestored: Why an image could not be restored, by name.
+        settings: What it was restored with; None where the images were given.
         notes: What was found when its folder was listed.
     """
 
@@ -60,7 +60,7 @@ class MethodReport:
 
     @property
     def failed(self) -> dict[str, str]:
-        """Why a picture has no score, by name."""
+        """Why an image has no score, by name."""
         return {**self.unrestored, **self.scores.failed}
 
     @property
@@ -68,9 +68,9 @@ class MethodReport:
         """What readers of the scores should know."""
         found = [*self.notes, *self.scores.warnings]
         for names, text in (
-            (self.missing, "{count} pictures of the set are missing: {names}."),
-            (self.extra, "{count} pictures are not of the set and were left out: {names}."),
-            (tuple(self.failed), "{count} pictures could not be used: {names}."),
+            (self.missing, "{count} images of the set are missing: {names}."),
+            (self.extra, "{count} images are not of the set and were left out: {names}."),
+            (tuple(self.failed), "{count} images could not be used: {names}."),
         ):
             if names:
                 found.append(text.format(count=len(names), names=listed(names)))
@@ -85,7 +85,7 @@ class Report:
     """Everything that an evaluation found, with what is needed to judge it.
 
     Attributes:
-        test_set: The pictures.
+        test_set: The images.
         checksum: Of their files, by `CHECKSUM_RULE`.
         metrics: Names of the metrics, in the order of the tables.
         methods: In the order in which they were named; the one restored here comes first.
@@ -142,16 +142,16 @@ class Report:
         return found
 
 
-def as_json(report: Report, *, with_pictures: bool) -> dict[str, Any]:
+def as_json(report: Report, *, with_images: bool) -> dict[str, Any]:
     """The report as one JSON object; numbers that are not finite are null.
 
     Args:
         report: The report.
-        with_pictures: Also the scores of each picture; `--json` leaves them to the file.
+        with_images: Also the scores of each image; `--json` leaves them to the file.
     """
     test_set = report.test_set
     document: dict[str, Any] = {
-        "sets": [_method_json(report, method, with_pictures) for method in report.methods],
+        "sets": [_method_json(report, method, with_images) for method in report.methods],
         "test_set": {
             "name": test_set.name,
             "folder": None if test_set.folder is None else str(test_set.folder),
@@ -170,17 +170,17 @@ def as_json(report: Report, *, with_pictures: bool) -> dict[str, Any]:
         "warnings": report.warnings,
         "published": None if report.published is None else _published_json(report.published),
     }
-    if with_pictures and test_set.degradation:
+    if with_images and test_set.degradation:
         document["test_set"]["degradation"] = test_set.degradation
     return document
 
 
 def json_text(report: Report) -> str:
     """`report.json`."""
-    return json.dumps(as_json(report, with_pictures=True), indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+    return json.dumps(as_json(report, with_images=True), indent=1, ensure_ascii=True, allow_nan=False) + "\n"
 
 
-def _method_json(report: Report, method: MethodReport, with_pictures: bool) -> dict[str, Any]:
+def _method_json(report: Report, method: MethodReport, with_images: bool) -> dict[str, Any]:
     document: dict[str, Any] = {
         "name": report.test_set.name,
         "method": method.name,
@@ -193,7 +193,7 @@ def _method_json(report: Report, method: MethodReport, with_pictures: bool) -> d
         "failed": method.failed,
         "warnings": method.warnings,
     }
-    if with_pictures:
+    if with_images:
         document["pictures"] = [
             {
                 "name": subject.name,
@@ -202,7 +202,7 @@ def _method_json(report: Report, method: MethodReport, with_pictures: bool) -> d
                 "scores": {
                     name: number if math.isfinite(number) else None
                     for name, score in method.scores.scores.items()
-                    if (number := score.pictures.get(subject.name)) is not None
+                    if (number := score.images.get(subject.name)) is not None
                 },
             }
             for subject in method.subjects
@@ -280,7 +280,7 @@ def published_notes(report: Report) -> list[str]:
     expected = report.test_set.expected
     if any(len(method.subjects) != expected for method in report.methods):
         notes.append(
-            f"They are of {expected} pictures; a row here with another number of pictures is not comparable with them."
+            f"They are of {expected} images; a row here with another number of images is not comparable with them."
         )
     notes.append(
         "They are comparable only if these are the same files, which no published checksum can prove, and only in "
@@ -306,7 +306,7 @@ def markdown(report: Report) -> str:
     lines = [
         f"# {_plain(test_set.known.title if test_set.known else test_set.name)}",
         "",
-        f"{len(test_set.names)} pictures{expected}, "
+        f"{len(test_set.names)} images{expected}, "
         f"{sum(name in test_set.gt for name in test_set.names)} with gt. "
         f"Checksum of the file list: `{report.checksum}`.",
         "",

@@ -1,8 +1,8 @@
-"""Restores the pictures of a test set into a folder, going on where an earlier run stopped.
+"""Restores the images of a test set into a folder, going on where an earlier run stopped.
 
 The network's output is taken as it is: crops in, crops out, no tone kept, no brightness matched, nothing pasted. Whole
-photos are aligned first, by the face nearest their centre, as `gfprestore run` does it. What is done stands in the
-journal of the output folder; a picture is done again where it, the settings or the weights changed.
+photos are aligned first, by the face nearest their center, as `gfprestore run` does it. What is done stands in the
+journal of the output folder; an image is done again where it, the settings or the weights changed.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ SMALLEST_FACE = 16.0  # pixels, as in `gfprestore run`
 
 @dataclass
 class Written:
-    """What a step made of the pictures of a set.
+    """What a step made of the images of a set.
 
     Attributes:
         folder: Where the results lie.
-        pictures: Results by name.
+        images: Results by name.
         failed: Why there is none, by name.
         done_before: How many results were there already.
     """
 
     folder: Path
-    pictures: dict[str, Path] = field(default_factory=dict)
+    images: dict[str, Path] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     done_before: int = 0
 
 
 class Step:
-    """Turns pictures into pictures of an output folder, each once.
+    """Turns images into images of an output folder, each once.
 
     Args:
         journal: Of the output folder.
@@ -62,10 +62,10 @@ class Step:
         self.fingerprint = journal.note_settings(settings)
 
     def waiting(self, sources: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
-        """The pictures that are not done; those that are go into `written`."""
+        """The images that are not done; those that are go into `written`."""
         for name, source in sources.items():
             if self.journal.is_done(self._relative(name), source, self.fingerprint, self._path(name)):
-                self.written.pictures[name] = self._path(name)
+                self.written.images[name] = self._path(name)
                 self.written.done_before += 1
             else:
                 yield name, source
@@ -98,7 +98,7 @@ class Step:
                 finished=utc_now(),
             )
         )
-        self.written.pictures[name] = path
+        self.written.images[name] = path
 
     def fail(self, name: str, source: Path, error: GfprestoreError) -> None:
         """Notes why there is no result.
@@ -134,7 +134,7 @@ def align_photos(
     detector_sha256: str | None,
     on_progress: Callable[[int], None],
 ) -> Written:
-    """Cuts the face nearest the centre out of every photo, at 512 pixels on the FFHQ template.
+    """Cuts the face nearest the center out of every photo, at 512 pixels on the FFHQ template.
 
     Args:
         sources: Photos by name.
@@ -153,7 +153,7 @@ def align_photos(
             step.keep(name, source, _aligned_face(source, detector))
         except GfprestoreError as error:
             step.fail(name, source, error)
-        on_progress(len(step.written.pictures) + len(step.written.failed))
+        on_progress(len(step.written.images) + len(step.written.failed))
     return step.written
 
 
@@ -166,7 +166,7 @@ def restore_set(
         sources: Crops by name.
         journal: Of the output folder; the results go into `restored/<restorer>-<hash of the settings>`.
         restoration: The open network, for aligned crops.
-        on_progress: Told how many pictures are done.
+        on_progress: Told how many images are done.
 
     Raises:
         FolderError: The output folder cannot be written.
@@ -184,9 +184,9 @@ def restore_set(
         if len(batch) >= restoration.batch_size:
             _restore(batch, restoration, step)
             batch = []
-        on_progress(len(step.written.pictures) + len(step.written.failed))
+        on_progress(len(step.written.images) + len(step.written.failed))
     _restore(batch, restoration, step)
-    on_progress(len(step.written.pictures) + len(step.written.failed))
+    on_progress(len(step.written.images) + len(step.written.failed))
     return step.written
 
 
@@ -197,7 +197,7 @@ def restoration_settings(restoration: Restoration) -> dict[str, Any]:
         "restorer": restoration.restorer_name,
         "weights": restoration.weights_used.get("restorer"),
         "aligned": restoration.options.aligned,
-        "colour": restoration.options.colour,
+        "colour": restoration.options.color,
         "strength": restoration.options.strength,
         "precision": precision_name(restoration.dtype),
         "seed": restoration.options.seed,
@@ -210,7 +210,7 @@ def method_name(restoration: Restoration, fingerprint: str) -> str:
 
 
 def _aligned_face(source: Path, detector: Detector) -> Pixels:
-    """The face nearest the centre of a photo, (512, 512, 3).
+    """The face nearest the center of a photo, (512, 512, 3).
 
     Raises:
         FaceError: There is none.

@@ -1,7 +1,7 @@
-"""Scores pictures by several metrics at once: each picture is read once for all metrics that do not know it yet.
+"""Scores images by several metrics at once: each image is read once for all metrics that do not know it yet.
 
-Memory holds one small batch of pictures, whatever the size of the set. What is wrong with one picture is told by its
-name and leaves that picture out; what is wrong with one metric leaves that metric out.
+Memory holds one small batch of images, whatever the size of the set. What is wrong with one image is told by its
+name and leaves that image out; what is wrong with one metric leaves that metric out.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from typing import Protocol, cast
 import numpy as np
 import torch
 
-from gfprestore.data.images import Pixels, ReadPicture, read_pixels, resized
+from gfprestore.data.images import Pixels, ReadImage, read_pixels, resized
 from gfprestore.data.test_sets import listed
 from gfprestore.device import is_out_of_memory, release_memory
 from gfprestore.errors import GfprestoreError, PhotoError
-from gfprestore.evaluation.cache import FeatureCache, ScoreCache, metric_key, picture_key
-from gfprestore.evaluation.metrics.opening import METRICS, MetricSpec, MetricUnavailable, PictureMetric, SetMetric
+from gfprestore.evaluation.cache import FeatureCache, ScoreCache, image_key, metric_key
+from gfprestore.evaluation.metrics.opening import METRICS, ImageMetric, MetricSpec, MetricUnavailable, SetMetric
 
-SAME_ASPECT = 0.01  # difference of width to height, as a share, up to which pictures of two sizes are the same view
+SAME_ASPECT = 0.01  # difference of width to height, as a share, up to which images of two sizes are the same view
 
 COMPARED_WITH = ("-statistics", "-reference-list")  # how the roles end of what is no network
 
 SIZE_RULE = (
-    "A restored picture of another size than its gt is resized to the gt's for what compares the two (averaged where "
+    "A restored image of another size than its gt is resized to the gt's for what compares the two (averaged where "
     "it shrinks, bicubic where it grows) where width to height agree to 1 %, else left out of it; NIQE and FID take it "
     "as it is."
 )
 READING_RULE = (
-    "Pictures are read as 8-bit sRGB: 16-bit levels to the nearest, ICC profiles applied, transparency left out, one "
-    "grey channel taken three times."
+    "Images are read as 8-bit sRGB: 16-bit levels to the nearest, ICC profiles applied, transparency left out, one "
+    "gray channel taken three times."
 )
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One picture to score: its name, the files, and the SHA-256 of their bytes."""
+    """One image to score: its name, the files, and the SHA-256 of their bytes."""
 
     name: str
     restored: Path
@@ -60,7 +60,7 @@ class OpenMetric:
     """
 
     spec: MetricSpec
-    metric: PictureMetric | SetMetric | None
+    metric: ImageMetric | SetMetric | None
     reason: str | None = None
     weights: Mapping[str, str] = field(default_factory=dict)
 
@@ -76,10 +76,10 @@ class OpenMetric:
         return metric_key(self.spec.name, self.spec.protocol, own)
 
     @property
-    def of_pictures(self) -> PictureMetric:
-        """The metric, where it has one number a picture."""
+    def of_images(self) -> ImageMetric:
+        """The metric, where it has one number an image."""
         assert self.metric is not None and not self.spec.of_set
-        return cast("PictureMetric", self.metric)
+        return cast("ImageMetric", self.metric)
 
     @property
     def of_sets(self) -> SetMetric:
@@ -91,7 +91,7 @@ class OpenMetric:
 class MetricOpener(Protocol):
     """Opens a metric by its name; `weights_used` takes the SHA-256 of each network by name."""
 
-    def __call__(self, name: str, weights_used: dict[str, str]) -> PictureMetric | SetMetric:
+    def __call__(self, name: str, weights_used: dict[str, str]) -> ImageMetric | SetMetric:
         """The metric.
 
         Raises:
@@ -108,8 +108,8 @@ class MetricScore:
         spec: The metric.
         value: The set's number; None where there is none.
         reason: Why there is none.
-        pictures: The number of each picture that has one, by name; infinite for the PSNR of identical pictures.
-        count: Pictures that the value is of.
+        images: The number of each image that has one, by name; infinite for the PSNR of identical images.
+        count: Images that the value is of.
         warning: What makes the value doubtful.
         weights: SHA-256 of the networks that it used.
     """
@@ -117,7 +117,7 @@ class MetricScore:
     spec: MetricSpec
     value: float | None
     reason: str | None = None
-    pictures: dict[str, float] = field(default_factory=dict)
+    images: dict[str, float] = field(default_factory=dict)
     count: int = 0
     warning: str | None = None
     weights: dict[str, str] = field(default_factory=dict)
@@ -125,7 +125,7 @@ class MetricScore:
 
 @dataclass
 class MethodScores:
-    """All that was found out about a method: scores by metric, warnings, and why pictures could not be scored."""
+    """All that was found out about a method: scores by metric, warnings, and why images could not be scored."""
 
     scores: dict[str, MetricScore] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -147,14 +147,14 @@ def open_metrics(names: Sequence[str], opener: MetricOpener) -> list[OpenMetric]
 
 
 class Scorer:
-    """Scores one method's pictures after the other.
+    """Scores one method's images after the other.
 
     Args:
         metrics: What to compute.
         folder: Where results are kept; an existing folder.
         device: Where the networks compute.
-        batch_size: Pictures in memory.
-        on_progress: Told how many pictures of the method are done.
+        batch_size: Images in memory.
+        on_progress: Told how many images of the method are done.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class Scorer:
         """Scores a method.
 
         Args:
-            subjects: Its pictures, in the order of the report.
+            subjects: Its images, in the order of the report.
 
         Raises:
             FolderError: Results cannot be kept.
@@ -211,7 +211,7 @@ class Scorer:
                 pair, noted = _read_pair(subject, want_gt, found)
                 if pair is not None:
                     read[subject.name] = pair
-                    notes[picture_key("notes", subject.restored_sha256, subject.gt_sha256 if want_gt else None)] = noted
+                    notes[image_key("notes", subject.restored_sha256, subject.gt_sha256 if want_gt else None)] = noted
         self._cache.put_notes(notes)
         for entry in self.metrics:
             subjects = [subject for subject in wanted[entry.spec.name] if subject.name in read]
@@ -221,12 +221,12 @@ class Scorer:
                 self._compute(entry, subjects, read, found)
 
     def _notes_of(self, subject: Subject) -> Sequence[str]:
-        """What was noted when the picture was read, now or in an earlier run; with its gt where that was read."""
-        keys = [picture_key("notes", subject.restored_sha256, gt) for gt in (subject.gt_sha256, None)]
+        """What was noted when the image was read, now or in an earlier run; with its gt where that was read."""
+        keys = [image_key("notes", subject.restored_sha256, gt) for gt in (subject.gt_sha256, None)]
         return next((notes for notes in map(self._cache.notes, keys) if notes is not None), ())
 
     def _unknown(self, entry: OpenMetric, batch: Sequence[Subject]) -> list[Subject]:
-        """The pictures of a batch whose result is not known yet."""
+        """The images of a batch whose result is not known yet."""
         if entry.metric is None or entry.spec.name in self._broken:
             return []
         fitting = [subject for subject in batch if subject.gt is not None or not entry.spec.needs_gt]
@@ -268,7 +268,7 @@ class Scorer:
                 return
             restored = [pair.fitted if entry.spec.needs_gt else pair.restored for pair in pairs]
             gts = [pair.gt for pair in pairs if pair.gt is not None] if entry.spec.needs_gt else None
-            scores = entry.of_pictures.score(restored, gts)
+            scores = entry.of_images.score(restored, gts)
         except Exception as error:
             if is_out_of_memory(error):
                 release_memory(self.device)
@@ -276,7 +276,7 @@ class Scorer:
         self._cache.put(dict(zip(keys, scores, strict=True)))
 
     def _summary(self, entry: OpenMetric, subjects: Sequence[Subject], found: MethodScores) -> MetricScore:
-        """The set's number from what is known of its pictures."""
+        """The set's number from what is known of its images."""
         spec, weights = entry.spec, dict(entry.weights)
         reason = entry.reason or self._broken.get(spec.name)
         if reason is None and spec.needs_gt and all(subject.gt is None for subject in subjects):
@@ -290,26 +290,26 @@ class Scorer:
         numbers = {name: score for name, score in scores.items() if not math.isnan(score)}
         without = [name for name in scores if name not in numbers]
         if without:
-            found.warnings.append(f"{len(without)} pictures have no {spec.label}: {listed(without)}.")
-        value = entry.of_pictures.summarise(list(scores.values())) if scores else math.nan
+            found.warnings.append(f"{len(without)} images have no {spec.label}: {listed(without)}.")
+        value = entry.of_images.summarize(list(scores.values())) if scores else math.nan
         return MetricScore(spec, *_finite(value, numbers), numbers, len(numbers), weights=weights)
 
     def _summary_of_set(self, entry: OpenMetric, subjects: Sequence[Subject], weights: dict[str, str]) -> MetricScore:
         store = self._features[entry.spec.name]
         rows = [row for subject in subjects if (row := store.get(_key_of(entry, subject))) is not None]
         if not rows:
-            return MetricScore(entry.spec, None, "there is no picture to compute it from.", weights=weights)
+            return MetricScore(entry.spec, None, "there is no image to compute it from.", weights=weights)
         value = entry.of_sets.value(np.stack(rows))
         warning = entry.of_sets.warning(len(rows))
         if not math.isfinite(value):
-            reason = f"{len(rows)} pictures do not suffice for it."
+            reason = f"{len(rows)} images do not suffice for it."
             return MetricScore(entry.spec, None, reason, count=len(rows), warning=warning, weights=weights)
         return MetricScore(entry.spec, value, None, {}, len(rows), warning, weights)
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """A restored picture, the same at its gt's size, and the gt; without a gt that fits, the picture alone."""
+    """A restored image, the same at its gt's size, and the gt; without a gt that fits, the image alone."""
 
     restored: Pixels
     fitted: Pixels
@@ -317,21 +317,21 @@ class _Pair:
 
 
 NOTES = {
-    "resized": "{count} restored pictures have another size than their gt and were resized to it: {names}.",
-    "aspect": "{count} restored pictures show another section than their gt (width to height differs) and are left out "
+    "resized": "{count} restored images have another size than their gt and were resized to it: {names}.",
+    "aspect": "{count} restored images show another section than their gt (width to height differs) and are left out "
     "of what compares the two: {names}.",
-    "grey": "{count} restored pictures are grey where their gt is in colour; the grey was taken for all three "
+    "grey": "{count} restored images are gray where their gt is in color; the gray was taken for all three "
     "channels: {names}.",
-    "grey gt": "{count} restored pictures are in colour where their gt is grey; the grey was taken for all three "
+    "gray gt": "{count} restored images are in color where their gt is gray; the gray was taken for all three "
     "channels: {names}.",
-    "16 bit": "{count} restored pictures have 16 bits a channel and were reduced to 8: {names}.",
-    "alpha": "{count} restored pictures have transparency, which was left out: {names}.",
+    "16 bit": "{count} restored images have 16 bits a channel and were reduced to 8: {names}.",
+    "alpha": "{count} restored images have transparency, which was left out: {names}.",
 }
-"""What is told of pictures that were not measured just as they are."""
+"""What is told of images that were not measured just as they are."""
 
 
 def _read_pair(subject: Subject, want_gt: bool, found: MethodScores) -> tuple[_Pair | None, list[str]]:
-    """Reads a picture and, where it is wanted, its gt; with the keys of `NOTES` that hold for it."""
+    """Reads an image and, where it is wanted, its gt; with the keys of `NOTES` that hold for it."""
     try:
         restored = read_pixels(subject.restored)
     except PhotoError as error:
@@ -348,11 +348,11 @@ def _read_pair(subject: Subject, want_gt: bool, found: MethodScores) -> tuple[_P
     return _fitted(restored, gt)
 
 
-def _fitted(restored: ReadPicture, gt: ReadPicture) -> tuple[_Pair, list[str]]:
-    """Brings a picture to its gt's size by `SIZE_RULE`."""
+def _fitted(restored: ReadImage, gt: ReadImage) -> tuple[_Pair, list[str]]:
+    """Brings an image to its gt's size by `SIZE_RULE`."""
     notes = list(restored.notes)
-    if restored.grey != gt.grey:
-        notes.append("grey" if restored.grey else "grey gt")
+    if restored.gray != gt.gray:
+        notes.append("grey" if restored.gray else "gray gt")
     height, width = gt.pixels.shape[:2]
     if restored.pixels.shape == gt.pixels.shape:
         return _Pair(restored.pixels, restored.pixels, gt.pixels), notes
@@ -364,7 +364,7 @@ def _fitted(restored: ReadPicture, gt: ReadPicture) -> tuple[_Pair, list[str]]:
 
 def _key_of(entry: OpenMetric, subject: Subject) -> str:
     key = entry.features_key if entry.spec.of_set else entry.key
-    return picture_key(key, subject.restored_sha256, subject.gt_sha256 if entry.spec.needs_gt else None)
+    return image_key(key, subject.restored_sha256, subject.gt_sha256 if entry.spec.needs_gt else None)
 
 
 def _finite(value: float, numbers: Mapping[str, float]) -> tuple[float | None, str | None]:
@@ -373,5 +373,5 @@ def _finite(value: float, numbers: Mapping[str, float]) -> tuple[float | None, s
         return value, None
     endless = [name for name, number in numbers.items() if math.isinf(number)]
     if endless:
-        return None, f"infinite: {len(endless)} pictures are identical with their gt: {listed(endless)}."
-    return None, "no picture of the set has one."
+        return None, f"infinite: {len(endless)} images are identical with their gt: {listed(endless)}."
+    return None, "no image of the set has one."

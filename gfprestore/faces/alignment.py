@@ -1,7 +1,7 @@
 """From landmarks to an upright face crop, and from the restored crop back into the enlarged photo.
 
 The crop follows FFHQ's five-point template (Karras et al., CVPR 2019, as GFP-GAN uses it). Pixels are RGB uint8 or
-uint16. Every coordinate here is that of pixel centres: (0, 0) is the centre of the first pixel, and a picture enlarged
+uint16. Every coordinate here is that of pixel centers: (0, 0) is the center of the first pixel, and an image enlarged
 by s has the same point at (x + 0.5) * s - 0.5. Whatever shrinks is low-passed first, so that nothing aliases; whatever
 grows is interpolated by cubics.
 """
@@ -43,7 +43,7 @@ class FaceCrop:
 
     Attributes:
         pixels: (S, S, 3) RGB of the photo's type.
-        photo_to_crop: (2, 3) float64, photo coordinates to crop coordinates, both of pixel centres.
+        photo_to_crop: (2, 3) float64, photo coordinates to crop coordinates, both of pixel centers.
     """
 
     pixels: NDArray[Any]

@@ -1,11 +1,11 @@
 """Faces and their five landmarks: the embedded MTCNN (no download) and RetinaFace (facexlib's network).
 
-Photos are (H, W, 3) RGB uint8 or uint16, upright. Landmarks are (x, y) of pixel centres, so that (0, 0) is the centre
+Photos are (H, W, 3) RGB uint8 or uint16, upright. Landmarks are (x, y) of pixel centers, so that (0, 0) is the center
 of the first pixel; boxes are edges, so that a box over the whole photo is (0, 0, W, H). Both detectors look at a copy
 whose longer side is bounded, and map what they find back, so that their time and memory do not grow with the scan.
 
 MTCNN: Zhang et al., "Joint face detection and alignment using multitask cascaded convolutional networks", 2016.
-RetinaFace: Deng et al., "RetinaFace: single-shot multi-level face localisation in the wild", CVPR 2020.
+RetinaFace: Deng et al., "RetinaFace: single-shot multi-level face localization in the wild", CVPR 2020.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class DetectedFace:
 
     Attributes:
         box: (4,) float32 left, top, right, bottom edge, in photo pixels.
-        landmarks: (5, 2) float32 x, y of left eye, right eye, nose, left and right mouth corner as seen in the picture.
+        landmarks: (5, 2) float32 x, y of left eye, right eye, nose, left and right mouth corner as seen in the image.
         score: The detector's confidence, 0 to 1.
     """
 
@@ -59,7 +59,7 @@ def select_faces(
     Args:
         faces: Faces of one photo.
         size: Width and height of the photo.
-        only_center: Keep one face: the one whose box lies nearest to the centre of the picture (the larger of equals).
+        only_center: Keep one face: the one whose box lies nearest to the center of the image (the larger of equals).
         min_face: Smallest face to keep: the shorter side of its box, in photo pixels.
         threshold: Smallest score to keep.
     """
@@ -70,10 +70,10 @@ def select_faces(
     ]
     if not only_center or not kept:
         return kept
-    centre = np.asarray(size, np.float32) / 2
+    center = np.asarray(size, np.float32) / 2
 
     def remoteness(face: DetectedFace) -> tuple[float, float]:
-        return float(np.linalg.norm((face.box[:2] + face.box[2:]) / 2 - centre)), -_area(face.box)
+        return float(np.linalg.norm((face.box[:2] + face.box[2:]) / 2 - center)), -_area(face.box)
 
     return [min(kept, key=remoteness)]
 
@@ -126,8 +126,8 @@ class BoundedDetector(ABC):
         self._shortest_side = shortest_side
 
     @abstractmethod
-    def _candidates(self, picture: NDArray[np.uint8]) -> list[DetectedFace]:
-        """All that may be a face in an RGB picture (H, W, 3) uint8."""
+    def _candidates(self, image: NDArray[np.uint8]) -> list[DetectedFace]:
+        """All that may be a face in an RGB image (H, W, 3) uint8."""
 
     def detect(self, pixels: NDArray[Any]) -> list[DetectedFace]:
         """Faces of a photo, from left to right, doubtful ones included.
@@ -137,24 +137,24 @@ class BoundedDetector(ABC):
         Args:
             pixels: (H, W, 3) RGB uint8 or uint16.
         """
-        picture = self._bounded_copy(pixels)
-        height, width = picture.shape[:2]
-        faces = self._faces(picture)
+        image = self._bounded_copy(pixels)
+        height, width = image.shape[:2]
+        faces = self._faces(image)
         if not any(face.score >= self.default_threshold for face in faces):
-            faces = max([faces, *(self._turned_faces(picture, turns) for turns in (1, 2, 3))], key=_total_score)
+            faces = max([faces, *(self._turned_faces(image, turns) for turns in (1, 2, 3))], key=_total_score)
         scale = np.array([width / pixels.shape[1], height / pixels.shape[0]], np.float32)
         return [
             DetectedFace((face.box.reshape(2, 2) / scale).reshape(4), (face.landmarks + 0.5) / scale - 0.5, face.score)
             for face in faces
         ]
 
-    def _faces(self, picture: NDArray[np.uint8]) -> list[DetectedFace]:
+    def _faces(self, image: NDArray[np.uint8]) -> list[DetectedFace]:
         """Plausible faces of the bounded copy, each once."""
-        return merge_overlapping([face for face in self._candidates(picture) if is_plausible(face)])
+        return merge_overlapping([face for face in self._candidates(image) if is_plausible(face)])
 
-    def _turned_faces(self, picture: NDArray[np.uint8], turns: int) -> list[DetectedFace]:
+    def _turned_faces(self, image: NDArray[np.uint8], turns: int) -> list[DetectedFace]:
         """Sure faces of the copy turned `turns` quarter turns to the left, in coordinates of the unturned copy."""
-        turned = np.ascontiguousarray(np.rot90(picture, turns))
+        turned = np.ascontiguousarray(np.rot90(image, turns))
         faces = [face for face in self._faces(turned) if face.score >= TURNED_SCORE]
         size = np.array(turned.shape[1::-1], np.float32)
         for _ in range(turns):
@@ -163,7 +163,7 @@ class BoundedDetector(ABC):
         return merge_overlapping(faces)
 
     def _bounded_copy(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
-        """The photo as uint8, shrunk to the longest side or enlarged (at most twice) towards the shortest side."""
+        """The photo as uint8, shrunk to the longest side or enlarged (at most twice) toward the shortest side."""
         height, width = pixels.shape[:2]
         enlargement = max(1.0, min(2.0, self._shortest_side / min(height, width)))
         scale = min(self._longest_side / max(height, width), enlargement)
@@ -195,7 +195,7 @@ def _total_score(faces: Sequence[DetectedFace]) -> float:
 
 
 def _turn_right(face: DetectedFace, height: float) -> DetectedFace:
-    """The face in a picture of this height, after the picture is turned a quarter turn to the right."""
+    """The face in an image of this height, after the image is turned a quarter turn to the right."""
     left, top, right, bottom = face.box
     box = np.array([height - bottom, left, height - top, right], np.float32)
     landmarks = np.stack([height - 1 - face.landmarks[:, 1], face.landmarks[:, 0]], axis=1)

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-Matrix = NDArray[np.float64]  # (2, 3): a point (x, y, 1) of one picture to (x, y) of another
+Matrix = NDArray[np.float64]  # (2, 3): a point (x, y, 1) of one image to (x, y) of another
 NARROW = 32
 
 
 def rescaled(points: Matrix, scale: float) -> Matrix:
-    """Points (N, 2) of a picture in the same picture enlarged by `scale`."""
+    """Points (N, 2) of an image in the same image enlarged by `scale`."""
     return (points + 0.5) * scale - 0.5
 
 
@@ -48,7 +48,7 @@ def transformed(matrix: Matrix, points: Matrix) -> Matrix:
 
 
 def clipped_box(points: Matrix, shape: tuple[int, ...], margin: int) -> tuple[int, int, int, int] | None:
-    """Left, top, right, bottom of the whole pixels around the points and within the picture; None if it misses them."""
+    """Left, top, right, bottom of the whole pixels around the points and within the image; None if it misses them."""
     low = np.maximum(np.floor(points.min(axis=0)).astype(int) - margin, 0)
     high = np.minimum(np.ceil(points.max(axis=0)).astype(int) + margin + 1, [shape[1], shape[0]])
     if (high <= low).any():
@@ -57,7 +57,7 @@ def clipped_box(points: Matrix, shape: tuple[int, ...], margin: int) -> tuple[in
 
 
 def aligned(pixels: NDArray[Any], matrix: Matrix, size: int) -> Floats:
-    """The square of `size` to which `matrix` brings a part of the picture; beyond its border the picture is mirrored.
+    """The square of `size` to which `matrix` brings a part of the image; beyond its border the image is mirrored.
 
     Only the part needed is read.
     """
@@ -71,21 +71,21 @@ def aligned(pixels: NDArray[Any], matrix: Matrix, size: int) -> Floats:
     return resampled(pixels[top:bottom, left:right], to_part, (size, size), border)
 
 
-def resampled(picture: NDArray[Any], to_picture: Matrix, size: tuple[int, int], border: int) -> Floats:
-    """A picture of `size` (width, height) whose points `to_picture` finds in `picture`, without aliasing or blur.
+def resampled(image: NDArray[Any], to_image: Matrix, size: tuple[int, int], border: int) -> Floats:
+    """An image of `size` (width, height) whose points `to_image` finds in `image`, without aliasing or blur.
 
-    Where it shrinks, the one cubic interpolation is done on a grid as fine as the picture, and a Lanczos kernel takes
-    that grid down by a whole number; a picture much finer still is averaged over blocks before.
+    Where it shrinks, the one cubic interpolation is done on a grid as fine as the image, and a Lanczos kernel takes
+    that grid down by a whole number; an image much finer still is averaged over blocks before.
     """
-    blocks = int(scale_of(to_picture) / 2)
+    blocks = int(scale_of(to_image) / 2)
     if blocks > 1:
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         smaller = (max(1, round(width / blocks)), max(1, round(height / blocks)))
-        picture = np.asarray(cv2.resize(picture, smaller, interpolation=cv2.INTER_AREA))
-        to_picture = matrix_product(enlargement(smaller[0] / width, smaller[1] / height), to_picture)
-    finer = finer_sampling(to_picture)
-    to_picture = matrix_product(to_picture, enlargement(1 / finer, 1 / finer))
-    values = warped(picture.astype(np.float32), to_picture, (size[0] * finer, size[1] * finer), border=border)
+        image = np.asarray(cv2.resize(image, smaller, interpolation=cv2.INTER_AREA))
+        to_image = matrix_product(enlargement(smaller[0] / width, smaller[1] / height), to_image)
+    finer = finer_sampling(to_image)
+    to_image = matrix_product(to_image, enlargement(1 / finer, 1 / finer))
+    values = warped(image.astype(np.float32), to_image, (size[0] * finer, size[1] * finer), border=border)
     if finer == 1:
         return values
     values = np.tensordot(_lanczos_weights(size[1], finer), values, axes=(1, 0))  # (h, w * finer, 3)
@@ -93,29 +93,29 @@ def resampled(picture: NDArray[Any], to_picture: Matrix, size: tuple[int, int], 
     return np.ascontiguousarray(np.swapaxes(values, 0, 1))
 
 
-def finer_sampling(to_picture: Matrix) -> int:
-    """How many times finer the grid has to be to step through the picture without skipping a pixel."""
-    return int(np.ceil(scale_of(to_picture) / 1.15))
+def finer_sampling(to_image: Matrix) -> int:
+    """How many times finer the grid has to be to step through the image without skipping a pixel."""
+    return int(np.ceil(scale_of(to_image) / 1.15))
 
 
 def _lanczos_weights(length: int, finer: int) -> Floats:
     """(length, length * finer): share of each pixel of a finer grid in each pixel, a Lanczos-3 low-pass."""
-    centres = (np.arange(length) + 0.5) * finer - 0.5
-    distance = (np.arange(length * finer)[None, :] - centres[:, None]) / finer
+    centers = (np.arange(length) + 0.5) * finer - 0.5
+    distance = (np.arange(length * finer)[None, :] - centers[:, None]) / finer
     weights = np.where(np.abs(distance) < 3, np.sinc(distance) * np.sinc(distance / 3), 0)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
 
 def warped(
-    picture: Floats,
-    to_picture: Matrix,
+    image: Floats,
+    to_image: Matrix,
     size: tuple[int, int],
     interpolation: int = cv2.INTER_CUBIC,
     border: int = cv2.BORDER_REPLICATE,
 ) -> Floats:
-    """A picture of `size` (width, height) whose points `to_picture` finds in `picture`; a constant border is zero."""
+    """An image of `size` (width, height) whose points `to_image` finds in `image`; a constant border is zero."""
     flags = interpolation | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(picture, to_picture, size, flags=flags, borderMode=border))
+    return np.asarray(cv2.warpAffine(image, to_image, size, flags=flags, borderMode=border))
 
 
 def scale_of(matrix: Matrix) -> float:
@@ -129,7 +129,7 @@ def shift_matrix(x: float, y: float) -> Matrix:
 
 
 def enlargement(horizontal: float, vertical: float) -> Matrix:
-    """From a picture to the same picture enlarged."""
+    """From an image to the same image enlarged."""
     return np.array([[horizontal, 0, 0.5 * horizontal - 0.5], [0, vertical, 0.5 * vertical - 0.5]])
 
 

@@ -42,20 +42,20 @@ class MTCNNDetector(BoundedDetector):
             stage.to(memory_format=torch.channels_last).to(self._device) for stage in _mtcnn_stages()
         )
 
-    def _candidates(self, picture: NDArray[np.uint8]) -> list[DetectedFace]:
-        boxes = self._refine(picture, self._propose(picture))
-        boxes, landmarks, scores = self._finish(picture, boxes)
-        boxes, landmarks, scores = self._look_again(picture, boxes, landmarks, scores)
+    def _candidates(self, image: NDArray[np.uint8]) -> list[DetectedFace]:
+        boxes = self._refine(image, self._propose(image))
+        boxes, landmarks, scores = self._finish(image, boxes)
+        boxes, landmarks, scores = self._look_again(image, boxes, landmarks, scores)
         return [DetectedFace(*face) for face in zip(boxes, landmarks, scores.tolist(), strict=True)]
 
-    def _propose(self, picture: NDArray[np.uint8]) -> Floats:
+    def _propose(self, image: NDArray[np.uint8]) -> Floats:
         """First stage over an image pyramid: square boxes (N, 4)."""
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         boxes = [np.empty((0, 4), np.float32)]
         scores = [np.empty(0, np.float32)]
         scale = PROPOSAL_CELL / self._smallest_face
         while min(height, width) * scale >= PROPOSAL_CELL:
-            level_boxes, level_scores = self._propose_at(picture, scale)
+            level_boxes, level_scores = self._propose_at(image, scale)
             kept = _suppress(level_boxes, level_scores, 0.5)
             boxes.append(level_boxes[kept])
             scores.append(level_scores[kept])
@@ -63,11 +63,11 @@ class MTCNNDetector(BoundedDetector):
         all_boxes = np.concatenate(boxes)
         return _square(all_boxes[_suppress(all_boxes, np.concatenate(scores), 0.7)])
 
-    def _propose_at(self, picture: NDArray[np.uint8], scale: float) -> tuple[Floats, Floats]:
-        """First stage at one scale: boxes (N, 4) in picture pixels and their scores (N,)."""
-        height, width = picture.shape[:2]
+    def _propose_at(self, image: NDArray[np.uint8], scale: float) -> tuple[Floats, Floats]:
+        """First stage at one scale: boxes (N, 4) in image pixels and their scores (N,)."""
+        height, width = image.shape[:2]
         size = (int(np.ceil(width * scale)), int(np.ceil(height * scale)))
-        resized = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+        resized = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
         shifts, faces, _ = self._run(self._proposal, resized[None])  # (1, 4, H', W'), (1, H', W')
         rows, columns = np.nonzero(faces[0] >= PROPOSAL_SCORE)
         corner = np.stack([columns, rows], axis=1) * PROPOSAL_STRIDE
@@ -75,25 +75,25 @@ class MTCNNDetector(BoundedDetector):
         boxes = np.concatenate([corner / exact_scale, (corner + PROPOSAL_CELL) / exact_scale], axis=1)
         return _shifted(boxes, shifts[0, :, rows, columns]), faces[0, rows, columns]
 
-    def _refine(self, picture: NDArray[np.uint8], boxes: Floats) -> Floats:
+    def _refine(self, image: NDArray[np.uint8], boxes: Floats) -> Floats:
         """Second stage: the square boxes that still look like faces, moved (M, 4)."""
         boxes = np.round(boxes)
-        shifts, scores, _ = self._run_patches(self._refinement, picture, boxes, REFINEMENT_CELL)
+        shifts, scores, _ = self._run_patches(self._refinement, image, boxes, REFINEMENT_CELL)
         passed = scores > REFINEMENT_SCORE
         boxes, shifts, scores = boxes[passed], shifts[passed], scores[passed]
         kept = _suppress(boxes, scores, 0.7)
         return _square(_shifted(boxes[kept], shifts[kept]))
 
-    def _finish(self, picture: NDArray[np.uint8], boxes: Floats) -> tuple[Floats, Floats, Floats]:
+    def _finish(self, image: NDArray[np.uint8], boxes: Floats) -> tuple[Floats, Floats, Floats]:
         """Third stage: boxes (K, 4), landmarks (K, 5, 2), scores (K,), all that pass its threshold."""
-        boxes, landmarks, scores = self._run_output(picture, boxes)
+        boxes, landmarks, scores = self._run_output(image, boxes)
         passed = scores > OUTPUT_SCORE
         boxes, landmarks, scores = boxes[passed], landmarks[passed], scores[passed]
         kept = _suppress(boxes, scores, 0.7)
         return boxes[kept], landmarks[kept], scores[kept]
 
     def _look_again(
-        self, picture: NDArray[np.uint8], boxes: Floats, landmarks: Floats, scores: Floats
+        self, image: NDArray[np.uint8], boxes: Floats, landmarks: Floats, scores: Floats
     ) -> tuple[Floats, Floats, Floats]:
         """Third stage on shifted, scaled and mirrored squares of each face: median boxes and landmarks, mean scores.
 
@@ -104,10 +104,10 @@ class MTCNNDetector(BoundedDetector):
         squares = _square(boxes)
         side = (squares[:, 2:] - squares[:, :2])[:, None]  # (K, 1, 2)
         looks = np.array(LOOKS, np.float32)  # (L, 3): shift x, y and size, in sides of the square
-        centres = (squares[:, None, :2] + squares[:, None, 2:]) / 2 + looks[None, :, :2] * side  # (K, L, 2)
+        centers = (squares[:, None, :2] + squares[:, None, 2:]) / 2 + looks[None, :, :2] * side  # (K, L, 2)
         half = looks[None, :, 2:] * side / 2
-        again = np.concatenate([centres - half, centres + half], axis=2).reshape(-1, 4)  # (K * L, 4)
-        answers = [self._run_output(picture, again, mirrored) for mirrored in (False, True)]
+        again = np.concatenate([centers - half, centers + half], axis=2).reshape(-1, 4)  # (K * L, 4)
+        answers = [self._run_output(image, again, mirrored) for mirrored in (False, True)]
         boxes, landmarks, scores = (
             np.concatenate([part.reshape(len(squares), len(looks), *part.shape[1:]) for part in parts], axis=1)
             for parts in zip(*answers, strict=True)
@@ -118,11 +118,11 @@ class MTCNNDetector(BoundedDetector):
         return np.median(boxes, axis=1), steady, np.maximum(scores.mean(axis=1) - doubt, 0)
 
     def _run_output(
-        self, picture: NDArray[np.uint8], boxes: Floats, mirrored: bool = False
+        self, image: NDArray[np.uint8], boxes: Floats, mirrored: bool = False
     ) -> tuple[Floats, Floats, Floats]:
         """The third network on square boxes (N, 4): moved boxes (N, 4), landmarks (N, 5, 2), scores (N,)."""
         boxes = np.round(boxes)
-        shifts, scores, points = self._run_patches(self._output, picture, boxes, OUTPUT_CELL, mirrored)
+        shifts, scores, points = self._run_patches(self._output, image, boxes, OUTPUT_CELL, mirrored)
         points = points.reshape(-1, 2, 5).transpose(0, 2, 1)  # the five x, then the five y -> (N, 5, 2)
         if mirrored:
             points = np.stack([1 - points[:, MIRRORED_LANDMARKS, 0], points[:, MIRRORED_LANDMARKS, 1]], axis=2)
@@ -131,23 +131,23 @@ class MTCNNDetector(BoundedDetector):
         return _shifted(boxes, shifts), boxes[:, None, :2] + points * side, scores
 
     def _run_patches(
-        self, stage: CascadeStage, picture: NDArray[np.uint8], boxes: Floats, cell: int, mirrored: bool = False
+        self, stage: CascadeStage, image: NDArray[np.uint8], boxes: Floats, cell: int, mirrored: bool = False
     ) -> tuple[Floats, Floats, Floats]:
         """A stage on whole-numbered squares (N, 4): shifts (N, 4), scores (N,), points (N, 10) or (N, 0)."""
         shifts = [np.empty((0, 4), np.float32)]
         scores = [np.empty(0, np.float32)]
         points = [np.empty((0, 10), np.float32)]
         for start in range(0, len(boxes), PATCHES_AT_ONCE):
-            patches = _patches(picture, boxes[start : start + PATCHES_AT_ONCE], cell)
+            patches = _patches(image, boxes[start : start + PATCHES_AT_ONCE], cell)
             moved, faces, marked = self._run(stage, patches[:, :, ::-1] if mirrored else patches)
             shifts.append(moved[:, :, 0, 0])
             scores.append(faces[:, 0, 0])
             points.append(marked[:, :, 0, 0] if marked is not None else np.empty((len(faces), 10), np.float32))
         return np.concatenate(shifts), np.concatenate(scores), np.concatenate(points)
 
-    def _run(self, stage: CascadeStage, pictures: NDArray[np.uint8]) -> tuple[Floats, Floats, Floats | None]:
-        """A stage on RGB pictures (N, H, W, 3)."""
-        batch = torch.from_numpy(np.ascontiguousarray(pictures)).to(self._device).permute(0, 3, 1, 2)
+    def _run(self, stage: CascadeStage, images: NDArray[np.uint8]) -> tuple[Floats, Floats, Floats | None]:
+        """A stage on RGB images (N, H, W, 3)."""
+        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self._device).permute(0, 3, 1, 2)
         with torch.inference_mode():
             shifts, faces, points = stage((batch.float() - 127.5) / 128)
         return shifts.cpu().numpy(), faces.cpu().numpy(), None if points is None else points.cpu().numpy()
@@ -185,12 +185,12 @@ def _read_stage(layout: StageLayout) -> CascadeStage:
     return cascade_stage(layout, path.read_bytes())
 
 
-def _patches(picture: NDArray[np.uint8], boxes: Floats, side: int) -> NDArray[np.uint8]:
-    """Whole-numbered square boxes (N, 4) cut out of the picture, black outside of it, resized: (N, side, side, 3)."""
-    height, width = picture.shape[:2]
+def _patches(image: NDArray[np.uint8], boxes: Floats, side: int) -> NDArray[np.uint8]:
+    """Whole-numbered square boxes (N, 4) cut out of the image, black outside of it, resized: (N, side, side, 3)."""
+    height, width = image.shape[:2]
     patches = np.zeros((len(boxes), side, side, 3), np.uint8)
     for patch, (left, top, right, bottom) in zip(patches, boxes.astype(int), strict=True):
-        inner = picture[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+        inner = image[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
         if not inner.size:
             continue
         padding = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
@@ -206,10 +206,10 @@ def _shifted(boxes: NDArray[Any], shifts: NDArray[Any]) -> Floats:
 
 
 def _square(boxes: Floats) -> Floats:
-    """The smallest squares around the same centres, (N, 4)."""
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    """The smallest squares around the same centers, (N, 4)."""
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True) / 2
-    return np.concatenate([centres - half, centres + half], axis=1)
+    return np.concatenate([centers - half, centers + half], axis=1)
 
 
 def _suppress(boxes: Floats, scores: Floats, overlap: float) -> NDArray[np.int64]:

@@ -54,26 +54,26 @@ class FaceParser:
             (B, S, S) float32 in [0, 1] on the crops' device, zero at the border.
         """
         size = crops.shape[-1]
-        pictures = crops.to(self._device, torch.float32)
+        images = crops.to(self._device, torch.float32)
         if size != PARSING_SIZE:
-            pictures = F.interpolate(
-                pictures, size=(PARSING_SIZE, PARSING_SIZE), mode="bilinear", align_corners=False, antialias=True
+            images = F.interpolate(
+                images, size=(PARSING_SIZE, PARSING_SIZE), mode="bilinear", align_corners=False, antialias=True
             )
         with torch.inference_mode():
-            masks = torch.cat([self._face_pixels(picture[None]) for picture in pictures])  # one by one bounds memory
+            masks = torch.cat([self._face_pixels(image[None]) for image in images])  # one by one bounds memory
             masks = soft_masks(masks)
             if size != PARSING_SIZE:
                 masks = F.interpolate(masks[:, None], size=(size, size), mode="bilinear", antialias=True)[:, 0]
         return masks.clamp(0, 1).to(crops.device)
 
-    def _face_pixels(self, picture: Tensor) -> Tensor:
-        """1 where the likeliest class of a picture (1, 3, 512, 512) is one of the face's: (1, 512, 512)."""
-        classes = self._network(picture.contiguous(memory_format=torch.channels_last))[0].argmax(dim=1)
+    def _face_pixels(self, image: Tensor) -> Tensor:
+        """1 where the likeliest class of an image (1, 3, 512, 512) is one of the face's: (1, 512, 512)."""
+        classes = self._network(image.contiguous(memory_format=torch.channels_last))[0].argmax(dim=1)
         return torch.isin(classes, torch.tensor(FACE_CLASSES, device=classes.device)).float()
 
 
 def soft_masks(masks: Tensor) -> Tensor:
-    """Masks (B, 512, 512) with a soft edge, faded out towards the crop's border so that no hair is cut off straight."""
+    """Masks (B, 512, 512) with a soft edge, faded out toward the crop's border so that no hair is cut off straight."""
     masks = _blurred(masks * _border_fade(masks.device), SOFTNESS)
     return masks * _border_fade(masks.device)
 

@@ -29,8 +29,8 @@ from gfprestore.faces.geometry import (
 )
 from gfprestore.tensors import full_scale
 
-# The face's outline on the template: centre, half width, half height, of the part from hair-line to chin.
-FACE_CENTRE = (256.0, 288.0)
+# The face's outline on the template: center, half width, half height, of the part from hair-line to chin.
+FACE_CENTER = (256.0, 288.0)
 FACE_RADII = (156.0, 196.0)
 
 BAND_PIXELS = 1 << 20
@@ -48,7 +48,7 @@ def face_mask(size: int) -> Floats:
     return _smooth_step((1.12 - radius) / 0.3).astype(np.float32)
 
 
-def yield_to_neighbours(mask: Floats, crop: FaceCrop, neighbours: Sequence[FaceCrop]) -> Floats:
+def yield_to_neighbors(mask: Floats, crop: FaceCrop, neighbors: Sequence[FaceCrop]) -> Floats:
     """The mask of a face without what belongs to faces beside it: cheek to cheek, each face keeps its own side.
 
     Along the line where a pixel is as near to one face as to the other, in the sizes of the faces, the mask falls off
@@ -57,13 +57,13 @@ def yield_to_neighbours(mask: Floats, crop: FaceCrop, neighbours: Sequence[FaceC
     Args:
         mask: (T, T) mask of the face, in its own crop.
         crop: The face.
-        neighbours: The other faces of the photo; those too far away to touch cost nothing.
+        neighbors: The other faces of the photo; those too far away to touch cost nothing.
     """
     size = len(mask)
     grid = np.arange(size, dtype=np.float64)
     to_template = TEMPLATE_SIZE / size
     own = None
-    for other in neighbours:
+    for other in neighbors:
         crop_to_other = matrix_product(other.photo_to_crop, inverse_matrix(crop.photo_to_crop))
         to_crop = len(crop.pixels) / size
         x, y = np.meshgrid(rescaled(grid, to_crop), rescaled(grid, to_crop))  # crop coordinates of the mask's pixels
@@ -91,7 +91,7 @@ def paste_face(
 
     Where the face is larger in the enlarged photo than the network's output, the restored face is enlarged and gets the
     photo's own detail that is finer than the network could give, so that it never comes out softer than before. The
-    detail is left out where the network changed the picture's structure (a scratch does not return).
+    detail is left out where the network changed the image's structure (a scratch does not return).
 
     Args:
         background: (H * s, W * s, 3) uint8 or uint16, the enlarged photo; written in place.
@@ -159,7 +159,7 @@ def _paste_band(band: NDArray[Any], layers: _Layers, start: int, levels: float) 
 
 
 def _blend(canvas: NDArray[Any], face: Floats, cover: Floats, levels: float) -> None:
-    """Moves the canvas (h, w, 3) towards the face (h, w, 3) by the share `cover` (h, w), in place, rounded."""
+    """Moves the canvas (h, w, 3) toward the face (h, w, 3) by the share `cover` (h, w), in place, rounded."""
     np.clip(face, 0, levels, out=face)
     face -= canvas
     face *= cover[..., None]
@@ -169,7 +169,7 @@ def _blend(canvas: NDArray[Any], face: Floats, cover: Floats, levels: float) -> 
 
 
 def _unchanged_structure(restored: Floats, coarse: Floats, levels: float) -> Floats:
-    """1 where the network kept the picture's structure, towards 0 where it did not, whatever it did to the tone.
+    """1 where the network kept the image's structure, toward 0 where it did not, whatever it did to the tone.
 
     Only there does detail finer than the network's output still fit what it lies on.
 
@@ -208,8 +208,8 @@ def _resampled_mask(mask: Floats, to_mask: Matrix, size: tuple[int, int]) -> Flo
 
 
 def _face_radius(x: Matrix, y: Matrix) -> Matrix:
-    """Distance from the face's centre on the template, 1 on its outline."""
-    return np.asarray(np.hypot((x - FACE_CENTRE[0]) / FACE_RADII[0], (y - FACE_CENTRE[1]) / FACE_RADII[1]))
+    """Distance from the face's center on the template, 1 on its outline."""
+    return np.asarray(np.hypot((x - FACE_CENTER[0]) / FACE_RADII[0], (y - FACE_CENTER[1]) / FACE_RADII[1]))
 
 
 def _smooth_step(values: Matrix) -> Matrix:

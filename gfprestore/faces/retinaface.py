@@ -54,9 +54,9 @@ class RetinaFaceDetector(BoundedDetector):
         self._device = device
         self._dtype = dtype
 
-    def _candidates(self, picture: NDArray[np.uint8]) -> list[DetectedFace]:
-        height, width = picture.shape[:2]
-        bgr = picture[:, :, ::-1].astype(np.float32) - np.array(RETINAFACE_MEAN_BGR, np.float32)
+    def _candidates(self, image: NDArray[np.uint8]) -> list[DetectedFace]:
+        height, width = image.shape[:2]
+        bgr = image[:, :, ::-1].astype(np.float32) - np.array(RETINAFACE_MEAN_BGR, np.float32)
         batch = torch.from_numpy(np.ascontiguousarray(bgr.transpose(2, 0, 1)))[None]  # (1, 3, H, W)
         with torch.inference_mode():
             shifts, classes, points = self._network(batch.to(self._device, self._dtype))
@@ -69,11 +69,11 @@ class RetinaFaceDetector(BoundedDetector):
             priors[passed],
             scores[passed],
         )
-        centres, sizes = priors[:, :2], priors[:, 2:]
-        middle = centres + shifts[:, :2] * 0.1 * sizes
+        centers, sizes = priors[:, :2], priors[:, 2:]
+        middle = centers + shifts[:, :2] * 0.1 * sizes
         half = sizes * torch.exp(shifts[:, 2:] * 0.2) / 2
         boxes = torch.cat([middle - half, middle + half], dim=1)
-        landmarks = centres[:, None] + points.reshape(-1, 5, 2) * 0.1 * sizes[:, None]
+        landmarks = centers[:, None] + points.reshape(-1, 5, 2) * 0.1 * sizes[:, None]
         kept = nms(boxes, scores, 0.4)
         faces = zip(boxes[kept].numpy(), landmarks[kept].numpy(), scores[kept].tolist(), strict=True)
         return [DetectedFace(*face) for face in faces]
@@ -85,7 +85,7 @@ RETINAFACE_SCORE = 0.5
 
 
 def retinaface_priors(height: int, width: int) -> Tensor:
-    """RetinaFace's anchors for a picture of this size: (N, 4) float32 centre x, y, width, height in pixels.
+    """RetinaFace's anchors for an image of this size: (N, 4) float32 center x, y, width, height in pixels.
 
     In the network's order: levels from fine to coarse, rows, columns, then the two sides of the level.
     """
@@ -93,8 +93,8 @@ def retinaface_priors(height: int, width: int) -> Tensor:
     for stride, sides in RETINAFACE_LEVELS:
         y = (torch.arange(-(-height // stride)) + 0.5) * stride
         x = (torch.arange(-(-width // stride)) + 0.5) * stride
-        centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=2)  # (rows, columns, 2)
-        centres = centres[:, :, None].expand(-1, -1, len(sides), -1)
-        extents = torch.tensor(sides, dtype=torch.float32)[None, None, :, None].expand(*centres.shape)
-        levels.append(torch.cat([centres, extents], dim=3).reshape(-1, 4))
+        centers = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=2)  # (rows, columns, 2)
+        centers = centers[:, :, None].expand(-1, -1, len(sides), -1)
+        extents = torch.tensor(sides, dtype=torch.float32)[None, None, :, None].expand(*centers.shape)
+        levels.append(torch.cat([centers, extents], dim=3).reshape(-1, 4))
     return torch.cat(levels)

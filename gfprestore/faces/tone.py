@@ -1,7 +1,7 @@
-"""Whether a photo is monochrome or toned, and how to give its tone to a face that the network coloured.
+"""Whether a photo is monochrome or toned, and how to give its tone to a face that the network colored.
 
-A grey, sepia or cyanotype print has one colour for each brightness, however it is stored: chroma is a function of luma.
-The function is fitted to the photo, and what it leaves unexplained tells toned photos from coloured ones, faded colours
+A gray, sepia or cyanotype print has one color for each brightness, however it is stored: chroma is a function of luma.
+The function is fitted to the photo, and what it leaves unexplained tells toned photos from colored ones, faded colors
 included. Pixels are RGB (H, W, 3) uint8 or uint16; luma is that of JPEG (BT.601) on the stored values.
 """
 
@@ -23,15 +23,15 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 SAMPLE_SIDE = 192  # chroma is judged on a copy this small, where the noise of JPEG's chroma has been averaged away
 KNOTS = 32
 
-# Chroma that luma does not explain, in 8-bit levels, measured on old photographs and on colour photographs.
+# Chroma that luma does not explain, in 8-bit levels, measured on old photographs and on color photographs.
 EVEN_LEFTOVER = 10.5  # of nine pixels in ten: prints toned evenly stay below
 UNEVEN_LEFTOVER = 20.0  # the same, of prints whose tone changes over the sheet (stains, faded edges), ...
 FINE_LEFTOVER = 7.2  # ... where it changes smoothly: nine in ten of what a blur takes away, ...
 OTHER_HUE_LEFTOVER = 4.5  # ... and changes in strength, not in hue: nine in ten across the main direction
-COLOURED_SPOT = 16.0  # of 99 in a hundred: a grey scene may hold a small coloured thing, ...
-COLOURED_SPOT_OF_TONE = 0.4  # ... and a strong tone leaves more: this share of the tone's own chroma is added
-AROUND_FACE_LEFTOVER = 9.0  # of nine pixels in ten around a face: skin, hair and lips differ in any colour photo
-AROUND_FACE_OFF_TONE = 13.0  # of three in four around the faces, from the tone of a picture that looks toned as a whole
+COLORED_SPOT = 16.0  # of 99 in a hundred: a gray scene may hold a small colored thing, ...
+COLORED_SPOT_OF_TONE = 0.4  # ... and a strong tone leaves more: this share of the tone's own chroma is added
+AROUND_FACE_LEFTOVER = 9.0  # of nine pixels in ten around a face: skin, hair and lips differ in any color photo
+AROUND_FACE_OFF_TONE = 13.0  # of three in four around the faces, from the tone of an image that looks toned as a whole
 AROUND_FACE = 0.5  # how far around a face's box, in sides of the box
 
 BRIGHTNESS_LIMIT = 0.15
@@ -39,7 +39,7 @@ BRIGHTNESS_LIMIT = 0.15
 
 @dataclass(frozen=True)
 class Toning:
-    """The one colour that a photo has for each brightness.
+    """The one color that a photo has for each brightness.
 
     Attributes:
         chroma: (33, 2) float32 R - Y and B - Y at lumas from 0 to 1 in equal steps, of full scale.
@@ -48,7 +48,7 @@ class Toning:
     chroma: Floats
 
     def apply(self, pixels: NDArray[Any]) -> NDArray[Any]:
-        """The pixels (H, W, 3) uint8 or uint16 with their luma kept and their colour replaced by the photo's tone."""
+        """The pixels (H, W, 3) uint8 or uint16 with their luma kept and their color replaced by the photo's tone."""
         levels = full_scale(pixels.dtype)
         luma = (pixels.astype(np.float32) / np.float32(levels)) @ LUMA  # (H, W)
         chroma = _interpolated(self.chroma, luma)
@@ -59,28 +59,28 @@ class Toning:
 
 
 def toning_of(pixels: NDArray[Any], boxes: Sequence[NDArray[Any]] = ()) -> Toning | None:
-    """The photo's tone where it is monochrome or toned, None where it is in colour (faded colour is colour).
+    """The photo's tone where it is monochrome or toned, None where it is in color (faded color is color).
 
-    Faces tell best, since skin, hair and lips have their own colours in any colour photo: where boxes of faces are
-    given, what lies around them decides and gives the tone, so that neither a coloured mount nor a stain on the rim
-    of a print, nor a scene that is grey but for its people, misleads. Without them the whole picture decides.
+    Faces tell best, since skin, hair and lips have their own colors in any color photo: where boxes of faces are
+    given, what lies around them decides and gives the tone, so that neither a colored mount nor a stain on the rim
+    of a print, nor a scene that is gray but for its people, misleads. Without them the whole image decides.
 
     Args:
         pixels: The photo (H, W, 3) RGB uint8 or uint16.
         boxes: Boxes (4,) of its faces: left, top, right, bottom.
     """
     whole = _sample(pixels)
-    toned = not _is_coloured(*_leftover_and_tone(whole))
+    toned = not _is_colored(*_leftover_and_tone(whole))
     tone = Toning(_fitted(whole @ LUMA, _chroma(whole)))
     if not len(boxes):
         return tone if toned else None
     samples = [_sample(_around(pixels, box)) for box in boxes]
     sizes = [np.linalg.norm(_leftover_and_tone(sample)[0], axis=2) for sample in samples]
-    colours = np.concatenate([sample.reshape(-1, 3) for sample in samples])
-    off_tone = 255 * np.linalg.norm(_chroma(colours) - _interpolated(tone.chroma, colours @ LUMA), axis=1)
+    colors = np.concatenate([sample.reshape(-1, 3) for sample in samples])
+    off_tone = 255 * np.linalg.norm(_chroma(colors) - _interpolated(tone.chroma, colors @ LUMA), axis=1)
     alike = float(np.median([np.percentile(size, 90) for size in sizes])) < AROUND_FACE_LEFTOVER
     if alike or (toned and float(np.percentile(off_tone, 75)) < AROUND_FACE_OFF_TONE):
-        return Toning(_fitted(colours @ LUMA, _chroma(colours)))
+        return Toning(_fitted(colors @ LUMA, _chroma(colors)))
     return None
 
 
@@ -112,10 +112,10 @@ def _leftover_and_tone(sample: Floats) -> tuple[Floats, float]:
     return leftover, 255 * float(np.linalg.norm(np.median(chroma.reshape(-1, 2), axis=0)))
 
 
-def _is_coloured(leftover: Floats, tone: float) -> bool:
+def _is_colored(leftover: Floats, tone: float) -> bool:
     """Whether the chroma that luma does not explain (h, w, 2), in 8-bit levels, is more than a toned print has."""
     size = np.linalg.norm(leftover, axis=2)
-    if np.percentile(size, 99) > COLOURED_SPOT + COLOURED_SPOT_OF_TONE * tone:
+    if np.percentile(size, 99) > COLORED_SPOT + COLORED_SPOT_OF_TONE * tone:
         return True
     most = float(np.percentile(size, 90))
     if most < EVEN_LEFTOVER:
@@ -160,10 +160,10 @@ def _fitted(luma: Floats, chroma: Floats) -> Floats:
     band = np.clip((luma * KNOTS).astype(int), 0, KNOTS - 1)
     counts = np.bincount(band, minlength=KNOTS)
     filled = np.flatnonzero(counts >= min(max(8, len(luma) // 2000), int(np.max(counts))))
-    centres = [float(luma[band == index].mean()) for index in filled]
+    centers = [float(luma[band == index].mean()) for index in filled]
     medians = np.array([np.median(chroma[band == index], axis=0) for index in filled])
     knots = np.linspace(0, 1, KNOTS + 1)
-    curve = np.stack([np.interp(knots, centres, medians[:, channel]) for channel in (0, 1)], axis=1)
+    curve = np.stack([np.interp(knots, centers, medians[:, channel]) for channel in (0, 1)], axis=1)
     padded = np.pad(curve, ((1, 1), (0, 0)), mode="edge")
     return np.asarray((padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4, np.float32)
 

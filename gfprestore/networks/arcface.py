@@ -1,4 +1,4 @@
-"""ArcFace's recogniser (Deng et al., CVPR 2019) as a ResNet-18 of improved residual blocks on grey faces.
+"""ArcFace's recognizer (Deng et al., CVPR 2019) as a ResNet-18 of improved residual blocks on gray faces.
 
 It gives the embedding of the identity loss (Wang et al., CVPR 2021, section 3.5). Tensors have the official names.
 Pure torch: opens no file, chooses no device.
@@ -15,7 +15,7 @@ EMBEDDING = 512
 
 
 class ImprovedBlock(nn.Module):
-    """Residual block with a normalisation before the first convolution, and one PReLU for inner and outer result."""
+    """Residual block with a normalization before the first convolution, and one PReLU for inner and outer result."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -40,9 +40,9 @@ class ImprovedBlock(nn.Module):
 
 
 class ArcFaceResNet18(nn.Module):
-    """Embeds grey faces so that those of one person are near one another.
+    """Embeds gray faces so that those of one person are near one another.
 
-    It is a fixed critic of training: use `from_state`, or call `eval()` on it, because its normalisations would
+    It is a fixed critic of training: use `from_state`, or call `eval()` on it, because its normalizations would
     otherwise follow the batch and its dropout would drop.
     """
 
@@ -75,16 +75,16 @@ class ArcFaceResNet18(nn.Module):
             raise ValueError(f"these are not the weights of ArcFace's ResNet-18: {error}") from error
         return module.eval().requires_grad_(False)
 
-    def forward(self, grey: Tensor) -> Tensor:
+    def forward(self, gray: Tensor) -> Tensor:
         """Embeds faces.
 
         Args:
-            grey: (B, 1, 128, 128) in [-1, 1], aligned as the FFHQ faces are.
+            gray: (B, 1, 128, 128) in [-1, 1], aligned as the FFHQ faces are.
 
         Returns:
-            (B, 512), not normalised.
+            (B, 512), not normalized.
         """
-        x = self.maxpool(self.prelu(self.bn1(self.conv1(grey))))  # (B, 64, 64, 64)
+        x = self.maxpool(self.prelu(self.bn1(self.conv1(gray))))  # (B, 64, 64, 64)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (B, 512, 8, 8)
         x = self.dropout(self.bn4(x)).flatten(1)  # in the order (C, H, W), whatever the memory format
         embedding: Tensor = self.bn5(self.fc5(x))

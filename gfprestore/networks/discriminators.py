@@ -3,7 +3,7 @@
 StyleGAN2's residual discriminator (Karras et al., CVPR 2020, section 4) with the minibatch standard deviation of
 progressive growing; the local discriminators of Wang et al., CVPR 2021, section 3.5. Tensors have the official names.
 
-Pictures are (B, 3, H, W) float RGB in [-1, 1]; fastest in channels-last. All can be differentiated twice, as R1 asks.
+Images are (B, 3, H, W) float RGB in [-1, 1]; fastest in channels-last. All can be differentiated twice, as R1 asks.
 Pure torch: opens no file, chooses no device.
 """
 
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from gfprestore.networks.layers import (
-    EqualisedActivatedLinear,
-    EqualisedConv2d,
-    EqualisedDownBlock,
-    EqualisedLinear,
+    EqualizedActivatedLinear,
+    EqualizedConv2d,
+    EqualizedDownBlock,
+    EqualizedLinear,
     activated_convolution,
     activated_down_convolution,
 )
@@ -32,7 +32,7 @@ class StyleGAN2Discriminator(nn.Module):
     """Tells real faces from generated ones.
 
     Args:
-        channels: Features at 4, 8, 16, ... up to the picture's size, as of the generator.
+        channels: Features at 4, 8, 16, ... up to the image's size, as of the generator.
 
     Raises:
         ValueError: The channels do not lead to a size of 8 or more.
@@ -46,24 +46,24 @@ class StyleGAN2Discriminator(nn.Module):
         falling = list(reversed(channels))
         self.conv_body = nn.Sequential(
             activated_convolution(3, falling[0], 1),
-            *(EqualisedDownBlock(larger, smaller) for larger, smaller in zip(falling[:-1], falling[1:], strict=True)),
+            *(EqualizedDownBlock(larger, smaller) for larger, smaller in zip(falling[:-1], falling[1:], strict=True)),
         )
         self.final_conv = activated_convolution(channels[0] + 1, channels[0], 3)
         self.final_linear = nn.Sequential(
-            EqualisedActivatedLinear(channels[0] * 16, channels[0]),
-            EqualisedLinear(channels[0], 1),
+            EqualizedActivatedLinear(channels[0] * 16, channels[0]),
+            EqualizedLinear(channels[0], 1),
         )
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """How real each picture looks.
+    def forward(self, images: Tensor) -> Tensor:
+        """How real each image looks.
 
         Args:
-            pictures: (B, 3, S, S). Those of a batch are compared with one another, see `minibatch_stddev`.
+            images: (B, 3, S, S). Those of a batch are compared with one another, see `minibatch_stddev`.
 
         Returns:
             Logits (B, 1) float32, the higher the more real.
         """
-        x = self.conv_body(pictures).float()  # (B, C, 4, 4)
+        x = self.conv_body(images).float()  # (B, C, 4, 4)
         with torch.autocast(x.device.type, enabled=False):
             x = self.final_conv(torch.cat([x, minibatch_stddev(x)], dim=1))
             logits: Tensor = self.final_linear(x.flatten(1))  # in the order (C, H, W), whatever the memory format
@@ -84,7 +84,7 @@ class FacialComponentDiscriminator(nn.Module):
         self.conv3 = activated_convolution(2 * width, 2 * width, 3)
         self.conv4 = activated_down_convolution(2 * width, 4 * width)
         self.conv5 = activated_convolution(4 * width, 4 * width, 3)
-        self.final_conv = nn.Sequential(EqualisedConv2d(4 * width, 1, 3, bias_value=0.0))
+        self.final_conv = nn.Sequential(EqualizedConv2d(4 * width, 1, 3, bias_value=0.0))
 
     @overload
     def forward(self, patches: Tensor, *, with_features: Literal[False] = False) -> Tensor: ...
@@ -110,19 +110,19 @@ class FacialComponentDiscriminator(nn.Module):
 
 
 def minibatch_stddev(x: Tensor, group: int = STDDEV_GROUP) -> Tensor:
-    """How much the pictures of a group differ: one number for all its pictures and places.
+    """How much the images of a group differ: one number for all its images and places.
 
-    The groups are as large as the batch allows: of up to `group` pictures, all of one size.
+    The groups are as large as the batch allows: of up to `group` images, all of one size.
 
     Args:
         x: (B, C, H, W).
-        group: Most pictures in a group.
+        group: Most images in a group.
 
     Returns:
         (B, 1, H, W).
     """
     batch, _, height, width = x.shape
     size = next(count for count in range(min(group, batch), 0, -1) if batch % count == 0)
-    groups = x.reshape(size, batch // size, -1)  # (B, C, H, W) -> (G, B/G, CHW): picture i is of group i mod B/G
+    groups = x.reshape(size, batch // size, -1)  # (B, C, H, W) -> (G, B/G, CHW): image i is of group i mod B/G
     stddev = (groups.var(0, unbiased=False) + STDDEV_EPSILON).sqrt().mean(1)  # (B/G,)
     return stddev.repeat(size).view(batch, 1, 1, 1).expand(batch, 1, height, width)

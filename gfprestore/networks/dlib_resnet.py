@@ -1,4 +1,4 @@
-"""dlib's face recogniser (King, 2017; a ResNet-34 of He et al., CVPR 2016, with 29 convolutions and fewer filters).
+"""dlib's face recognizer (King, 2017; a ResNet-34 of He et al., CVPR 2016, with 29 convolutions and fewer filters).
 
 It describes a face by 128 numbers; faces of one person lie less than 0.6 apart. The network is dlib's
 `dlib_face_recognition_resnet_model_v1`, put into the public domain (CC0 1.0) by its author. As torch modules it can
@@ -18,14 +18,14 @@ SIZE = 150
 EMBEDDING = 128
 
 _LEVELS = ((32, 3, False), (64, 4, True), (128, 3, True), (256, 3, True), (256, 1, True))
-"""Filters, residual blocks, and whether the first of them halves the picture, from the input on."""
+"""Filters, residual blocks, and whether the first of them halves the image, from the input on."""
 
-_MEAN_COLOUR = (122.782, 117.001, 104.298)
+_MEAN_COLOR = (122.782, 117.001, 104.298)
 _TENSOR_VERSION = 2
 
 
 class AffineConvolution(nn.Module):
-    """A convolution and a learned factor and offset for each channel (a batch normalisation that has settled)."""
+    """A convolution and a learned factor and offset for each channel (a batch normalization that has settled)."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Residual(nn.Module):
         return F.relu(_padded(inner, beside) + _padded(beside, inner))
 
 
-class DlibFaceRecogniser(nn.Module):
+class DlibFaceRecognizer(nn.Module):
     """Describes faces as dlib's `face_recognition_model_v1` does; a fixed critic, made by `from_file`."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class DlibFaceRecogniser(nn.Module):
         self.head = nn.Linear(channels, EMBEDDING, bias=False)
 
     @classmethod
-    def from_file(cls, content: bytes) -> DlibFaceRecogniser:
+    def from_file(cls, content: bytes) -> DlibFaceRecognizer:
         """The network of a `.dat` file of dlib's.
 
         Args:
@@ -92,10 +92,10 @@ class DlibFaceRecogniser(nn.Module):
             flipped = torch.empty_like(network.head.weight.T)  # dlib keeps (inputs, outputs)
             _fill(next(layers), "fc_", flipped)
         except StopIteration:
-            raise ValueError("dlib's recogniser ends too early") from None
+            raise ValueError("dlib's recognizer ends too early") from None
         network.head.weight.data.copy_(flipped.T)
         if next(layers, None) is not None:
-            raise ValueError("this is a larger network than dlib's recogniser")
+            raise ValueError("this is a larger network than dlib's recognizer")
         return network.eval().requires_grad_(False)
 
     def forward(self, faces: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class DlibFaceRecogniser(nn.Module):
             (B, 128); distances between them are Euclidean.
         """
         levels = (faces + 1) * 127.5
-        x = F.relu(self.stem((levels - faces.new_tensor(_MEAN_COLOUR).view(1, 3, 1, 1)) / 256))
+        x = F.relu(self.stem((levels - faces.new_tensor(_MEAN_COLOR).view(1, 3, 1, 1)) / 256))
         x = self.blocks(F.max_pool2d(x, 3, 2))
         embeddings: Tensor = self.head(x.mean((2, 3)))
         return embeddings
@@ -128,7 +128,7 @@ def _padded(x: Tensor, other: Tensor) -> Tensor:
 def _fill(layer: _Layer, kind: str, *parameters: Tensor) -> None:
     sizes = [parameter.numel() for parameter in parameters]
     if layer.kind != kind or layer.values.numel() != sum(sizes):
-        raise ValueError(f"dlib's recogniser has {sum(sizes)} numbers of {kind!r} where this file has "
+        raise ValueError(f"dlib's recognizer has {sum(sizes)} numbers of {kind!r} where this file has "
                          f"{layer.values.numel()} of {layer.kind!r}")  # fmt: skip
     for parameter, values in zip(parameters, torch.split(layer.values, sizes), strict=True):
         parameter.data.copy_(values.view(parameter.shape))
@@ -138,7 +138,7 @@ def _parameters(content: bytes) -> Iterator[_Layer]:
     """The layers with parameters of a file of dlib's, from the input on.
 
     A layer says its name, some whole numbers, and a tensor: its version, four sizes and float32 values. Of a
-    convolution and a normalisation the tensor follows the name at once; a fully connected layer has two numbers
+    convolution and a normalization the tensor follows the name at once; a fully connected layer has two numbers
     between. What else the file holds is state of dlib's own.
     """
     position = 0

@@ -4,7 +4,7 @@ The U-Net (section 3.2) gives a style code for every layer of the prior (3.3) an
 modulate the prior's features (3.4). Both official layouts of the weights are built, with the official names of the
 tensors: `paper` (GFPGANv1) and `clean` (GFPGANv1Clean: releases 1.2 to 1.4).
 
-Tensors are (B, C, H, W) float, pictures RGB in [-1, 1]; fastest in channels-last. Pure torch: opens no file, chooses no
+Tensors are (B, C, H, W) float, images RGB in [-1, 1]; fastest in channels-last. Pure torch: opens no file, chooses no
 device.
 """
 
@@ -24,9 +24,9 @@ from gfprestore.networks.layers import (
     ACTIVATION_GAIN,
     LEAK,
     BiasedActivation,
-    EqualisedConv2d,
-    EqualisedDownBlock,
-    EqualisedLinear,
+    EqualizedConv2d,
+    EqualizedDownBlock,
+    EqualizedLinear,
     ScaledLeakyReLU,
     activated_convolution,
     box_mean,
@@ -44,20 +44,20 @@ class GFPGANConfig:
 
     Attributes:
         layout: `paper` or `clean`.
-        channels: Of the prior at 4, 8, 16, ... up to the picture's size, each even. The U-Net has half of each.
+        channels: Of the prior at 4, 8, 16, ... up to the image's size, each even. The U-Net has half of each.
         style_dim: Length of a style code.
         mlp_layers: Layers of the prior's style network (not used to restore).
         different_w: A style code for each layer of the prior; otherwise one for all.
         modulation: What the U-Net's features modulate: half of the prior's channels (`split`, the paper's CS-SFT), all
             of them, or none (the paper's ablations).
-        input_share: Share of what each part gets in the picture that it gives: of the lq in the U-Net's pictures, of
-            the U-Net's picture in the restored one. 0 in the paper. With a share each part only learns how a good
-            picture differs from what it gets, which takes far less training (residual learning: He et al., CVPR 2016;
+        input_share: Share of what each part gets in the image that it gives: of the lq in the U-Net's images, of
+            the U-Net's image in the restored one. 0 in the paper. With a share each part only learns how a good
+            image differs from what it gets, which takes far less training (residual learning: He et al., CVPR 2016;
             Zhang et al., IEEE TIP 2017). Kept in the weights as the tensor `input_share`.
-        colour_radius: How the restored picture's colours differ from the lq's in the mean over the square of this
-            radius (pixels) around a place is taken off there, so that only finer colours are the network's: a small one
-            gets irises and lips wrong, and an lq has lost little of its colours. 0, as in the paper, takes off nothing.
-            Kept in the weights as the tensor `colour_radius`.
+        color_radius: How the restored image's colors differ from the lq's in the mean over the square of this
+            radius (pixels) around a place is taken off there, so that only finer colors are the network's: a small one
+            gets irises and lips wrong, and an lq has lost little of its colors. 0, as in the paper, takes off nothing.
+            Stored in weights files as the tensor `colour_radius`.
 
     Raises:
         ValueError: The channels are odd, or do not lead to a size of 8 or more; the share or the radius is none.
@@ -70,13 +70,13 @@ class GFPGANConfig:
     different_w: bool = True
     modulation: Modulation = "split"
     input_share: float = 0.0
-    colour_radius: int = 0
+    color_radius: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.input_share < 1:
             raise ValueError(f"input_share is from 0 to below 1, not {self.input_share}")
-        if not 0 <= self.colour_radius < self.size:
-            raise ValueError(f"colour_radius is from 0 to below {self.size}, not {self.colour_radius}")
+        if not 0 <= self.color_radius < self.size:
+            raise ValueError(f"color_radius is from 0 to below {self.size}, not {self.color_radius}")
         if len(self.channels) < 2:
             raise ValueError(f"channels are given for 4, 8 and so on, at least two; not {self.channels}")
         if any(count < 2 or count % 2 for count in self.channels):
@@ -95,13 +95,13 @@ class GFPGANConfig:
         different_w: bool = True,
         modulation: Modulation = "split",
         input_share: float = 0.0,
-        colour_radius: int = 0,
+        color_radius: int = 0,
     ) -> GFPGANConfig:
         """The sizes as the official options say them.
 
         Args:
             layout: `paper` or `clean`.
-            size: Of the pictures: 8, 16, ... 1024.
+            size: Of the images: 8, 16, ... 1024.
             narrow: Factor on all channels.
             channel_multiplier: Factor on the channels at 64 and more: 1 in the paper, 2 in releases 1.2 to 1.4.
             style_dim: See the attribute.
@@ -109,7 +109,7 @@ class GFPGANConfig:
             different_w: See the attribute.
             modulation: See the attribute.
             input_share: See the attribute.
-            colour_radius: See the attribute.
+            color_radius: See the attribute.
 
         Raises:
             ValueError: The size is no power of two from 8 to 1024, or a number of channels comes out odd.
@@ -121,11 +121,11 @@ class GFPGANConfig:
             int(512 * narrow) if resolution <= 32 else int(16384 // resolution * channel_multiplier * narrow)
             for resolution in resolutions
         )
-        return cls(layout, channels, style_dim, mlp_layers, different_w, modulation, input_share, colour_radius)
+        return cls(layout, channels, style_dim, mlp_layers, different_w, modulation, input_share, color_radius)
 
     @property
     def size(self) -> int:
-        """Height and width of the pictures, in and out."""
+        """Height and width of the images, in and out."""
         return 2 << len(self.channels)
 
     @property
@@ -135,7 +135,7 @@ class GFPGANConfig:
 
 
 def config_from_state(state: Mapping[str, Tensor]) -> GFPGANConfig | None:
-    """Recognises a GFP-GAN by the names of its tensors and reads every size from their shapes.
+    """Recognizes a GFP-GAN by the names of its tensors and reads every size from their shapes.
 
     Args:
         state: Tensors by name, without prefix.
@@ -164,9 +164,9 @@ class GFPGAN(nn.Module):
         super().__init__()
         self.config = config
         unet = config.unet_channels
-        scales = list(zip(unet[:-1], unet[1:], strict=True))  # (smaller, larger) picture's channels
+        scales = list(zip(unet[:-1], unet[1:], strict=True))  # (smaller, larger) image's channels
         paper = config.layout == "paper"
-        down, up = (EqualisedDownBlock, EqualisedUpBlock) if paper else (PlainDownBlock, PlainUpBlock)
+        down, up = (EqualizedDownBlock, EqualizedUpBlock) if paper else (PlainDownBlock, PlainUpBlock)
         self.conv_body_first = _activated_convolution(3, unet[-1], 1, config.layout)
         self.conv_body_down = nn.ModuleList([down(larger, smaller) for smaller, larger in reversed(scales)])
         self.final_conv = _activated_convolution(unet[0], unet[0], 3, config.layout)
@@ -186,8 +186,8 @@ class GFPGAN(nn.Module):
         self.spatial_modulation = ChannelSplitSFT()
         if config.input_share > 0:
             self.register_buffer("input_share", torch.tensor(config.input_share))
-        if config.colour_radius > 0:
-            self.register_buffer("colour_radius", torch.tensor(float(config.colour_radius)))
+        if config.color_radius > 0:
+            self.register_buffer("colour_radius", torch.tensor(float(config.color_radius)))
 
     @property
     def unet(self) -> tuple[nn.Module, ...]:
@@ -210,10 +210,10 @@ class GFPGAN(nn.Module):
         Args:
             lq: (B, 3, S, S) RGB in [-1, 1].
             noise_seeds: One a face, for noise of its own; by default all get the noise stored with the weights.
-            return_pyramid: Also return the U-Net's pictures, for the intermediate restoration loss.
+            return_pyramid: Also return the U-Net's images, for the intermediate restoration loss.
 
         Returns:
-            (B, 3, S, S) float32, about [-1, 1], not clamped; with `return_pyramid` also the pictures at 8, 16, ... S.
+            (B, 3, S, S) float32, about [-1, 1], not clamped; with `return_pyramid` also the images at 8, 16, ... S.
 
         Raises:
             ValueError: The seeds are not one a face.
@@ -227,25 +227,25 @@ class GFPGAN(nn.Module):
         pyramid: list[Tensor] = []
         if return_pyramid or share > 0:
             needed = range(len(features)) if return_pyramid else (-1,)
-            pyramid = [self._unet_picture(scale, features[scale], lq) for scale in needed]
+            pyramid = [self._unet_image(scale, features[scale], lq) for scale in needed]
         if share > 0:
             restored = torch.lerp(restored, pyramid[-1], share)
-        if self.config.colour_radius > 0:
-            restored = self._with_colours_of(lq, restored)
+        if self.config.color_radius > 0:
+            restored = self._with_colors_of(lq, restored)
         return (restored, pyramid) if return_pyramid else restored
 
-    def _unet_picture(self, scale: int, feature: Tensor, lq: Tensor) -> Tensor:
+    def _unet_image(self, scale: int, feature: Tensor, lq: Tensor) -> Tensor:
         """What the U-Net makes of the lq at one of its scales, float32."""
-        picture: Tensor = self.toRGB[scale](feature).float()
+        image: Tensor = self.toRGB[scale](feature).float()
         if self.config.input_share > 0:
             smaller = F.avg_pool2d(lq.float(), lq.shape[-1] // feature.shape[-1])
-            picture = torch.lerp(picture, smaller, self.config.input_share)
-        return picture
+            image = torch.lerp(image, smaller, self.config.input_share)
+        return image
 
-    def _with_colours_of(self, lq: Tensor, restored: Tensor) -> Tensor:
-        """Takes off the restored picture how its colours differ from the lq's in the mean of a neighbourhood."""
+    def _with_colors_of(self, lq: Tensor, restored: Tensor) -> Tensor:
+        """Takes off the restored image how its colors differ from the lq's in the mean of a neighborhood."""
         difference = restored - lq.float()
-        return restored - box_mean(difference - luma(difference), self.config.colour_radius)
+        return restored - box_mean(difference - luma(difference), self.config.color_radius)
 
     def remove_degradation(self, lq: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The U-Net (section 3.2).
@@ -341,8 +341,8 @@ class PlainUpBlock(nn.Module):
         return inner + upsample_bilinear(self.skip(x))  # a 1 x 1 convolution costs a quarter before upsampling
 
 
-class EqualisedUpConvolution(nn.Module):
-    """Equalised convolution of bilinearly upsampled features; with an activation the kernel is 3 x 3, else 1 x 1."""
+class EqualizedUpConvolution(nn.Module):
+    """Equalized convolution of bilinearly upsampled features; with an activation the kernel is 3 x 3, else 1 x 1."""
 
     def __init__(self, in_channels: int, out_channels: int, *, activate: bool) -> None:
         super().__init__()
@@ -361,14 +361,14 @@ class EqualisedUpConvolution(nn.Module):
         return activated
 
 
-class EqualisedUpBlock(nn.Module):
+class EqualizedUpBlock(nn.Module):
     """Residual block to twice the size: paper's layout, bilinear resampling."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv1 = _activated_convolution(in_channels, in_channels, 3, "paper")
-        self.conv2 = EqualisedUpConvolution(in_channels, out_channels, activate=True)
-        self.skip = EqualisedUpConvolution(in_channels, out_channels, activate=False)
+        self.conv2 = EqualizedUpConvolution(in_channels, out_channels, activate=True)
+        self.skip = EqualizedUpConvolution(in_channels, out_channels, activate=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, 2H, 2W)."""
@@ -393,10 +393,10 @@ def _plain_convolution(
     `gain` is what the paper's layout multiplies its output with, so that both layouts start as the same function.
     """
     layer = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
-    return _initialised(layer, gain)
+    return _initialized(layer, gain)
 
 
-def _initialised(layer: nn.Conv2d, gain: float, bias_value: float = 0.0) -> nn.Conv2d:
+def _initialized(layer: nn.Conv2d, gain: float, bias_value: float = 0.0) -> nn.Conv2d:
     fan_in = layer.in_channels * layer.kernel_size[0] ** 2
     nn.init.normal_(layer.weight, std=gain / math.sqrt(fan_in))
     if layer.bias is not None:
@@ -408,21 +408,21 @@ def _activated_convolution(in_channels: int, out_channels: int, kernel_size: int
     if layout == "paper":
         return activated_convolution(in_channels, out_channels, kernel_size)
     layer = ActivatedConv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
-    return _initialised(layer, ACTIVATION_GAIN)
+    return _initialized(layer, ACTIVATION_GAIN)
 
 
 def _convolution(
     in_channels: int, out_channels: int, kernel_size: int, layout: Layout, *, bias_value: float = 0.0
 ) -> nn.Module:
     if layout == "paper":
-        return EqualisedConv2d(in_channels, out_channels, kernel_size, bias_value=bias_value)
+        return EqualizedConv2d(in_channels, out_channels, kernel_size, bias_value=bias_value)
     layer = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
-    return _initialised(layer, 1.0, bias_value)
+    return _initialized(layer, 1.0, bias_value)
 
 
 def _linear(in_features: int, out_features: int, layout: Layout) -> nn.Module:
     if layout == "paper":
-        return EqualisedLinear(in_features, out_features)
+        return EqualizedLinear(in_features, out_features)
     layer = nn.Linear(in_features, out_features)
     nn.init.normal_(layer.weight, std=1 / math.sqrt(in_features))
     nn.init.zeros_(layer.bias)
@@ -434,7 +434,7 @@ def _condition(channels: int, out_channels: int, bias_value: float, layout: Layo
     activation: nn.Module = ScaledLeakyReLU() if layout == "paper" else nn.LeakyReLU(LEAK, inplace=True)
     first = _convolution(channels, channels, 3, layout, bias_value=0.0)
     if isinstance(first, nn.Conv2d):
-        _initialised(first, ACTIVATION_GAIN)
+        _initialized(first, ACTIVATION_GAIN)
     return nn.Sequential(first, activation, _convolution(channels, out_channels, 3, layout, bias_value=bias_value))
 
 
@@ -481,5 +481,5 @@ def _read_config(state: Mapping[str, Tensor], layout: Layout) -> GFPGANConfig:
         different_w=latents != style_dim,
         modulation=modulation,
         input_share=stored_number(state, "input_share"),
-        colour_radius=int(stored_number(state, "colour_radius")),
+        color_radius=int(stored_number(state, "colour_radius")),
     )

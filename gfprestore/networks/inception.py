@@ -20,7 +20,7 @@ _CLASSIFIER = frozenset({"fc.weight", "fc.bias"})
 
 
 class Convolution(nn.Module):
-    """Convolution without bias, normalisation, ReLU."""
+    """Convolution without bias, normalization, ReLU."""
 
     def __init__(
         self,
@@ -195,9 +195,9 @@ class InceptionFeatures(nn.Module):
             raise ValueError(f"these are not the weights of the FID's Inception v3: {error}") from error
         return module.eval().requires_grad_(False)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """(B, 3, 299, 299) RGB in [-1, 1] -> (B, 2048). Other sizes work, but are not the FID's."""
-        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(pictures)))
+        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(images)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, stride=2)))
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(F.max_pool2d(x, 3, stride=2))))
         x = self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))

@@ -1,4 +1,4 @@
-"""Layers that networks share, most of StyleGAN2 (Karras et al., CVPR 2020): equalised weights, FIR filter, activation.
+"""Layers that networks share, most of StyleGAN2 (Karras et al., CVPR 2020): equalized weights, FIR filter, activation.
 
 Tensors are (B, C, H, W) float, fastest in channels-last. All can be differentiated twice, as R1 and path length ask.
 Pure torch: opens no file, chooses no device.
@@ -17,12 +17,12 @@ LEAK = 0.2
 ACTIVATION_GAIN = math.sqrt(2)
 
 LUMA = (0.299, 0.587, 0.114)
-"""Of red, green and blue (ITU-R BT.601); what a picture has besides is its colours."""
+"""Of red, green and blue (ITU-R BT.601); what an image has besides is its colors."""
 
 
-def luma(pictures: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) RGB to their luma (B, 1, H, W)."""
-    return (pictures * torch.tensor(LUMA, device=pictures.device).view(3, 1, 1)).sum(1, keepdim=True)
+def luma(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) RGB to their luma (B, 1, H, W)."""
+    return (images * torch.tensor(LUMA, device=images.device).view(3, 1, 1)).sum(1, keepdim=True)
 
 
 def stored_number(state: Mapping[str, Tensor], name: str) -> float:
@@ -46,7 +46,7 @@ def box_mean(x: Tensor, radius: int) -> Tensor:
     return F.avg_pool2d(rows, (1, side), 1, (0, radius), count_include_pad=False)
 
 
-class EqualisedLinear(nn.Module):
+class EqualizedLinear(nn.Module):
     """A linear layer whose weights are scaled at run time, so that all layers learn at one rate (StyleGAN2, sec. 2)."""
 
     def __init__(self, in_features: int, out_features: int, *, bias_value: float = 0.0, rate: float = 1.0) -> None:
@@ -61,7 +61,7 @@ class EqualisedLinear(nn.Module):
         return F.linear(x * self.gain, self.weight, self.bias * self.rate)
 
 
-class EqualisedActivatedLinear(EqualisedLinear):
+class EqualizedActivatedLinear(EqualizedLinear):
     """A linear layer with its bias, then leaky ReLU times sqrt(2)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class EqualisedActivatedLinear(EqualisedLinear):
         return F.leaky_relu_(super().forward(x) * ACTIVATION_GAIN, LEAK)
 
 
-class EqualisedConv2d(nn.Module):
+class EqualizedConv2d(nn.Module):
     """A convolution whose weights are scaled at run time by 1 / sqrt(fan in)."""
 
     def __init__(
@@ -130,32 +130,32 @@ class FirFilter(nn.Module):
         """(B, C, H, W) -> (B, C, H', W') with H' = (H + 2 padding - 4) // stride + 1."""
         channels = x.shape[1]
         kernel = self.kernel.to(x.dtype).expand(channels, 1, 4, 4)
-        with torch.autocast(x.device.type, enabled=False):  # pictures stay float32
+        with torch.autocast(x.device.type, enabled=False):  # images stay float32
             return F.conv2d(x, kernel, stride=self.stride, padding=self.padding, groups=channels)
 
 
 def activated_convolution(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
-    """Equalised convolution, bias, activation: (B, in, H, W) -> (B, out, H, W)."""
-    return nn.Sequential(EqualisedConv2d(in_channels, out_channels, kernel_size), BiasedActivation(out_channels))
+    """Equalized convolution, bias, activation: (B, in, H, W) -> (B, out, H, W)."""
+    return nn.Sequential(EqualizedConv2d(in_channels, out_channels, kernel_size), BiasedActivation(out_channels))
 
 
 def activated_down_convolution(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Smoothing, equalised 3 x 3 convolution of stride 2, bias, activation: (B, in, H, W) -> (B, out, H/2, W/2)."""
+    """Smoothing, equalized 3 x 3 convolution of stride 2, bias, activation: (B, in, H, W) -> (B, out, H/2, W/2)."""
     return nn.Sequential(
         FirFilter(padding=2),
-        EqualisedConv2d(in_channels, out_channels, 3, stride=2, padding=0),
+        EqualizedConv2d(in_channels, out_channels, 3, stride=2, padding=0),
         BiasedActivation(out_channels),
     )
 
 
-class EqualisedDownBlock(nn.Module):
+class EqualizedDownBlock(nn.Module):
     """Residual block to half the size, FIR resampling: of the discriminator, and of GFP-GAN's U-Net in the paper."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv1 = activated_convolution(in_channels, in_channels, 3)
         self.conv2 = activated_down_convolution(in_channels, out_channels)
-        self.skip = nn.Sequential(FirFilter(padding=1, stride=2), EqualisedConv2d(in_channels, out_channels, 1))
+        self.skip = nn.Sequential(FirFilter(padding=1, stride=2), EqualizedConv2d(in_channels, out_channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H/2, W/2)."""

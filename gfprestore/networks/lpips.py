@@ -58,9 +58,9 @@ class AlexFeatures(nn.Module):
             raise ValueError(f"these are not the weights of torchvision's AlexNet: {error}") from error
         return module.eval().requires_grad_(False)
 
-    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) RGB in [-1, 1], of 63 pixels or more, to features by name, from the first to the last."""
-        x = (pictures - self.mean) / self.deviation
+        x = (images - self.mean) / self.deviation
         taken = {}
         for place, layer in enumerate(self.features):
             x = layer(x)
@@ -70,7 +70,7 @@ class AlexFeatures(nn.Module):
 
 
 class LPIPS(nn.Module):
-    """Distance of two pictures: squared differences of unit features, weighed by learnt heads, over five layers.
+    """Distance of two images: squared differences of unit features, weighed by learned heads, over five layers.
 
     Args:
         backbone: Gives features before the ReLU.
@@ -96,7 +96,7 @@ class LPIPS(nn.Module):
             gt: The same shape.
 
         Returns:
-            (B,), 0 for identical pictures.
+            (B,), 0 for identical images.
         """
         features = self.backbone(torch.cat([restored, gt]))
         distance = restored.new_zeros(len(restored))

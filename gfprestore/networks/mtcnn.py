@@ -1,8 +1,8 @@
 """The three networks of MTCNN (Zhang et al., IEEE Signal Processing Letters 2016, section II-B).
 
-Each stage is a small fully convolutional network: the first slides over a picture of any size, the second and third see
+Each stage is a small fully convolutional network: the first slides over an image of any size, the second and third see
 patches of 24 and 48 pixels and give one answer each. Tensors are (B, 3, H, W) float RGB in [-1, 1]. The weights come as
-ONNX files that were trained on transposed pictures; they are turned upright when loaded. They are run here rather than
+ONNX files that were trained on transposed images; they are turned upright when loaded. They are run here rather than
 by OpenCV because the engine of OpenCV 5.0 pads their pooling on the wrong side, which moves each landmark by a 48th of
 the face, and its classic engine crashes when a batch grows.
 
@@ -92,17 +92,17 @@ class CascadeStage(nn.Module):
         self.faces = nn.Conv2d(channels, 2, 1)
         self.points = nn.Conv2d(channels, 10, 1) if layout.points else None
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Answers at every position of the window.
 
         Args:
-            pictures: (B, 3, H, W) RGB in [-1, 1].
+            images: (B, 3, H, W) RGB in [-1, 1].
 
         Returns:
             Shifts of the window's four edges (B, 4, H', W') in window sides, face probability (B, H', W'), and
             landmarks (B, 10, H', W') in window sides, the five x before the five y, or None.
         """
-        features = self.trunk(pictures)
+        features = self.trunk(images)
         faces = torch.softmax(self.faces(features), dim=1)[:, 1]
         return self.boxes(features), faces, None if self.points is None else self.points(features)
 
@@ -137,7 +137,7 @@ def cascade_stage(layout: StageLayout, onnx_file: bytes) -> CascadeStage:
 
 
 def _upright_kernel(kernel: NDArray[np.float32], size: int) -> Tensor:
-    """A kernel for upright pictures (out, in, H, W) from one for transposed pictures, convolution or dense."""
+    """A kernel for upright images (out, in, H, W) from one for transposed images, convolution or dense."""
     if kernel.ndim == 2:  # dense: (W * H * in, out), as flattened from (W, H, in)
         kernel = kernel.reshape(size, size, -1, kernel.shape[1]).transpose(3, 2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(kernel.transpose(0, 1, 3, 2)))

@@ -1,7 +1,7 @@
 """RRDBNet, the network of Real-ESRGAN (Wang et al., ICCVW 2021) with the residual-in-residual dense blocks of ESRGAN.
 
-A trunk of dense blocks works at a quarter of the output's size, then two nearest-neighbour doublings with
-convolutions make the picture. For scale 2 and 1 the input is first folded (pixel unshuffle), so the trunk stays at a
+A trunk of dense blocks works at a quarter of the output's size, then two nearest-neighbor doublings with
+convolutions make the image. For scale 2 and 1 the input is first folded (pixel unshuffle), so the trunk stays at a
 quarter. Tensors are (B, 3, H, W) float RGB in [0, 1]. The parameter names are those of the released files. Pure torch:
 opens no file, chooses no device.
 """
@@ -48,7 +48,7 @@ class RRDBNetConfig:
         features: Channels of the trunk.
         growth: Channels that each convolution of a dense block adds.
         blocks: Residual-in-residual dense blocks (x4plus: 23, the anime model: 6).
-        channels: Channels of the picture.
+        channels: Channels of the image.
     """
 
     scale: int = 4
@@ -121,7 +121,7 @@ class RRDBNet(nn.Module):
     def lower_precision(self, dtype: torch.dtype) -> RRDBNet:
         """Computes the convolutions in a half precision from now on, but for the first and the last.
 
-        Those two and the sums of the residual branches stay in float32: a level of the picture is finer than what
+        Those two and the sums of the residual branches stay in float32: a level of the image is finer than what
         bfloat16 tells apart.
         """
         self.body.to(dtype)
@@ -130,14 +130,14 @@ class RRDBNet(nn.Module):
         return self
 
     def forward(self, lq: Tensor) -> Tensor:
-        """A picture (B, 3, H, W) in [0, 1] to (B, 3, H * scale, W * scale), not clipped."""
+        """An image (B, 3, H, W) in [0, 1] to (B, 3, H * scale, W * scale), not clipped."""
         folded = F.pixel_unshuffle(lq, self.folding).contiguous(memory_format=torch.channels_last)
         shallow = self.conv_first(folded)
         features = shallow + _convolve(self.conv_body, self.body(shallow))
         return self._enlarge(features)
 
     def _enlarge(self, features: Tensor) -> Tensor:
-        """Features (B, C, h, w) to the picture (B, 3, 4h, 4w), in strips of rows: this part works at the full size."""
+        """Features (B, C, h, w) to the image (B, 3, 4h, 4w), in strips of rows: this part works at the full size."""
         parts = []
         for kept, seen in _strips(features, ENLARGING_CONTEXT):
             part = self._enlarge_strip(features[:, :, seen])

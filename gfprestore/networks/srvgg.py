@@ -1,6 +1,6 @@
 """SRVGGNetCompact, the small network of Real-ESRGAN's general models (Wang et al., ICCVW 2021, and its releases).
 
-A plain stack of 3x3 convolutions at the input's size; the last one holds the pixels of the enlarged picture, which
+A plain stack of 3x3 convolutions at the input's size; the last one holds the pixels of the enlarged image, which
 pixel shuffle lays out, on top of the input repeated to that size. Tensors are (B, 3, H, W) float RGB in [0, 1]. The
 parameter names are those of the released files. Pure torch: opens no file, chooses no device.
 """
@@ -29,9 +29,9 @@ class SRVGGConfig:
         scale: Output pixels per input pixel along a side.
         features: Channels of every inner map.
         convolutions: Inner convolutions, without the first and the last (general-x4v3: 32).
-        channels: Channels of the picture.
+        channels: Channels of the image.
         tone_radius: The network's detail has no mean over the square of this radius (input pixels) around any place, so
-            that the picture keeps its tones (back-projection: Irani and Peleg, CVGIP 1991). 0, as in the released
+            that the image keeps its tones (back-projection: Irani and Peleg, CVGIP 1991). 0, as in the released
             networks, leaves them to the weights. Kept in the weights as the tensor `tone_radius`.
 
     Raises:
@@ -70,7 +70,7 @@ class SRVGGNetCompact(nn.Module):
         return self
 
     def forward(self, lq: Tensor) -> Tensor:
-        """A picture (B, 3, H, W) in [0, 1] to (B, 3, H * scale, W * scale), not clipped."""
+        """An image (B, 3, H, W) in [0, 1] to (B, 3, H * scale, W * scale), not clipped."""
         first, inner, last = self.body[0], self.body[1:-1], self.body[-1]
         features = first(lq.contiguous(memory_format=torch.channels_last))
         features = inner(features.to(self.body[1].weight.dtype))
@@ -80,7 +80,7 @@ class SRVGGNetCompact(nn.Module):
         return F.pixel_shuffle(detail, self.scale) + F.interpolate(lq, scale_factor=float(self.scale), mode="nearest")
 
     def _toneless(self, detail: Tensor) -> Tensor:
-        """Takes the mean over its neighbourhood off the detail (B, channels * scale**2, H, W)."""
+        """Takes the mean over its neighborhood off the detail (B, channels * scale**2, H, W)."""
         batch, _, height, width = detail.shape
         parts = detail.reshape(batch, self.config.channels, self.scale**2, height, width)
         mean = box_mean(parts.mean(2), self.config.tone_radius)

@@ -1,6 +1,6 @@
 """StyleGAN2's generator (Karras et al., CVPR 2020), the face prior of GFP-GAN, in the two layouts of its weights.
 
-`paper`: equalised weights, FIR resampling with [1, 3, 3, 1], bias and activation as one layer.
+`paper`: equalized weights, FIR resampling with [1, 3, 3, 1], bias and activation as one layer.
 `clean`: plain weights with the gains folded in, bilinear resampling.
 
 Tensors are (B, C, H, W) float, fastest in channels-last; style codes are (B, D). Modulation and demodulation are
@@ -21,8 +21,8 @@ from gfprestore.networks.layers import (
     ACTIVATION_GAIN,
     LEAK,
     BiasedActivation,
-    EqualisedActivatedLinear,
-    EqualisedLinear,
+    EqualizedActivatedLinear,
+    EqualizedLinear,
     FirFilter,
 )
 
@@ -80,7 +80,7 @@ class UpsampledConvolution(nn.Module):
 
 
 def upsample_bilinear(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, 2H, 2W), pixel centres aligned, edges repeated."""
+    """(B, C, H, W) -> (B, C, 2H, 2W), pixel centers aligned, edges repeated."""
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
@@ -125,10 +125,10 @@ class ModulatedConv2d(nn.Module):
         self.upsampled = UpsampledConvolution(mode) if upsample else None
 
     def input_scale(self, style: Tensor) -> Tensor:
-        """The scale of each input channel, (B, D) -> (B, in) float32, equalising gain included."""
+        """The scale of each input channel, (B, D) -> (B, in) float32, equalizing gain included."""
         with torch.autocast(style.device.type, enabled=False):
             layer = self.modulation
-            gain, rate = (layer.gain, layer.rate) if isinstance(layer, EqualisedLinear) else (1.0, 1.0)
+            gain, rate = (layer.gain, layer.rate) if isinstance(layer, EqualizedLinear) else (1.0, 1.0)
             return F.linear(style.float() * gain, layer.weight.float(), layer.bias.float() * rate) * self.gain
 
     def forward(self, x: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,7 +196,7 @@ class StyleConv(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """Features to RGB by a modulated 1 x 1 convolution without demodulation, added to the smaller scale's picture."""
+    """Features to RGB by a modulated 1 x 1 convolution without demodulation, added to the smaller scale's image."""
 
     def __init__(self, in_channels: int, style_dim: int, layout: Layout, *, upsample: bool = True) -> None:
         super().__init__()
@@ -219,7 +219,7 @@ class ToRGB(nn.Module):
         return rgb
 
 
-class StyleNormalisation(nn.Module):
+class StyleNormalization(nn.Module):
     """Brings style codes to unit mean square."""
 
     def forward(self, z: Tensor) -> Tensor:
@@ -227,15 +227,15 @@ class StyleNormalisation(nn.Module):
         return z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
 
 
-class EqualisedStyleLayer(EqualisedActivatedLinear):
-    """One layer of the style network: equalised, at a hundredth of the learning rate, with its activation."""
+class EqualizedStyleLayer(EqualizedActivatedLinear):
+    """One layer of the style network: equalized, at a hundredth of the learning rate, with its activation."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, dim, rate=0.01)
 
 
 class ConstantInput(nn.Module):
-    """The learnt 4 x 4 features that every picture grows from."""
+    """The learned 4 x 4 features that every image grows from."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -247,10 +247,10 @@ class ConstantInput(nn.Module):
 
 
 class StyleGAN2Generator(nn.Module):
-    """StyleGAN2's generator: a style network from z to w, and a synthesis network from w and noise to a picture.
+    """StyleGAN2's generator: a style network from z to w, and a synthesis network from w and noise to an image.
 
     Args:
-        channels: Features at 4, 8, 16, ... up to the picture's size.
+        channels: Features at 4, 8, 16, ... up to the image's size.
         style_dim: Length of z and w.
         mlp_layers: Layers of the style network.
         layout: Of the weights.
@@ -260,7 +260,7 @@ class StyleGAN2Generator(nn.Module):
         super().__init__()
         self.style_dim = style_dim
         self.latent_count = 2 * len(channels)
-        self.style_mlp = nn.Sequential(StyleNormalisation(), *_style_layers(style_dim, mlp_layers, layout))
+        self.style_mlp = nn.Sequential(StyleNormalization(), *_style_layers(style_dim, mlp_layers, layout))
         self.constant_input = ConstantInput(channels[0])
         self.style_conv1 = StyleConv(channels[0], channels[0], style_dim, layout)
         self.to_rgb1 = ToRGB(channels[0], style_dim, layout, upsample=False)
@@ -290,7 +290,7 @@ class StyleGAN2Generator(nn.Module):
             z: (B, D).
             mixed_z: (B, D), a second code that takes over from layer `crossover` on (style mixing).
             crossover: 1 to latent_count - 1; needed with `mixed_z`.
-            truncation: Below 1, moves w towards `mean_w` (less variety, better pictures).
+            truncation: Below 1, moves w toward `mean_w` (less variety, better images).
             mean_w: (1, D), see `mean_latent`; needed with a truncation.
 
         Returns:
@@ -322,7 +322,7 @@ class StyleGAN2Generator(nn.Module):
         return [self.noises.get_buffer(f"noise{index}") for index in range(len(self.noise_sizes))]
 
     def seeded_noise(self, seeds: Sequence[int]) -> list[Tensor]:
-        """Noise (B, 1, H, W) for each style convolution; a picture's depends on its own seed only, on any device."""
+        """Noise (B, 1, H, W) for each style convolution; an image's depends on its own seed only, on any device."""
         buffer = self.noises.get_buffer("noise0")
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         return [
@@ -370,10 +370,10 @@ class StyleGAN2Generator(nn.Module):
         return torch.lerp(mean_w, w, truncation)
 
 
-def _modulation(style_dim: int, channels: int, layout: Layout) -> EqualisedLinear | nn.Linear:
+def _modulation(style_dim: int, channels: int, layout: Layout) -> EqualizedLinear | nn.Linear:
     """From a style to the scale of each channel; starts around one."""
     if layout == "paper":
-        return EqualisedLinear(style_dim, channels, bias_value=1.0)
+        return EqualizedLinear(style_dim, channels, bias_value=1.0)
     layer = nn.Linear(style_dim, channels)
     nn.init.normal_(layer.weight, std=1 / math.sqrt(style_dim))
     nn.init.ones_(layer.bias)
@@ -385,7 +385,7 @@ def _style_layers(dim: int, count: int, layout: Layout) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for _ in range(count):
         if layout == "paper":
-            layers.append(EqualisedStyleLayer(dim))
+            layers.append(EqualizedStyleLayer(dim))
             continue
         linear = nn.Linear(dim, dim)
         nn.init.normal_(linear.weight, std=ACTIVATION_GAIN / math.sqrt(dim))

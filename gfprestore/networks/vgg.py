@@ -58,7 +58,7 @@ class BlurredMaxPool(nn.Module):
 
 
 class VGGFeatures(nn.Module):
-    """Features of pictures at some of VGG's convolutions. Layers beyond the last one asked for are not built.
+    """Features of images at some of VGG's convolutions. Layers beyond the last one asked for are not built.
 
     Args:
         layout: `vgg19` or `vgg16`.
@@ -107,16 +107,16 @@ class VGGFeatures(nn.Module):
         module.load_state_dict({name: converted[name] for name in wanted}, strict=True)
         return module.eval().requires_grad_(False)
 
-    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Features before the ReLU.
 
         Args:
-            pictures: (B, 3, H, W) RGB in [-1, 1], of at least 16 pixels times the scale of the last layer.
+            images: (B, 3, H, W) RGB in [-1, 1], of at least 16 pixels times the scale of the last layer.
 
         Returns:
             (B, C, H', W') by the layer's name, from the first layer to the last.
         """
-        x = (pictures - self.mean) / self.deviation
+        x = (images - self.mean) / self.deviation
         taken = {}
         for index, layer in enumerate(self.features):
             x = layer(x)
@@ -126,7 +126,7 @@ class VGGFeatures(nn.Module):
 
 
 def config_from_state(state: Mapping[str, Tensor]) -> VGGConfig | None:
-    """Recognises VGG-19 and VGG-16 by the shapes of their convolutions, and blurred poolings by their kernels.
+    """Recognizes VGG-19 and VGG-16 by the shapes of their convolutions, and blurred poolings by their kernels.
 
     Args:
         state: Tensors by name, without prefix.

@@ -71,7 +71,7 @@ class Container:
         metadata: As stored: size and orientation not yet upright.
         data: What the decoder gets.
         bits: Bits a sample, as stored.
-        frames: Pictures in the file.
+        frames: Images in the file.
         structure: Directories, for a TIFF.
         transparent: Value of tRNS that marks transparent pixels of a 16-bit PNG.
     """
@@ -169,14 +169,14 @@ def _jpeg(data: bytes) -> Container:
             found = replace(found, size=(width, height), progressive=marker == 0xC2, lossless=marker == 0xC3)
             found = replace(found, subsampling=_subsampling(content[6:], components))
         elif marker == 0xDB:
-            tables |= _quantisation_tables(content)
+            tables |= _quantization_tables(content)
         kept.append(segment)
     if not found.size[0] or not found.size[1]:
         raise FileContentError("its header states no size")
     if icc:
         found = replace(found, icc=b"".join(icc[number] for number in sorted(icc)))
     if trailing := _after_jpeg(data, at):
-        dropped.add(f"{trailing} bytes after the picture (a second picture or a clip)")
+        dropped.add(f"{trailing} bytes after the image (a second image or a clip)")
     if dropped:
         found = found.warned(f"not carried over, as it belongs to the old pixels: {', '.join(sorted(dropped))}")
     found = replace(found, quality=_quality([table for _, table in sorted(tables.items())]))
@@ -203,7 +203,7 @@ def _jpeg_application(
         icc.setdefault(content[12] if len(content) > 12 else 0, content[14:])
         return found
     if marker == 0xE2 and content[:4] == b"MPF\0":
-        dropped.add("the index of further pictures (MPF)")
+        dropped.add("the index of further images (MPF)")
         return found
     if marker == 0xEB:
         dropped.add("an APP11 segment (content credentials or high dynamic range data)")
@@ -224,7 +224,7 @@ def _subsampling(factors: bytes, components: int) -> str:
     return {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0"}.get(sampling[0], "")
 
 
-def _quantisation_tables(content: bytes) -> dict[int, bytes]:
+def _quantization_tables(content: bytes) -> dict[int, bytes]:
     """Tables of a DQT segment by number, in zigzag order, entries above 255 clipped to it."""
     tables = {}
     at = 0
@@ -254,7 +254,7 @@ def _quality(tables: list[bytes]) -> int | None:
 
 
 def _after_jpeg(data: bytes, at: int) -> int:
-    """Bytes that follow the end of the picture, padding of zeros not counted."""
+    """Bytes that follow the end of the image, padding of zeros not counted."""
     while match := _JPEG_MARKER.search(data, at):
         marker = data[match.start() + 1]
         if marker == 0xD9:
@@ -275,14 +275,14 @@ def png_chunk(name: bytes, content: bytes) -> bytes:
 def _png(data: bytes) -> Container:
     found = Metadata("PNG", (0, 0), lossless=True)
     kept = [PNG_SIGNATURE]
-    bits, colour, frames = 8, 0, 1
+    bits, color, frames = 8, 0, 1
     transparent = None
     for name, content, valid in _png_chunks(data):
         critical = name[0:1].isupper()
         if critical and not valid:
             raise FileContentError(f"the checksum of its {name.decode('latin-1')} chunk is wrong")
         if name == b"IHDR":
-            width, height, bits, colour = struct.unpack(">IIBB", content[:10])
+            width, height, bits, color = struct.unpack(">IIBB", content[:10])
             found = replace(found, size=(width, height))
         elif name == b"CgBI":
             raise FileContentError("it is a PNG in Apple's private variant", unsupported=True)
@@ -328,8 +328,8 @@ def inflated(content: bytes) -> bytes:
 
 def png_is_complete(data: bytes) -> bool:
     """Whether the compressed pixels of a PNG unfold to as many bytes as its header promises; Pillow does not look."""
-    width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
-    depth = bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
+    width, height, bits, color, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    depth = bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(color, 1)
     missing = 0
     for left, top, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
         columns, rows = -((left - width) // across), -((top - height) // down)
@@ -431,7 +431,7 @@ def _webp(data: bytes) -> Container:
         elif name == b"XMP ":
             found = replace(found, xmp=content)
     if not frames or not found.size[0] or not found.size[1]:
-        raise FileContentError("it holds no picture")
+        raise FileContentError("it holds no image")
     return Container(found, data, frames=frames)
 
 
@@ -482,7 +482,7 @@ def _pages(structure: exif.Structure) -> int:
 def _tiff_warnings(structure: exif.Structure) -> Iterator[str]:
     first = structure.chain[0]
     if first.find(330) is not None or len(structure.chain) > _pages(structure):
-        yield "the smaller copies of the picture inside the file are not carried over"
+        yield "the smaller copies of the image inside the file are not carried over"
     if first.find(37724) is not None:
         yield "the Photoshop layers inside the file are not carried over"
     if any(entry.value is None for directory in structure.edited for entry in directory.entries):

@@ -1,7 +1,7 @@
 """A photo file's bytes to its header and its pixels as stored: not yet upright, not yet sRGB.
 
 Pillow decodes, each format by its own class, so that no other decoder of it can be reached by a file that claims to be
-a photo. 16-bit colour, which Pillow lacks, comes from OpenCV for PNG; for TIFF from Pillow's decompression alone.
+a photo. 16-bit color, which Pillow lacks, comes from OpenCV for PNG; for TIFF from Pillow's decompression alone.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Decoded:
     """Pixels as stored.
 
     Attributes:
-        pixels: (H, W, 3), or (H, W, 1) for grey; uint8 or uint16, writeable.
+        pixels: (H, W, 3), or (H, W, 1) for gray; uint8 or uint16, writeable.
         alpha: (H, W) of the same type, None when opaque.
         warnings: What the user should know.
         keeps_profile: The ICC profile still describes the pixels.
@@ -79,10 +79,10 @@ def header_of(data: bytes, format: str) -> Container:
         found = replace(found, texts=(("Comment", comment.decode("utf-8", "surrogateescape")),))
     if found.exif is not None:
         found = replace(found, exif=found.exif.removeprefix(containers.EXIF_HEADER))
-    pictures = getattr(image, "n_frames", 1)
-    if format == "HEIF" and pictures > 1:
-        found, pictures = found.warned(f"only the main one of its {pictures} pictures is read"), 1
-    return Container(found, data, frames=pictures)
+    images = getattr(image, "n_frames", 1)
+    if format == "HEIF" and images > 1:
+        found, images = found.warned(f"only the main one of its {images} images is read"), 1
+    return Container(found, data, frames=images)
 
 
 def _bytes(value: object) -> bytes | None:
@@ -129,7 +129,7 @@ def decode(container: Container) -> Decoded:
 
 
 def _ends_in_filling(pixels: Pixels) -> bool:
-    """Whether the last rows are the middle grey that libjpeg fills in for data that a JPEG states but lacks."""
+    """Whether the last rows are the middle gray that libjpeg fills in for data that a JPEG states but lacks."""
     rows = pixels[-8:]
     return len(pixels) > 8 and bool((rows == 128).all()) and not bool((pixels[0] == 128).all())
 
@@ -153,11 +153,11 @@ def _opened(data: bytes, format: str) -> ImageFile.ImageFile:
 
 
 def _split(image: Image.Image, container: Container) -> Decoded:
-    """Colour and alpha of a loaded image of any mode."""
+    """Color and alpha of a loaded image of any mode."""
     mode = image.mode
     if mode == "CMYK":
         converted = icc.cmyk_to_rgb(image, container.metadata.icc)
-        warning = "its CMYK colours are converted to sRGB; the result is an RGB file"
+        warning = "its CMYK colors are converted to sRGB; the result is an RGB file"
         return Decoded(_array(converted), None, (warning,), keeps_profile=False)
     if mode in ("1", "L") and "transparency" not in image.info:
         return Decoded(_array(image.convert("L")), None)
@@ -188,21 +188,21 @@ def _array(image: Image.Image) -> Pixels:
 
 
 def _deep_png(container: Container) -> Decoded:
-    """A 16-bit PNG of any colour type."""
+    """A 16-bit PNG of any color type."""
     try:
         decoded = cv2.imdecode(np.frombuffer(container.data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise FileContentError("its pixels are damaged or incomplete") from error
     if decoded is None or decoded.dtype != np.uint16:
         raise FileContentError("its pixels are damaged or incomplete")
-    colour = container.data[25]
+    color = container.data[25]
     if decoded.ndim == 2:
         pixels, alpha = decoded[..., None], None
     elif decoded.shape[2] == 3:
         pixels, alpha = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), None
     else:
         pixels, alpha = cv2.cvtColor(decoded, cv2.COLOR_BGRA2RGB), np.ascontiguousarray(decoded[..., 3])
-    if colour in (0, 4):
+    if color in (0, 4):
         pixels = np.ascontiguousarray(pixels[..., :1])
     key = container.transparent
     if alpha is None and key is not None and len(key) == 2 * pixels.shape[2]:
@@ -224,12 +224,12 @@ def _check_tiff(structure: exif.Structure, bits: int) -> int:
     if photometric is None:
         photometric = 2 if (structure.integer(first, 277) or 1) >= 3 else 1
     if bits == 16 and photometric not in (0, 1, 2, 5):
-        raise FileContentError(f"it is a 16-bit TIFF of colour model {photometric}", unsupported=True)
+        raise FileContentError(f"it is a 16-bit TIFF of color model {photometric}", unsupported=True)
     return photometric
 
 
 def _deep_tiff(data: bytes, structure: exif.Structure, photometric: int) -> Decoded:
-    """A 16-bit grey or RGB TIFF, with or without alpha, in strips or tiles, either byte order and planar layout."""
+    """A 16-bit gray or RGB TIFF, with or without alpha, in strips or tiles, either byte order and planar layout."""
     first = structure.chain[0]
 
     def number(tag: int, default: int) -> int:
@@ -237,8 +237,8 @@ def _deep_tiff(data: bytes, structure: exif.Structure, photometric: int) -> Deco
         return default if value is None else value
 
     width, height, samples = number(256, 0), number(257, 0), number(277, 1)
-    colours = 3 if photometric == 2 else 1
-    if number(259, 1) not in _LOSSLESS_TIFF or number(317, 1) not in (1, 2) or samples < colours or samples > 64:
+    colors = 3 if photometric == 2 else 1
+    if number(259, 1) not in _LOSSLESS_TIFF or number(317, 1) not in (1, 2) or samples < colors or samples > 64:
         raise FileContentError("it is a 16-bit TIFF of an unusual compression or layout", unsupported=True)
     planes = samples if number(284, 1) == 2 else 1
     together = samples // planes
@@ -248,12 +248,12 @@ def _deep_tiff(data: bytes, structure: exif.Structure, photometric: int) -> Deco
     if photometric == 0:
         raw[..., 0] = 65535 - raw[..., 0]
     extra = structure.integers(first.find(338))
-    has_alpha = samples > colours and bool(extra) and extra[0] in (1, 2)
-    notes = ("its extra channels are not carried over",) if samples - colours - has_alpha > 0 else ()
-    pixels = np.ascontiguousarray(raw[..., :colours])
+    has_alpha = samples > colors and bool(extra) and extra[0] in (1, 2)
+    notes = ("its extra channels are not carried over",) if samples - colors - has_alpha > 0 else ()
+    pixels = np.ascontiguousarray(raw[..., :colors])
     if not has_alpha:
         return Decoded(pixels, None, notes)
-    alpha = np.ascontiguousarray(raw[..., colours])
+    alpha = np.ascontiguousarray(raw[..., colors])
     if extra[0] == 1:
         share = 65535 / np.maximum(alpha, 1)[..., None].astype(np.float64)
         pixels = np.clip(np.rint(pixels * share), 0, 65535).astype(np.uint16)
@@ -269,7 +269,7 @@ def _tiff_plane(
     plane: int,
     planes: int,
 ) -> Pixels:
-    """Samples (H, W, C) of one plane, read as 8-bit grey of as many bytes, so that the decoder only unpacks."""
+    """Samples (H, W, C) of one plane, read as 8-bit gray of as many bytes, so that the decoder only unpacks."""
     first, order = structure.chain[0], structure.order
     width, height = size
     offsets = structure.integers(first.find(324 if tile else 273))
@@ -295,7 +295,7 @@ def _tiff_plane(
         fields += [field(273, *offsets), field(278, rows), field(279, *sizes)]
     at = len(data) + len(data) % 2
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", at)
-    told = b"".join((head, data[8:], b"\0" * (at - len(data)), exif.serialise(fields, order, at)))
+    told = b"".join((head, data[8:], b"\0" * (at - len(data)), exif.serialize(fields, order, at)))
     image = _opened(told, "TIFF")
     try:
         with containers.quietly("TIFF"):

@@ -1,6 +1,6 @@
 """Pixels and metadata to the bytes of a file: JPEG, PNG, TIFF, WebP, AVIF and HEIC.
 
-A picture is handed over as bands of rows, so that no second copy of its pixels is needed. 16-bit PNG and all TIFF are
+An image is handed over as bands of rows, so that no second copy of its pixels is needed. 16-bit PNG and all TIFF are
 written here, the rest by Pillow with our own segments and chunks put between. Each writer returns notes: what the
 format could not hold.
 """
@@ -32,17 +32,17 @@ _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
 class EncodingError(ValueError):
-    """The format cannot hold the picture; the message says why."""
+    """The format cannot hold the image; the message says why."""
 
 
 @dataclass(frozen=True)
-class Picture:
+class OutputImage:
     """Pixels as the file will hold them.
 
     Attributes:
         width: Pixels across.
         height: Pixels down.
-        channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
+        channels: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha.
         dtype: uint8 or uint16.
         band: The pixels (h, W, channels) of some rows.
     """
@@ -70,13 +70,15 @@ def writable_formats() -> frozenset[str]:
     return frozenset(formats)
 
 
-def encode(stream: BinaryIO, picture: Picture, found: Metadata, format: str, quality: int | None) -> tuple[str, ...]:
+def encode(
+    stream: BinaryIO, output_image: OutputImage, found: Metadata, format: str, quality: int | None
+) -> tuple[str, ...]:
     """Writes a whole file.
 
     Args:
         stream: Where to; written from start to end, the TIFF header apart.
-        picture: The pixels.
-        found: Metadata of a picture of this size.
+        output_image: The pixels.
+        found: Metadata of an image of this size.
         format: One of `writable_formats`.
         quality: 1 to 100 for lossy formats; None keeps the source's or better.
 
@@ -84,14 +86,16 @@ def encode(stream: BinaryIO, picture: Picture, found: Metadata, format: str, qua
         What could not be kept, one sentence each.
 
     Raises:
-        EncodingError: The format cannot hold the picture.
+        EncodingError: The format cannot hold the image.
         OSError: The stream cannot be written.
     """
     limit = LARGEST_SIDE[format]
-    if max(picture.width, picture.height) > limit:
-        raise EncodingError(f"{format} holds at most {limit} pixels a side, it has {picture.width} x {picture.height}")
+    if max(output_image.width, output_image.height) > limit:
+        raise EncodingError(
+            f"{format} holds at most {limit} pixels a side, it has {output_image.width} x {output_image.height}"
+        )
     writers = {"JPEG": _jpeg, "PNG": _png, "TIFF": _tiff, "WEBP": _webp, "AVIF": _avif, "HEIF": _heif}
-    notes = writers[format](stream, picture, found, quality)
+    notes = writers[format](stream, output_image, found, quality)
     return (*notes, *_lost(found, format))
 
 
@@ -111,12 +115,12 @@ def _lost(found: Metadata, format: str) -> Iterator[str]:
             yield f"its comments have no place in {format}: {', '.join(sorted({key for key, _ in found.texts}))}"
 
 
-def _image(picture: Picture) -> Image.Image:
-    """A Pillow image of the picture, filled band by band."""
-    image = Image.new(_MODES[picture.channels], (picture.width, picture.height))
+def _image(output_image: OutputImage) -> Image.Image:
+    """A Pillow image of the image, filled band by band."""
+    image = Image.new(_MODES[output_image.channels], (output_image.width, output_image.height))
     top = 0
-    for band in picture.bands():
-        image.paste(Image.fromarray(band if picture.channels > 1 else band[..., 0]), (0, top))
+    for band in output_image.bands():
+        image.paste(Image.fromarray(band if output_image.channels > 1 else band[..., 0]), (0, top))
         top += len(band)
     return image
 
@@ -124,10 +128,10 @@ def _image(picture: Picture) -> Image.Image:
 # --- JPEG --------------------------------------------------------------------------------------------------------
 
 
-def _jpeg(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | None) -> tuple[str, ...]:
+def _jpeg(stream: BinaryIO, output_image: OutputImage, found: Metadata, quality: int | None) -> tuple[str, ...]:
     segments, notes = _jpeg_segments(found)
     kept = found.format == "JPEG"
-    _image(picture).save(
+    _image(output_image).save(
         _AfterHeader(stream, b""),  # type: ignore[arg-type]  # has no file number, so that write errors keep their cause
         "JPEG",
         quality=quality or max(found.quality or 0, DEFAULT_QUALITY),
@@ -240,19 +244,19 @@ class _AfterHeader:
         self._stream.flush()
 
 
-def _png(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | None) -> tuple[str, ...]:
+def _png(stream: BinaryIO, output_image: OutputImage, found: Metadata, quality: int | None) -> tuple[str, ...]:
     chunks = _png_chunks(found)
-    if picture.dtype == np.uint8:
-        _image(picture).save(_AfterHeader(stream, chunks), "PNG")  # type: ignore[arg-type]
+    if output_image.dtype == np.uint8:
+        _image(output_image).save(_AfterHeader(stream, chunks), "PNG")  # type: ignore[arg-type]
         return ()
-    colour = {1: 0, 2: 4, 3: 2, 4: 6}[picture.channels]
-    header = struct.pack(">IIBBBBB", picture.width, picture.height, 16, colour, 0, 0, 0)
+    color = {1: 0, 2: 4, 3: 2, 4: 6}[output_image.channels]
+    header = struct.pack(">IIBBBBB", output_image.width, output_image.height, 16, color, 0, 0, 0)
     stream.write(containers.PNG_SIGNATURE + containers.png_chunk(b"IHDR", header) + chunks)
     packer = zlib.compressobj(6)
-    above = np.zeros(picture.width * picture.channels * 2, np.uint8)
-    for band in picture.bands():
+    above = np.zeros(output_image.width * output_image.channels * 2, np.uint8)
+    for band in output_image.bands():
         rows = band.astype(">u2").view(np.uint8).reshape(len(band), -1)  # (h, W * channels * 2)
-        stream.write(containers.png_chunk(b"IDAT", packer.compress(_filtered(rows, above, picture.channels * 2))))
+        stream.write(containers.png_chunk(b"IDAT", packer.compress(_filtered(rows, above, output_image.channels * 2))))
         above = rows[-1]
     stream.write(containers.png_chunk(b"IDAT", packer.flush()) + containers.png_chunk(b"IEND", b""))
     return ()
@@ -312,14 +316,16 @@ def _carried(found: Metadata) -> dict[str, bytes]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _webp(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | None) -> tuple[str, ...]:
+def _webp(stream: BinaryIO, output_image: OutputImage, found: Metadata, quality: int | None) -> tuple[str, ...]:
     lossless = found.lossless and quality is None
     best = 75 if lossless else DEFAULT_QUALITY  # for lossless files Pillow's quality means effort
-    _image(picture).save(stream, "WEBP", lossless=lossless, quality=quality or best, exact=lossless, **_carried(found))
+    _image(output_image).save(
+        stream, "WEBP", lossless=lossless, quality=quality or best, exact=lossless, **_carried(found)
+    )
     return ()
 
 
-def _avif(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | None) -> tuple[str, ...]:
+def _avif(stream: BinaryIO, output_image: OutputImage, found: Metadata, quality: int | None) -> tuple[str, ...]:
     carried = _carried(found)
     notes: tuple[str, ...] = ()
     with containers.quietly("AVIF"):
@@ -330,14 +336,14 @@ def _avif(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | No
             except (exif.ExifError, SyntaxError, ValueError, TypeError, KeyError, struct.error, OverflowError):
                 del carried["exif"]
                 notes = ("its EXIF data cannot be understood and have no place in AVIF",)
-        _image(picture).save(stream, "AVIF", quality=quality or DEFAULT_QUALITY, subsampling="4:4:4", **carried)
+        _image(output_image).save(stream, "AVIF", quality=quality or DEFAULT_QUALITY, subsampling="4:4:4", **carried)
     return notes
 
 
-def _heif(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | None) -> tuple[str, ...]:
+def _heif(stream: BinaryIO, output_image: OutputImage, found: Metadata, quality: int | None) -> tuple[str, ...]:
     import pillow_heif
 
-    image = _image(picture)
+    image = _image(output_image)
     image.info.update(_carried(found))
     pillow_heif.from_pillow(image).save(stream, quality=quality or DEFAULT_QUALITY, chroma=444)
     return ()
@@ -346,7 +352,7 @@ def _heif(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | No
 # --- TIFF --------------------------------------------------------------------------------------------------------
 
 
-def _tiff(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | None) -> tuple[str, ...]:
+def _tiff(stream: BinaryIO, output_image: OutputImage, found: Metadata, quality: int | None) -> tuple[str, ...]:
     """The EXIF block lies at the offsets it had, so that maker notes hold; strips and the first directory follow it."""
     notes: list[str] = []
     block, fields = _tiff_block(found, notes)
@@ -354,7 +360,7 @@ def _tiff(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | No
     stream.write(block + b"\0" * (len(block) % 2))
     at = len(block) + len(block) % 2
     offsets, sizes, rows = [], [], 0
-    for band in picture.bands():
+    for band in output_image.bands():
         rows = rows or len(band)
         strip = _tiff_strip(band, order, found.compressed)
         offsets.append(at)
@@ -363,9 +369,9 @@ def _tiff(stream: BinaryIO, picture: Picture, found: Metadata, quality: int | No
         at += len(strip) + len(strip) % 2
         if at > 0xFFFF0000:
             raise EncodingError("it would pass 4 gigabytes, more than a TIFF holds; name --format png")
-    fields += _tiff_pixel_fields(picture, found, order, offsets, sizes, rows)
+    fields += _tiff_pixel_fields(output_image, found, order, offsets, sizes, rows)
     fields += _tiff_metadata_fields(found, order, {field.tag for field in fields})
-    stream.write(exif.serialise(fields, order, at))
+    stream.write(exif.serialize(fields, order, at))
     stream.seek(4)
     stream.write(struct.pack(f"{order}I", at))
     return tuple(notes)
@@ -404,27 +410,27 @@ def _tiff_strip(band: Pixels, order: str, compressed: bool) -> bytes:
 
 
 def _tiff_pixel_fields(
-    picture: Picture, found: Metadata, order: str, offsets: list[int], sizes: list[int], rows: int
+    output_image: OutputImage, found: Metadata, order: str, offsets: list[int], sizes: list[int], rows: int
 ) -> list[exif.Field]:
     def numbers(tag: int, kind: int, *values: int) -> exif.Field:
         code = {exif.SHORT: "H", exif.LONG: "I"}[kind]
         return exif.Field(tag, kind, len(values), struct.pack(f"{order}{len(values)}{code}", *values))
 
     fields = [
-        numbers(256, exif.LONG, picture.width),
-        numbers(257, exif.LONG, picture.height),
-        numbers(258, exif.SHORT, *[picture.dtype.itemsize * 8] * picture.channels),
+        numbers(256, exif.LONG, output_image.width),
+        numbers(257, exif.LONG, output_image.height),
+        numbers(258, exif.SHORT, *[output_image.dtype.itemsize * 8] * output_image.channels),
         numbers(259, exif.SHORT, 8 if found.compressed else 1),
-        numbers(262, exif.SHORT, 1 if picture.channels <= 2 else 2),
+        numbers(262, exif.SHORT, 1 if output_image.channels <= 2 else 2),
         numbers(273, exif.LONG, *offsets),
-        numbers(277, exif.SHORT, picture.channels),
+        numbers(277, exif.SHORT, output_image.channels),
         numbers(278, exif.LONG, rows),
         numbers(279, exif.LONG, *sizes),
         numbers(284, exif.SHORT, 1),
     ]
     if found.compressed:
         fields.append(numbers(317, exif.SHORT, 2))
-    if picture.channels in (2, 4):
+    if output_image.channels in (2, 4):
         fields.append(numbers(338, exif.SHORT, 2))
     return fields
 

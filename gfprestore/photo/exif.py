@@ -77,7 +77,7 @@ class Structure:
 
     @property
     def edited(self) -> tuple[Directory, ...]:
-        """The directories that describe the picture itself: IFD0, Exif, GPS and Interop."""
+        """The directories that describe the image itself: IFD0, Exif, GPS and Interop."""
         return (self.chain[0], *self.children)
 
     def raw(self, entry: Entry) -> bytes:
@@ -191,8 +191,8 @@ def upright(block: bytes, width: int, height: int) -> bytes:
 
     Args:
         block: EXIF block.
-        width: Width of the picture as stored, before turning.
-        height: Height of the picture as stored, before turning.
+        width: Width of the image as stored, before turning.
+        height: Height of the image as stored, before turning.
 
     Raises:
         ExifError: The block cannot be walked.
@@ -216,7 +216,7 @@ def upright(block: bytes, width: int, height: int) -> bytes:
 
 
 def _turn_area(values: tuple[int, ...], orientation: int, width: int, height: int) -> list[int]:
-    """Centre (x, y), and the diameter or sides that may follow, after the orientation is baked in."""
+    """Center (x, y), and the diameter or sides that may follow, after the orientation is baked in."""
     x, y = values[:2]
     if orientation in (2, 3, 7, 8):
         x = min(max(width - 1 - x, 0), 65535)
@@ -236,10 +236,10 @@ def _swap(out: bytearray, structure: Structure, directory: Directory, tags: tupl
 
 
 def resized(block: bytes, width: int, height: int, scale: tuple[float, float]) -> bytes:
-    """The block of a picture of another size: dimensions, resolution and subject area follow; no byte moves.
+    """The block of an image of another size: dimensions, resolution and subject area follow; no byte moves.
 
     Args:
-        block: EXIF block of the upright picture.
+        block: EXIF block of the upright image.
         width: New width in pixels.
         height: New height in pixels.
         scale: New size over old size, across and down.
@@ -373,8 +373,8 @@ def _new_thumbnail_directory(out: bytearray, structure: Structure, jpeg: bytes) 
             Field(THUMBNAIL_LENGTH, LONG, 1, struct.pack(f"{order}I", len(jpeg))),
         ]
 
-    jpeg_at = start + len(serialise(fields(0), order, start))
-    out += serialise(fields(jpeg_at), order, start) + jpeg
+    jpeg_at = start + len(serialize(fields(0), order, start))
+    out += serialize(fields(jpeg_at), order, start) + jpeg
     next_at = structure.chain[0].next_at
     out[next_at : next_at + 4] = struct.pack(f"{order}I", start)
     return bytes(out)
@@ -417,7 +417,7 @@ def fields_of(structure: Structure, directory: Directory, skip: frozenset[int] =
     return tuple(fields)
 
 
-def serialise(fields: Iterable[Field], order: str, start: int) -> bytes:
+def serialize(fields: Iterable[Field], order: str, start: int) -> bytes:
     """A directory at offset `start` (even), followed by its values and children; it points at no next directory."""
     ordered = sorted(fields, key=lambda field: field.tag)
     values_at = start + 2 + 12 * len(ordered) + 4
@@ -425,7 +425,7 @@ def serialise(fields: Iterable[Field], order: str, start: int) -> bytes:
     for field in ordered:
         if field.children:
             inline = struct.pack(f"{order}I", values_at + len(values))
-            values += serialise(field.children, order, values_at + len(values))
+            values += serialize(field.children, order, values_at + len(values))
         elif len(field.data) <= 4:
             inline = field.data.ljust(4, b"\0")
         else:
@@ -439,7 +439,7 @@ def serialise(fields: Iterable[Field], order: str, start: int) -> bytes:
 def block_of(fields: Iterable[Field], order: str) -> bytes:
     """A whole EXIF block made of these fields."""
     header = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
-    return header + serialise(fields, order, 8)
+    return header + serialize(fields, order, 8)
 
 
 def shrunk(block: bytes, limit: int) -> tuple[bytes, tuple[int, ...]]:

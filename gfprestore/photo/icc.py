@@ -1,9 +1,9 @@
 """Between a file's ICC profile and the sRGB that networks were trained on.
 
-Profiles made of a matrix and tone curves (Adobe RGB, Display P3, ProPhoto, grey gamma) are computed here in floating
+Profiles made of a matrix and tone curves (Adobe RGB, Display P3, ProPhoto, gray gamma) are computed here in floating
 point through the profile connection space (ICC.1:2022, annexes E and F.3); profiles made of look-up tables go through
-Little CMS, for 8-bit pixels. What sRGB cannot hold, saturated colours and fine steps in the shadows, is kept aside as a
-residual in the file's own space and put back when the photo is written, so that a picture that nobody changed comes
+Little CMS, for 8-bit pixels. What sRGB cannot hold, saturated colors and fine steps in the shadows, is kept aside as a
+residual in the file's own space and put back when the photo is written, so that an image that nobody changed comes
 back to the last level.
 """
 
@@ -39,24 +39,24 @@ class ProfileError(ValueError):
 
 @dataclass(frozen=True)
 class Conversion:
-    """A file's colour space to sRGB and back, on pixels (H, W, C) of uint8 or uint16; C is 3, or 1 for grey."""
+    """A file's color space to sRGB and back, on pixels (H, W, C) of uint8 or uint16; C is 3, or 1 for gray."""
 
     to_srgb: Callable[[Pixels], Pixels]
     from_srgb: Callable[[Pixels], Pixels]
 
 
-def is_grey_profile(icc: bytes) -> bool:
+def is_gray_profile(icc: bytes) -> bool:
     """Whether the profile describes one channel."""
     return icc[16:20] == b"GRAY"
 
 
 @functools.lru_cache(maxsize=32)
-def conversion_for(icc: bytes, grey: bool, bits: int) -> Conversion | None:
+def conversion_for(icc: bytes, gray: bool, bits: int) -> Conversion | None:
     """The conversion that a profile asks for, None when the pixels are sRGB already.
 
     Args:
         icc: ICC profile.
-        grey: The file has one colour channel.
+        gray: The file has one color channel.
         bits: 8 or 16.
 
     Raises:
@@ -65,25 +65,25 @@ def conversion_for(icc: bytes, grey: bool, bits: int) -> Conversion | None:
     if len(icc) < 132 or icc[36:40] != b"acsp":
         raise ProfileError("it is damaged")
     space = icc[16:20]
-    if space != (b"GRAY" if grey else b"RGB "):
+    if space != (b"GRAY" if gray else b"RGB "):
         raise ProfileError(f"it is made for {space.decode('latin-1').strip()} pixels")
     tags = _tags(icc)
-    if grey and b"kTRC" in tags:
+    if gray and b"kTRC" in tags:
         curve = _curve(tags[b"kTRC"])
-        return _unless_identity(_grey(_lightness(curve) if icc[20:24] == b"Lab " else curve), 1)
+        return _unless_identity(_gray(_lightness(curve) if icc[20:24] == b"Lab " else curve), 1)
     matrix_tags = (b"rXYZ", b"gXYZ", b"bXYZ", b"rTRC", b"gTRC", b"bTRC")
-    if not grey and b"A2B0" not in tags and all(tag in tags for tag in matrix_tags):
+    if not gray and b"A2B0" not in tags and all(tag in tags for tag in matrix_tags):
         matrix = np.stack([_xyz(tags[tag]) for tag in matrix_tags[:3]], axis=1)
         if abs(np.linalg.det(matrix)) < 1e-6:
-            raise ProfileError("its primaries span no colours")
+            raise ProfileError("its primaries span no colors")
         return _unless_identity(_matrix(matrix, [_curve(tags[tag]) for tag in matrix_tags[3:]]), 3)
-    if grey or bits != 8:
-        raise ProfileError("its look-up tables cannot be used for grey or 16-bit pixels")
+    if gray or bits != 8:
+        raise ProfileError("its look-up tables cannot be used for gray or 16-bit pixels")
     return _unless_identity(_tables(icc), 3)
 
 
 def cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
-    """A CMYK picture as sRGB, through its profile where that works, else by plain subtraction."""
+    """A CMYK image as sRGB, through its profile where that works, else by plain subtraction."""
     if icc and icc[16:20] == b"CMYK":
         try:
             profile = ImageCms.ImageCmsProfile(BytesIO(icc))
@@ -127,9 +127,9 @@ def from_working(pixels: Pixels, conversion: Conversion, residual: Pixels | None
     Args:
         pixels: The band (h, W, C), sRGB.
         conversion: The file's conversion.
-        residual: Residual of the whole source, of any size but the same shape of picture.
-        rows: Rows of the whole picture that the band holds.
-        height: Height of the whole picture.
+        residual: Residual of the whole source, of any size but the same shape of image.
+        rows: Rows of the whole image that the band holds.
+        height: Height of the whole image.
     """
     stored = conversion.from_srgb(pixels)
     if residual is None:
@@ -140,7 +140,7 @@ def from_working(pixels: Pixels, conversion: Conversion, residual: Pixels | None
 
 
 def _residual_band(residual: Pixels, rows: slice, height: int, width: int) -> NDArray[np.float32]:
-    """The residual's part for these rows, resampled bilinearly to the larger picture."""
+    """The residual's part for these rows, resampled bilinearly to the larger image."""
     old_height, old_width, channels = residual.shape
     if (old_height, old_width) == (height, width):
         return residual[rows].astype(np.float32)
@@ -227,7 +227,7 @@ def _parametric_curve(tag: bytes) -> Curve:
 
 
 def _lightness(curve: Curve) -> Curve:
-    """A grey curve whose result is CIE lightness L*, as linear light."""
+    """A gray curve whose result is CIE lightness L*, as linear light."""
 
     def evaluate(x: NDArray[np.float64]) -> NDArray[np.float64]:
         shade = (curve(x) * 100 + 16) / 116
@@ -295,7 +295,7 @@ def _matrix(to_xyz: NDArray[np.float64], curves: list[Curve]) -> Conversion:
     return Conversion(_through(curves, srgb, to_srgb), _through(srgb, curves, np.linalg.inv(to_srgb)))
 
 
-def _grey(curve: Curve) -> Conversion:
+def _gray(curve: Curve) -> Conversion:
     one = np.ones((1, 1))
     return Conversion(_through([curve], [_srgb_curve], one), _through([_srgb_curve], [curve], one))
 
@@ -322,7 +322,7 @@ def _tables(icc: bytes) -> Conversion:
 
 
 def _unless_identity(conversion: Conversion, channels: int) -> Conversion | None:
-    """None when no 8-bit colour changes by more than 3 levels: the profile is one of the many that are called sRGB."""
+    """None when no 8-bit color changes by more than 3 levels: the profile is one of the many that are called sRGB."""
     steps = np.linspace(0, 255, 18).round().astype(np.uint8)
     grid = np.stack(np.meshgrid(*[steps] * channels), axis=-1).reshape(18, -1, channels)
     change = np.abs(conversion.to_srgb(grid).astype(int) - grid.astype(int))

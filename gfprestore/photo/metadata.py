@@ -22,7 +22,7 @@ _RESOLUTION_RESOURCE, _IPTC_RESOURCE, _OLD_THUMBNAIL_RESOURCE, _THUMBNAIL_RESOUR
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small JPEG of the picture, with its width and height in pixels."""
+    """A small JPEG of the image, with its width and height in pixels."""
 
     jpeg: bytes
     width: int
@@ -31,7 +31,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What the file held beside its pixels, in its own bytes, already told as the upright picture's.
+    """What the file held beside its pixels, in its own bytes, already told as the upright image's.
 
     Attributes:
         format: Format of the file: JPEG, PNG, TIFF, WEBP, AVIF, HEIF, BMP or GIF.
@@ -39,7 +39,7 @@ class Metadata:
         orientation: EXIF orientation that the file had, 1 to 8; it is baked into the pixels.
         exif: EXIF block (a TIFF structure) with the orientation reset, None when the file had none.
         icc: ICC profile of the file, kept for the output.
-        colour_managed: The pixels were converted from the profile to sRGB and are converted back when written.
+        color_managed: The pixels were converted from the profile to sRGB and are converted back when written.
         xmp: XMP packet.
         extended_xmp: Segments of extended XMP of a JPEG, verbatim.
         photoshop: Photoshop image resources (8BIM blocks), which hold a JPEG's IPTC.
@@ -62,7 +62,7 @@ class Metadata:
     orientation: int = 1
     exif: bytes | None = None
     icc: bytes | None = None
-    colour_managed: bool = False
+    color_managed: bool = False
     xmp: bytes | None = None
     extended_xmp: tuple[bytes, ...] = ()
     photoshop: bytes | None = None
@@ -94,7 +94,7 @@ def resolution_of(structure: exif.Structure) -> tuple[float, float] | None:
 
 
 def turned_upright(metadata: Metadata) -> Metadata:
-    """The metadata as read from the file, told as those of the upright picture.
+    """The metadata as read from the file, told as those of the upright image.
 
     `size` comes in as stored; orientation comes from EXIF where the block can be walked.
     """

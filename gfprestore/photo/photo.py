@@ -47,8 +47,8 @@ class Photo:
         pixels: (H, W, 3) RGB, upright, sRGB, uint8 or uint16; the type is the file's bit depth.
         alpha: (H, W) of the same type and size, None when opaque.
         metadata: Everything else of the file.
-        grey: The file holds one colour channel; pixels of equal channels are written as one again.
-        residual: (h, w, 3), or (h, w, 1) for grey: what sRGB could not hold of the file's own colours, at the source's
+        gray: The file holds one color channel; pixels of equal channels are written as one again.
+        residual: (h, w, 3), or (h, w, 1) for gray: what sRGB could not hold of the file's own colors, at the source's
             size, in signed levels; None when nothing.
     """
 
@@ -56,5 +56,5 @@ class Photo:
     pixels: Pixels
     alpha: Pixels | None
     metadata: Metadata
-    grey: bool
+    gray: bool
     residual: Pixels | None = None

@@ -128,7 +128,7 @@ def _content_error(path: Path, error: FileContentError) -> UnreadablePhotoError 
 def _check_frames(path: Path, container: Container) -> None:
     if container.frames > 1:
         kind = "pages" if container.metadata.format == "TIFF" else "frames (it is animated)"
-        raise UnsupportedPhotoError(f"{path} has {container.frames} {kind}. Save each picture as a file of its own.")
+        raise UnsupportedPhotoError(f"{path} has {container.frames} {kind}. Save each image as a file of its own.")
 
 
 def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
@@ -151,24 +151,24 @@ def _assembled(path: Path, container: Container) -> Photo:
     found = metadata.turned_upright(found)
     stored = _turned(stored, found.orientation)
     alpha = None if alpha is None else _turned(alpha, found.orientation)
-    grey = stored.shape[2] == 1
-    found, conversion = conversion_of(found, grey, stored.dtype)
+    gray = stored.shape[2] == 1
+    found, conversion = conversion_of(found, gray, stored.dtype)
     residual = None
     if conversion is not None:
         stored, residual = icc.to_working(stored, conversion)
-        found = replace(found, colour_managed=True)
-    pixels = np.repeat(stored, 3, axis=2) if grey else stored
-    return Photo(path, pixels, alpha, found, grey, residual)
+        found = replace(found, color_managed=True)
+    pixels = np.repeat(stored, 3, axis=2) if gray else stored
+    return Photo(path, pixels, alpha, found, gray, residual)
 
 
-def conversion_of(found: Metadata, grey: bool, dtype: np.dtype[Any]) -> tuple[Metadata, Conversion | None]:
+def conversion_of(found: Metadata, gray: bool, dtype: np.dtype[Any]) -> tuple[Metadata, Conversion | None]:
     """The conversion that the profile asks for; a profile that cannot be used is kept, with a warning."""
     if found.icc is None:
         return found, None
     try:
-        return found, icc.conversion_for(found.icc, grey, dtype.itemsize * 8)
+        return found, icc.conversion_for(found.icc, gray, dtype.itemsize * 8)
     except ProfileError as error:
-        return found.warned(f"its ICC profile is kept but was not used to read the colours: {error}"), None
+        return found.warned(f"its ICC profile is kept but was not used to read the colors: {error}"), None
 
 
 def _turned(pixels: Pixels, orientation: int) -> Pixels:

@@ -15,7 +15,7 @@ from PIL import Image
 from gfprestore.errors import PhotoWriteError, UnreadablePhotoError
 from gfprestore.files import whole_file
 from gfprestore.photo import containers, encoding, icc, metadata
-from gfprestore.photo.encoding import EncodingError, Picture
+from gfprestore.photo.encoding import EncodingError, OutputImage
 from gfprestore.photo.icc import bands
 from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.photo import FORMATS, SUFFIXES, Photo, Pixels
@@ -63,14 +63,14 @@ def write_photo(photo: Photo, path: Path, *, format: str | None = None, quality:
             is gone or locked.
     """
     name = _format_for(path, format)
-    single = photo.grey and _is_grey(photo.pixels)
+    single = photo.gray and _is_gray(photo.pixels)
     found, notes = _output_metadata(photo, name, single)
-    picture, losses = _picture(photo, name, found, single)
+    output_image, losses = _output_image(photo, name, found, single)
     try:
         if photo.path.exists() and path.exists() and path.samefile(photo.path):
             raise PhotoWriteError(f"{path} is the original and is never written to. Name another output folder.")
         with whole_file(path, found.file_times) as stream:
-            notes += encoding.encode(stream, picture, found, name, quality)
+            notes += encoding.encode(stream, output_image, found, name, quality)
     except EncodingError as error:
         raise PhotoWriteError(f"{path} cannot be written: {error}.") from error
     except MemoryError as error:
@@ -90,7 +90,7 @@ def _format_for(path: Path, format: str | None) -> str:
     raise PhotoWriteError(f"{path} cannot be written: no format for {suffix!r}. Name one with --format.")
 
 
-def _is_grey(pixels: Pixels) -> bool:
+def _is_gray(pixels: Pixels) -> bool:
     for rows in bands(*pixels.shape[:2]):
         band = pixels[rows]
         if (band[..., 0] != band[..., 1]).any() or (band[..., 0] != band[..., 2]).any():
@@ -101,13 +101,13 @@ def _is_grey(pixels: Pixels) -> bool:
 def _output_metadata(photo: Photo, format: str, single: bool) -> tuple[Metadata, tuple[str, ...]]:
     height, width = photo.pixels.shape[:2]
     found = metadata.resized(photo.metadata, width, height, lambda limit: _thumbnail(photo.pixels, limit))
-    if found.icc is not None and icc.is_grey_profile(found.icc) and (not single or format in _COLOUR_ONLY):
-        note = "its grey ICC profile does not fit a file in colour; the output is sRGB"
-        return replace(found, icc=None, colour_managed=False), (note,)
+    if found.icc is not None and icc.is_gray_profile(found.icc) and (not single or format in _COLOR_ONLY):
+        note = "its gray ICC profile does not fit a file in color; the output is sRGB"
+        return replace(found, icc=None, color_managed=False), (note,)
     return found, ()
 
 
-_COLOUR_ONLY = ("WEBP", "AVIF", "HEIF")
+_COLOR_ONLY = ("WEBP", "AVIF", "HEIF")
 
 
 def _thumbnail(pixels: Pixels, limit: int) -> metadata.Thumbnail:
@@ -124,12 +124,12 @@ def _thumbnail(pixels: Pixels, limit: int) -> metadata.Thumbnail:
     return metadata.Thumbnail(stream.getvalue(), *size)
 
 
-def _picture(photo: Photo, format: str, found: Metadata, single: bool) -> tuple[Picture, tuple[str, ...]]:
+def _output_image(photo: Photo, format: str, found: Metadata, single: bool) -> tuple[OutputImage, tuple[str, ...]]:
     """The pixels as the format holds them, made band by band, and what is lost on the way."""
     height, width = photo.pixels.shape[:2]
     dtype = photo.pixels.dtype if format in ("PNG", "TIFF") else np.dtype(np.uint8)
-    conversion = conversion_of(found, single, photo.pixels.dtype)[1] if found.colour_managed else None
-    residual = photo.residual if _same_shape(photo) and (photo.grey == single) else None
+    conversion = conversion_of(found, single, photo.pixels.dtype)[1] if found.color_managed else None
+    residual = photo.residual if _same_shape(photo) and (photo.gray == single) else None
     alpha = photo.alpha
     notes = []
     if photo.pixels.dtype != dtype:
@@ -148,11 +148,11 @@ def _picture(photo: Photo, format: str, found: Metadata, single: bool) -> tuple[
         return _as_type(np.ascontiguousarray(pixels), dtype)
 
     channels = (1 if single else 3) + (alpha is not None and format != "JPEG")
-    return Picture(width, height, channels, dtype, band), tuple(notes)
+    return OutputImage(width, height, channels, dtype, band), tuple(notes)
 
 
 def _same_shape(photo: Photo) -> bool:
-    """Whether the pixels still show what the residual was taken from: the same picture, larger or smaller."""
+    """Whether the pixels still show what the residual was taken from: the same image, larger or smaller."""
     height, width = photo.pixels.shape[:2]
     old_width, old_height = photo.metadata.size
     difference = abs(width * old_height - height * old_width)

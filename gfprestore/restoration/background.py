@@ -1,6 +1,6 @@
 """The rest of the photo, enlarged: by Real-ESRGAN (Wang et al., ICCVW 2021) in tiles, or by plain resampling.
 
-Pixels are (H, W, 3) RGB uint8 or uint16 and keep their type; the networks see [0, 1]. A picture of H x W enlarged by s
+Pixels are (H, W, 3) RGB uint8 or uint16 and keep their type; the networks see [0, 1]. An image of H x W enlarged by s
 has round(H * s) x round(W * s) pixels, at least one of each.
 """
 
@@ -184,13 +184,13 @@ class NetworkBackground:
         height, width = pixels.shape[:2]
         output = np.empty((*enlarged_size(height, width, upscale), 3), pixels.dtype)
         seen = np.pad(pixels, ((0, BORDER), (0, BORDER), (0, 0)), mode="reflect")
-        grey = is_grey(pixels)
+        gray = is_gray(pixels)
         try:
             with _stoppable(self._exact, should_stop), _stoppable(self._fast, should_stop):
                 upscale_in_tiles(
                     seen,
                     self.scale,
-                    partial(self._upscale, grey=grey),
+                    partial(self._upscale, gray=gray),
                     output=output,
                     tile=self._tile_size(height, width, output.nbytes),
                     size=(height, width),
@@ -220,26 +220,26 @@ class NetworkBackground:
             )
         return plan_tiles(height, width, pixels_at_once, self._context)
 
-    def _upscale(self, tile: Pixels, *, grey: bool) -> NDArray[np.float32]:
-        """A tile (h, w, 3) to levels (h * scale, w * scale, 3), or one channel where the photo is grey."""
+    def _upscale(self, tile: Pixels, *, gray: bool) -> NDArray[np.float32]:
+        """A tile (h, w, 3) to levels (h * scale, w * scale, 3), or one channel where the photo is gray."""
         height, width = tile.shape[:2]
         folded = ((0, -height % self._folding), (0, -width % self._folding), (0, 0))
         lq = pixels_to_unit(np.pad(tile, folded, mode="reflect"), self.device)
         with torch.inference_mode():
-            picture = self._fast(lq)
-            if self._fast is not self._exact and _is_broken(picture, lq):
-                picture = self._exact(lq)
-            picture = picture[:, :, : height * self.scale, : width * self.scale]
-            picture = picture.float().clamp_(0, 1)
-            if grey:
-                picture = luma(picture)  # as the released tool makes it grey again
-            levels = picture.mul_(full_scale(tile.dtype)).squeeze(0).permute(1, 2, 0)  # (C, H, W) -> (H, W, C)
+            image = self._fast(lq)
+            if self._fast is not self._exact and _is_broken(image, lq):
+                image = self._exact(lq)
+            image = image[:, :, : height * self.scale, : width * self.scale]
+            image = image.float().clamp_(0, 1)
+            if gray:
+                image = luma(image)  # as the released tool makes it gray again
+            levels = image.mul_(full_scale(tile.dtype)).squeeze(0).permute(1, 2, 0)  # (C, H, W) -> (H, W, C)
             result: NDArray[np.float32] = levels.cpu().numpy()
         return result
 
 
 def enlarged_size(height: int, width: int, upscale: float) -> tuple[int, int]:
-    """Height and width of a picture of `height` x `width` enlarged by `upscale`: rounded, at least 1."""
+    """Height and width of an image of `height` x `width` enlarged by `upscale`: rounded, at least 1."""
     return max(round(height * upscale), 1), max(round(width * upscale), 1)
 
 
@@ -248,7 +248,7 @@ def enlarge_alpha(alpha: Pixels, upscale: float) -> Pixels:
     return _resize(alpha, upscale, cv2.INTER_LINEAR)
 
 
-def is_grey(pixels: Pixels) -> bool:
+def is_gray(pixels: Pixels) -> bool:
     """True where the three channels (H, W, 3) are equal."""
     first, second, third = (pixels[:, :, channel] for channel in range(3))
     return np.array_equal(first, second) and np.array_equal(second, third)
@@ -257,7 +257,7 @@ def is_grey(pixels: Pixels) -> bool:
 def context_of(module: RRDBNet | SRVGGNetCompact) -> int:
     """Pixels around a tile's core that a network needs to see, so that no seam shows.
 
-    For SRVGGNetCompact these are all that it can see: its tiles are the whole picture's pixels, up to rounding.
+    For SRVGGNetCompact these are all that it can see: its tiles are the whole image's pixels, up to rounding.
     """
     if isinstance(module, SRVGGNetCompact):
         seen = module.config.convolutions + 2 + module.config.tone_radius
@@ -266,10 +266,10 @@ def context_of(module: RRDBNet | SRVGGNetCompact) -> int:
 
 
 def plan_tiles(height: int, width: int, pixels_at_once: int, context: int = CONTEXT) -> tuple[int, int]:
-    """Height and width of the cores that cover a picture with the least work.
+    """Height and width of the cores that cover an image with the least work.
 
     Args:
-        height: Height of the picture.
+        height: Height of the image.
         width: Its width.
         pixels_at_once: Most pixels that a tile with its context may have. Where even the smallest tile has more, the
             smallest is taken.
@@ -292,19 +292,17 @@ def plan_tiles(height: int, width: int, pixels_at_once: int, context: int = CONT
 
 def bytes_per_pixel(module: RRDBNet | SRVGGNetCompact) -> int:
     """Working memory of a network per pixel of its input, `STRIP_BYTES` not counted; measured on the CPU."""
-    picture = (
-        5 * 4 * 3 * module.scale**2
-    )  # the network's, in levels, weighted, resized, and one on the way, all float32
+    image = 5 * 4 * 3 * module.scale**2  # the network's, in levels, weighted, resized, and one on the way, all float32
     folding = module.folding if isinstance(module, RRDBNet) else 1
     features = 4 * 4 * module.config.features // folding**2  # the input of a block and of its parts, and the results
-    return max(picture, features)
+    return max(image, features)
 
 
 def fastest_precision(device: torch.device) -> torch.dtype:
     """The floating-point type in which `device` computes fastest without a difference that shows.
 
     Half precision on CUDA. On a CPU with AMX, which multiplies bfloat16 several times faster than float32, bfloat16,
-    with the sums and the picture's own layers in float32, as `lower_precision` leaves them: on a clean photo some 2
+    with the sums and the image's own layers in float32, as `lower_precision` leaves them: on a clean photo some 2
     values in 10,000 are more than a level off. Where the network makes texture out of noise, any rounding changes that
     texture, by about a level on average. Else float32.
     """
@@ -346,12 +344,12 @@ def _on_device(module: Network, device: torch.device) -> Network:
     return module.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
 
 
-def _is_broken(picture: Tensor, lq: Tensor) -> bool:
+def _is_broken(image: Tensor, lq: Tensor) -> bool:
     """True where half precision overflowed: values that are no numbers, or black out of something that is not."""
-    if not bool(torch.isfinite(picture).all()):
+    if not bool(torch.isfinite(image).all()):
         return True
     level = 1 / 255
-    return bool(picture.amax() < level) and bool(lq.amax() > 16 * level)
+    return bool(image.amax() < level) and bool(lq.amax() > 16 * level)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from gfprestore.device import choose_device, choose_precision, face_seed
 from gfprestore.errors import FaceError, UsageError
 from gfprestore.faces.alignment import FaceCrop, align_face, crop_sharpness
 from gfprestore.faces.detection import DetectedFace, select_faces
-from gfprestore.faces.pasting import face_mask, paste_face, yield_to_neighbours
+from gfprestore.faces.pasting import face_mask, paste_face, yield_to_neighbors
 from gfprestore.faces.tone import Toning, match_brightness, toning_of
 from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, Photo
 from gfprestore.photo.reading import read_photo
@@ -35,7 +35,7 @@ from gfprestore.weights.store import WeightsStore
 Pixels = NDArray[Any]
 Progress = Callable[[float], None]
 
-COLOUR_MODES = ("auto", "keep", "restore")
+COLOR_MODES = ("auto", "keep", "restore")
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class RunOptions:
     Attributes:
         upscale: Enlargement of the photo, 1 to 4.
         restorer: `auto`, `none`, or a name of `weights list`.
-        weights: An own checkpoint in place of `restorer`, recognised by its tensors.
+        weights: An own checkpoint in place of `restorer`, recognized by its tensors.
         background: `auto`, `none`, `lanczos`, or a name of `weights list`.
         strength: 0 keeps the faces as they were, 1 takes them as restored.
-        colour: `auto` and `keep` leave a monochrome or toned photo in its tone; `restore` lets the network colour it.
+        color: `auto` and `keep` leave a monochrome or toned photo in its tone; `restore` lets the network color it.
         aligned: Inputs are aligned face crops; they are resized to the network's input.
-        only_center_face: Restore only the face nearest the centre.
+        only_center_face: Restore only the face nearest the center.
         min_face: Leave out faces whose box is narrower than this, in pixels of the photo.
         detection_threshold: Leave out detections below this score, 0 to 1; None takes the detector's own.
         detector: `auto`, `mtcnn`, `retinaface-resnet50` or `retinaface-mobilenet`.
@@ -69,7 +69,7 @@ class RunOptions:
     weights: Path | None = None
     background: str = "auto"
     strength: float = 1.0
-    colour: str = "auto"
+    color: str = "auto"
     aligned: bool = False
     only_center_face: bool = False
     min_face: float = 16.0
@@ -92,7 +92,7 @@ class RunOptions:
         """
         _check(1.0 <= self.upscale <= 4.0, f"--upscale {self.upscale:g} is out of range; use 1 to 4.")
         _check(0.0 <= self.strength <= 1.0, f"--strength {self.strength:g} is out of range; use 0 to 1.")
-        _check(self.colour in COLOUR_MODES, f"--colour {self.colour} is unknown; use auto, keep or restore.")
+        _check(self.color in COLOR_MODES, f"--color {self.color} is unknown; use auto, keep or restore.")
         _check(self.min_face >= 0, f"--min-face {self.min_face:g} is negative.")
         threshold = self.detection_threshold
         _check(
@@ -229,7 +229,7 @@ class Restoration:
         """Restores one array.
 
         Args:
-            pixels: RGB (H, W, 3) or grey (H, W), uint8 or uint16.
+            pixels: RGB (H, W, 3) or gray (H, W), uint8 or uint16.
             name: What the faces' seeds derive from, where the option `seed` is set.
             on_progress: Told the share 0..1 of the background that is done.
             should_stop: Asked often, while the background is enlarged, whether to give up.
@@ -247,7 +247,7 @@ class Restoration:
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype not in (np.uint8, np.uint16) or pixels.size == 0:
             raise UsageError(
                 f"an array of shape {pixels.shape} and type {pixels.dtype} is no photo; "
-                "give RGB (H, W, 3) or grey (H, W), uint8 or uint16."
+                "give RGB (H, W, 3) or gray (H, W), uint8 or uint16."
             )
         prepared = self.prepare(pixels, name)
         return self.finish(prepared, self.restore_faces([prepared])[0], on_progress, should_stop)
@@ -290,14 +290,14 @@ class Restoration:
             name: What the faces' seeds derive from.
 
         Returns:
-            The photo with one crop a face; the crop is the whole picture where inputs are aligned.
+            The photo with one crop a face; the crop is the whole image where inputs are aligned.
         """
         faces: tuple[DetectedFace, ...] = ()
         crops: tuple[FaceCrop, ...] = ()
         shares: tuple[float, ...] = ()
         if self.restorer is not None:
             if self.options.aligned:
-                crops, shares = (whole_picture_crop(pixels, self.restorer.input_size),), (1.0,)
+                crops, shares = (whole_image_crop(pixels, self.restorer.input_size),), (1.0,)
             elif self.detector is not None:
                 threshold = self.options.detection_threshold
                 faces = tuple(
@@ -311,7 +311,7 @@ class Restoration:
                 )
                 crops, shares = self._crops(pixels, faces)
         toning = None
-        if crops and self.options.colour != "restore":
+        if crops and self.options.color != "restore":
             toning = toning_of(pixels, [face.box for face in faces])
         seed = self.options.seed
         seeds = None if seed is None else tuple(face_seed(seed, name, index) for index in range(len(crops)))
@@ -410,8 +410,8 @@ class Restoration:
             scale = (canvas.shape[1] / width, canvas.shape[0] / height)
             for index, (crop, face) in enumerate(zip(prepared.crops, restored, strict=True)):
                 if face is not None:
-                    neighbours = [*prepared.crops[:index], *prepared.crops[index + 1 :]]
-                    mask = yield_to_neighbours(face.mask, crop, neighbours)
+                    neighbors = [*prepared.crops[:index], *prepared.crops[index + 1 :]]
+                    mask = yield_to_neighbors(face.mask, crop, neighbors)
                     strength = self.options.strength * prepared.shares[index]
                     paste_face(canvas, face.pixels, crop, scale, mask, strength)
         return RestoredPhoto(canvas, prepared.faces, prepared.crops, tuple(restored))
@@ -430,8 +430,8 @@ class Restoration:
         return np.rint(blended).astype(face.pixels.dtype)
 
 
-def whole_picture_crop(pixels: Pixels, size: int) -> FaceCrop:
-    """The whole picture (H, W, 3), already aligned, at the network's size (S, S, 3); bit for bit where it has it."""
+def whole_image_crop(pixels: Pixels, size: int) -> FaceCrop:
+    """The whole image (H, W, 3), already aligned, at the network's size (S, S, 3); bit for bit where it has it."""
     height, width = pixels.shape[:2]
     across, down = size / width, size / height
     photo_to_crop = np.array([[across, 0, 0.5 * across - 0.5], [0, down, 0.5 * down - 0.5]])

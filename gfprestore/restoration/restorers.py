@@ -25,7 +25,7 @@ BLACK_LEVEL = -0.98
 
 @dataclass(frozen=True)
 class FaceLimits:
-    """Which faces a restorer does good, as measured; towards the limits less and less of its picture is to be taken.
+    """Which faces a restorer does good, as measured; toward the limits less and less of its image is to be taken.
 
     Attributes:
         least_side: Side of the crop in pixels of the photo: up to the first number nothing, from the second on all.

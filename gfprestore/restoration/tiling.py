@@ -1,9 +1,9 @@
 """Any upscaling function over a large image, in overlapping, feathered tiles, resized on the way to any output size.
 
 The image is cut into cores that touch. A tile is a core with context around it; the context is there for the upscaling
-function to see and is thrown away, but for a narrow zone on both sides of each seam in which neighbours fade into each
+function to see and is thrown away, but for a narrow zone on both sides of each seam in which neighbors fade into each
 other. The upscaled tile is resampled straight onto the output's grid with the phase that it would have in the whole
-picture, so neither the upscaled picture nor a float copy of the output ever exists. Between tiles only the strips wait
+image, so neither the upscaled image nor a float copy of the output ever exists. Between tiles only the strips wait
 that a later tile still adds to. Images are (H, W, C). Imports nothing of ours.
 """
 
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 CONTEXT = 56
-"""Input pixels around a core that the upscaling function sees; two neighbours overlap by twice as much."""
+"""Input pixels around a core that the upscaling function sees; two neighbors overlap by twice as much."""
 
 FEATHER = 8
-"""Input pixels on either side of a seam over which neighbours fade into each other."""
+"""Input pixels on either side of a seam over which neighbors fade into each other."""
 
 SMALLEST_TILE = 64
 """Side in input pixels below which a core is not halved."""
@@ -62,7 +62,7 @@ class Span:
 class AxisResampler:
     """Lanczos-3 along one axis, from `source` to `target` samples; antialiased where the target is smaller.
 
-    Kernels are cut off at the image's borders and normalised, as Pillow does.
+    Kernels are cut off at the image's borders and normalized, as Pillow does.
     """
 
     def __init__(self, source: int, target: int) -> None:
@@ -70,11 +70,11 @@ class AxisResampler:
         self.target = target
         step = source / target
         stretch = max(step, 1.0)
-        centres = (np.arange(target) + 0.5) * step  # in source pixels, whose centres lie at halves
-        first = np.ceil(centres - LANCZOS_LOBES * stretch - 0.5).astype(np.int64)
+        centers = (np.arange(target) + 0.5) * step  # in source pixels, whose centers lie at halves
+        first = np.ceil(centers - LANCZOS_LOBES * stretch - 0.5).astype(np.int64)
         taps = math.ceil(2 * LANCZOS_LOBES * stretch) + 1
         indices = first[:, None] + np.arange(taps)  # (target, taps)
-        weights = _lanczos((indices + 0.5 - centres[:, None]) / stretch)
+        weights = _lanczos((indices + 0.5 - centers[:, None]) / stretch)
         weights[(indices < 0) | (indices >= source)] = 0
         self._first = first
         self._weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
@@ -274,13 +274,13 @@ class _Job:
         return Span(start, stop), start * self.scale
 
     def _faded(self, core: Span, length: int) -> Span:
-        """Canvas pixels of a core along an axis, with the zones in which it fades into its neighbours."""
+        """Canvas pixels of a core along an axis, with the zones in which it fades into its neighbors."""
         start = max(core.start - FEATHER, 0) if core.start else 0
         stop = min(core.stop + FEATHER, length) if core.stop < length else length
         return Span(start * self.scale, stop * self.scale)
 
     def _weights(self, core: Span, length: int) -> Floats:
-        """Share of a tile in each canvas pixel of `_faded`; those of neighbours sum to one."""
+        """Share of a tile in each canvas pixel of `_faded`; those of neighbors sum to one."""
         faded = self._faded(core, length)
         weights = np.ones(len(faded), np.float32)
         ramp = _ramp(2 * FEATHER * self.scale)

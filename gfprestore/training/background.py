@@ -1,7 +1,7 @@
 """The recipe of the background stage: a small network learns to enlarge as a large one does.
 
 The student is a SRVGGNetCompact, whose convolutions all work at the input's size; the teacher is Real-ESRGAN (Wang et
-al., ICCVW 2021). What the teacher makes of noise and JPEG blocks is part of what the student copies. Pictures are
+al., ICCVW 2021). What the teacher makes of noise and JPEG blocks is part of what the student copies. Images are
 (B, 3, H, W) RGB, in [-1, 1] for the losses and in [0, 1] for the networks.
 """
 
@@ -24,19 +24,19 @@ from gfprestore.networks.srvgg import SRVGGConfig, SRVGGNetCompact
 from gfprestore.restoration.background import Background, NetworkBackground
 from gfprestore.training.config import TrainConfig
 from gfprestore.training.distributed import World
-from gfprestore.training.loss_networks import Critics
+from gfprestore.training.loss_networks import LossNetworks
 from gfprestore.training.losses import perceptual_loss, reconstruction_loss
-from gfprestore.training.optimizers import Updates, all_finite, place, update_average
+from gfprestore.training.optimizers import Optimizers, all_finite, place, update_average
 from gfprestore.training.presets import Distillation
-from gfprestore.training.recipe import Batch, Totals
+from gfprestore.training.recipe import Batch, MeanLosses
 from gfprestore.training.training_state import Sizes, write_weights
 from gfprestore.weights.checkpoints import LoadedNetwork, load_network
 from gfprestore.weights.store import WeightsStore
 
 BACKGROUND_NAME = "background.safetensors"
 
-COLOUR_GAIN = 0.5
-"""Of the first layer's features that are a pixel's colour."""
+COLOR_GAIN = 0.5
+"""Of the first layer's features that are a pixel's color."""
 
 MIXING = 0.1
 """Share of random weights in the inner layers at the start."""
@@ -46,12 +46,12 @@ PRELU_SLOPE = 0.25
 
 
 class BackgroundRecipe:
-    """A student that copies the teacher's pictures.
+    """A student that copies the teacher's images.
 
     Args:
         config: The training.
         start: A student to go on from; None starts from random weights.
-        critics: The fixed networks of the losses in use.
+        loss networks: The fixed networks of the losses in use.
         device: Where to compute.
         dtype: What to compute in; weights are float32.
         world: The processes that train together.
@@ -61,7 +61,7 @@ class BackgroundRecipe:
         self,
         config: TrainConfig,
         start: LoadedNetwork | None,
-        critics: Critics,
+        loss_networks: LossNetworks,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         world: World | None = None,
@@ -82,28 +82,30 @@ class BackgroundRecipe:
         self.average = SRVGGNetCompact(self.network).eval().requires_grad_(False)
         self.average.load_state_dict(self.generator.state_dict())
         place(self.average, device)
-        self.critics = critics
-        if critics.perceptual is not None:
-            place(critics.perceptual, device)
-        self.updates = Updates(device, dtype, world or World())
-        self.updates.add("generator", [(list(self.generator.parameters()), self.preset.rate)], self.preset.betas)
+        self.loss_networks = loss_networks
+        if loss_networks.perceptual is not None:
+            place(loss_networks.perceptual, device)
+        self.optimizers = Optimizers(device, dtype, world or World())
+        self.optimizers.add(
+            "generator", [(list(self.generator.parameters()), self.preset.learning_rate)], self.preset.betas
+        )
 
-    def step(self, batches: Sequence[Batch], step: int, rate_scale: float) -> dict[str, Tensor]:
-        """Learns from one step's pictures; see `Recipe.step`."""
-        totals = Totals(len(batches))
-        self.updates.clear("generator")
+    def step(self, batches: Sequence[Batch], step: int, learning_rate_scale: float) -> dict[str, Tensor]:
+        """Learns from one step's images; see `Recipe.step`."""
+        mean_losses = MeanLosses(len(batches))
+        self.optimizers.clear("generator")
         weights = self.losses.used()
         for batch in batches:
-            with self.updates.autocast():
+            with self.optimizers.autocast():
                 losses = self.losses_of(batch, step)
             for name, value in losses.items():
-                totals.add(name, value)
+                mean_losses.add(name, value)
             weighted = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
-            self.updates.backward(weighted / totals.parts)
-        self.updates.apply("generator", self.preset.rate_factor(step) * rate_scale)
-        self.updates.finish()
-        update_average(self.average, self.generator, step, self.preset.ema_halflife)
-        return totals.values
+            self.optimizers.backward(weighted / mean_losses.parts)
+        self.optimizers.apply("generator", self.preset.learning_rate_factor(step) * learning_rate_scale)
+        self.optimizers.finish()
+        update_average(self.average, self.generator, step, self.preset.ema_half_life)
+        return mean_losses.values
 
     def losses_of(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The losses that count at `step` by name, unweighted."""
@@ -112,8 +114,8 @@ class BackgroundRecipe:
         losses = {}
         if self.losses.reconstruction > 0:
             losses["reconstruction"] = reconstruction_loss(enlarged, gt)
-        network, layer_weights = self.critics.perceptual, self.critics.layer_weights
-        if network is not None and layer_weights is not None and step > self.distillation.perceptual_after:
+        network, layer_weights = self.loss_networks.perceptual, self.loss_networks.layer_weights
+        if network is not None and layer_weights is not None and step > self.distillation.perceptual_start_step:
             enlarged, gt = _same_piece(enlarged, gt, self.preset.perceptual_crop)
             with torch.no_grad():
                 gt_features = network(gt)
@@ -125,14 +127,14 @@ class BackgroundRecipe:
         return {
             "generator": self.generator.state_dict(),
             "average": self.average.state_dict(),
-            "updates": self.updates.state(),
+            "updates": self.optimizers.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """See `Recipe.load_state`."""
         self.generator.load_state_dict(state["generator"])
         self.average.load_state_dict(state["average"])
-        self.updates.load_state(state["updates"])
+        self.optimizers.load_state(state["updates"])
 
     def sizes(self) -> Sizes:
         """See `Recipe.sizes`."""
@@ -148,14 +150,14 @@ class BackgroundRecipe:
         """See `Recipe.is_finite`."""
         return all_finite(self.generator)
 
-    def rate(self) -> float:
-        """See `Recipe.rate`."""
-        return float(self.updates.optimisers["generator"].param_groups[0]["lr"])
+    def learning_rate(self) -> float:
+        """See `Recipe.learning_rate`."""
+        return float(self.optimizers.optimizers["generator"].param_groups[0]["lr"])
 
-    def pictures(self, batch: Batch) -> list[Tensor]:
+    def images(self, batch: Batch) -> list[Tensor]:
         """The patch resampled bicubically, what the moving average makes of it, and what the teacher makes of it."""
         resampled = F.interpolate(batch.sample.lq, scale_factor=float(self.network.scale), mode="bicubic")
-        with torch.no_grad(), self.updates.autocast():
+        with torch.no_grad(), self.optimizers.autocast():
             enlarged = self._enlarged(self.average, batch)
         return [resampled.clamp(-1, 1), enlarged.float().clamp(-1, 1), batch.sample.gt]
 
@@ -180,7 +182,7 @@ class BackgroundRecipe:
 
 
 def toned(gt: Tensor, lq: Tensor, radius: int) -> Tensor:
-    """The teacher's picture with the tones of the patch, where the student keeps them.
+    """The teacher's image with the tones of the patch, where the student keeps them.
 
     The teacher makes patches lighter or darker, some by ten levels; a student that cannot would see little else in L1.
 
@@ -203,8 +205,8 @@ def toned(gt: Tensor, lq: Tensor, radius: int) -> Tensor:
 def prepare_to_learn(student: SRVGGNetCompact) -> None:
     """Sets random weights from which a plain stack of convolutions learns at once; drawn from torch's generator.
 
-    The usual random weights lose the picture within some ten layers, and its mean lightness hides its detail. Here the
-    first layer sees differences between neighbours and the colours of a pixel, each with both signs, so that what one
+    The usual random weights lose the image within some ten layers, and its mean lightness hides its detail. Here the
+    first layer sees differences between neighbors and the colors of a pixel, each with both signs, so that what one
     feature loses at zero another keeps; the inner layers hand on what they get, with some of everything mixed in; the
     last one adds nothing to the repeated pixels yet.
     """
@@ -219,7 +221,7 @@ def prepare_to_learn(student: SRVGGNetCompact) -> None:
         kernels /= kernels.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         for channel in range(min(half, first.in_channels)):
             kernels[channel] = 0
-            kernels[channel, channel, 1, 1] = COLOUR_GAIN
+            kernels[channel, channel, 1, 1] = COLOR_GAIN
         first.weight.copy_(torch.cat([kernels, -kernels])[: first.out_channels])
         for convolution in inner:
             mixed = nn.init.kaiming_normal_(torch.empty_like(convolution.weight), PRELU_SLOPE)

@@ -27,7 +27,7 @@ from gfprestore.training.presets import (
 STAGES: tuple[Stage, ...] = ("prior", "restoration", "background")
 
 TEACHER_WEIGHT = 10.0
-"""Of distillation, to that of the reconstruction: what a teacher makes can be learnt, much of the gt cannot. At 2 the
+"""Of distillation, to that of the reconstruction: what a teacher makes can be learned, much of the gt cannot. At 2 the
 noise of the other losses drowned it; see part 8 of `weights/compact-restorer.md`."""
 
 
@@ -45,16 +45,16 @@ class TrainConfig:
         weights: What to start from: a StyleGAN2 prior or a whole restorer, told apart by its tensors; in the
             background stage a background network.
         prior: A StyleGAN2 prior that the decoder goes on from, where `weights` is a restorer or nothing.
-        teacher: A trained restorer, of whatever size, whose pictures are learnt as well as the gt.
+        teacher: A trained restorer, of whatever size, whose images are learned as well as the gt.
         perceptual_weights: File of the VGG network; None looks where weights are kept.
-        identity_weights: File of the recogniser; None looks where weights are kept.
-        accumulate: Parts that a step's pictures are computed in, one after the other, to spare memory.
+        identity_weights: File of the recognizer; None looks where weights are kept.
+        accumulate: Parts that a step's images are computed in, one after the other, to spare memory.
         device: `auto` or a torch device.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
-        workers: Processes that load pictures; None measures how many are needed.
+        workers: Processes that load images; None measures how many are needed.
         seed: Of everything random.
         log_every: Steps from one line of the log to the next.
-        sample_every: Steps from one sample picture to the next.
+        sample_every: Steps from one sample image to the next.
         save_every: Steps from one checkpoint to the next.
         ablation: The ablation that is in `preset`, if any.
         left_out: The losses that were switched off by option.
@@ -91,7 +91,7 @@ class TrainConfig:
             raise UsageError(f"--steps and --batch-size are 1 or more: {self.preset.steps}, {self.preset.batch_size}.")
         if self.preset.batch_size % self.accumulate:
             raise UsageError(
-                f"--accumulate {self.accumulate} does not divide a batch of {self.preset.batch_size} pictures."
+                f"--accumulate {self.accumulate} does not divide a batch of {self.preset.batch_size} images."
             )
 
 
@@ -142,7 +142,7 @@ def make_config(
     if perceptual_network not in (None, "vgg19", "vgg16"):
         raise UsageError(f"the perceptual network is vgg19 or vgg16, not {perceptual_network}.")
     if identity_network not in (None, "arcface", "dlib"):
-        raise UsageError(f"the recogniser of the identity loss is arcface or dlib, not {identity_network}.")
+        raise UsageError(f"the recognizer of the identity loss is arcface or dlib, not {identity_network}.")
     chosen = presets[preset] if ablation is None else ablated(presets[preset], ablation)
     for assignment in values:
         chosen = with_value(chosen, assignment)

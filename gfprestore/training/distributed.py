@@ -32,7 +32,7 @@ class World:
     size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process writes the files and talks."""
         return self.rank == 0
 
@@ -50,7 +50,7 @@ class World:
         used = (together[: len(learning)] > 0).tolist()
         parts = torch.split(together[len(learning) :] / self.size, [item.numel() for item in learning])
         for parameter, part, is_used in zip(learning, parts, used, strict=True):
-            if is_used:  # a parameter that no process used keeps no gradient, so that its optimiser leaves it alone
+            if is_used:  # a parameter that no process used keeps no gradient, so that its optimizer leaves it alone
                 parameter.grad = torch.empty_like(parameter).copy_(part.view(parameter.shape))
 
     def mean(self, values: dict[str, float], device: torch.device) -> dict[str, float]:

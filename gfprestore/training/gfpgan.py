@@ -1,7 +1,7 @@
 """The recipe of the restoration stage (Wang et al., CVPR 2021, sections 3.5 and 4.1).
 
 A step teaches the generator by all losses against discriminators that keep still, then the discriminators by what the
-generator just made. Pictures are (B, 3, S, S) RGB in [-1, 1]. Opens no file but the one it exports.
+generator just made. Images are (B, 3, S, S) RGB in [-1, 1]. Opens no file but the one it exports.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from gfprestore.training.distributed import World
 from gfprestore.training.initial_weights import (
     COMPONENTS_NAME,
     DISCRIMINATOR_NAME,
-    Start,
+    InitialWeights,
     leave_out_noise,
     load_component_discriminators,
     load_discriminator,
-    load_start,
+    load_initial_weights,
 )
-from gfprestore.training.loss_networks import Critics
+from gfprestore.training.loss_networks import LossNetworks
 from gfprestore.training.losses import (
     COMPONENTS,
     Component,
@@ -47,8 +47,8 @@ from gfprestore.training.losses import (
     reconstruction_loss,
     style_loss,
 )
-from gfprestore.training.optimizers import Updates, all_finite, frozen, place, update_average
-from gfprestore.training.recipe import Batch, Totals
+from gfprestore.training.optimizers import Optimizers, all_finite, frozen, place, update_average
+from gfprestore.training.recipe import Batch, MeanLosses
 from gfprestore.training.training_state import Sizes, write_weights
 
 RESTORER_NAME = "restorer.safetensors"
@@ -57,7 +57,7 @@ Patches = dict[Component, Tensor]
 
 
 @dataclass(frozen=True)
-class Made:
+class GeneratorOutput:
     """What the generator made of one batch, kept for the discriminators.
 
     Attributes:
@@ -79,7 +79,7 @@ class RestorationRecipe:
     Args:
         config: The training.
         start: What the generator starts from.
-        critics: The fixed networks of the losses in use.
+        loss networks: The fixed networks of the losses in use.
         device: Where to compute.
         dtype: What to compute in; weights are float32.
         world: The processes that train together.
@@ -91,8 +91,8 @@ class RestorationRecipe:
     def __init__(
         self,
         config: TrainConfig,
-        start: Start,
-        critics: Critics,
+        start: InitialWeights,
+        loss_networks: LossNetworks,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         world: World | None = None,
@@ -104,53 +104,53 @@ class RestorationRecipe:
         self.network = start.network
         torch.manual_seed(config.seed)  # the random weights to start from
         self.generator = GFPGAN(self.network)
-        load_start(self.generator, start)
+        load_initial_weights(self.generator, start)
         self.discriminator = StyleGAN2Discriminator(self.preset.discriminator_channels())
         load_discriminator(self.discriminator, start)
         self.component_discriminators = nn.ModuleDict(
             {component: FacialComponentDiscriminator(self.preset.component_width) for component in COMPONENTS}
         )
         load_component_discriminators(self.component_discriminators, start)
-        self.critics = critics
+        self.loss_networks = loss_networks
         for module in (self.generator, self.discriminator, self.component_discriminators):
             place(module, device)
-        for critic in critics.networks():
-            place(critic, device)
+        for loss_network in loss_networks.networks():
+            place(loss_network, device)
         self._choose_what_learns()
         self.average = GFPGAN(self.network).eval().requires_grad_(False)
         self.average.load_state_dict(self.generator.state_dict())
         place(self.average, device)
-        self.updates = self._make_updates(dtype, world or World())
+        self.optimizers = self._make_updates(dtype, world or World())
         self.last_r1 = 0.0
 
-    def step(self, batches: Sequence[Batch], step: int, rate_scale: float) -> dict[str, Tensor]:
-        """Learns from one step's pictures; see `Recipe.step`."""
-        totals = Totals(len(batches))
-        factor = self.preset.rate_factor(step) * rate_scale
-        made = self._teach_generator(batches, step, factor, totals)
+    def step(self, batches: Sequence[Batch], step: int, learning_rate_scale: float) -> dict[str, Tensor]:
+        """Learns from one step's images; see `Recipe.step`."""
+        mean_losses = MeanLosses(len(batches))
+        factor = self.preset.learning_rate_factor(step) * learning_rate_scale
+        made = self._teach_generator(batches, step, factor, mean_losses)
         if step > self.preset.discriminator_warmup:
-            update_average(self.average, self.generator, step, self.preset.ema_halflife)
+            update_average(self.average, self.generator, step, self.preset.ema_half_life)
         if self._uses_critics(self.losses.adversarial, step):
-            self._teach_discriminator(made, step, factor, totals)
+            self._teach_discriminator(made, step, factor, mean_losses)
         if self._uses_critics(self.losses.components, step):
-            self._teach_component_discriminators(made, factor, totals)
-        self.updates.finish()
-        return totals.values
+            self._teach_component_discriminators(made, factor, mean_losses)
+        self.optimizers.finish()
+        return mean_losses.values
 
-    def losses_of(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], Made]:
+    def losses_of(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], GeneratorOutput]:
         """All losses of the generator by name and unweighted, and what it made."""
         gt, boxes = batch.sample.gt, batch.sample.boxes
         restored, pyramid = self.generator(batch.sample.lq, batch.seeds, return_pyramid=True)
         losses = self.face_losses(restored, pyramid, gt, step)
-        if self.critics.teacher is not None and self.losses.distillation > 0:
-            losses["distillation"] = reconstruction_loss(restored, self.critics.taught(batch.sample.lq))
+        if self.loss_networks.teacher is not None and self.losses.distillation > 0:
+            losses["distillation"] = reconstruction_loss(restored, self.loss_networks.taught(batch.sample.lq))
         patches: Patches = {}
         gt_patches: Patches = {}
         if self._uses_critics(self.losses.components, step):
             patches, gt_patches = component_patches(restored, boxes), component_patches(gt, boxes)
             losses |= self.component_losses(patches, gt_patches)
         detached = {component: patch.detach() for component, patch in patches.items()}
-        return losses, Made(restored.detach(), gt, detached, gt_patches)
+        return losses, GeneratorOutput(restored.detach(), gt, detached, gt_patches)
 
     def weighted(self, losses: dict[str, Tensor]) -> Tensor:
         """What the generator is to make small."""
@@ -165,8 +165,8 @@ class RestorationRecipe:
         losses |= self._perceptual_losses(restored, gt)
         if self._uses_critics(self.losses.adversarial, step):
             losses["adversarial"] = generator_adversarial_loss(self.discriminator(restored))
-        if self.critics.identity is not None and self.losses.identity > 0:
-            losses["identity"] = self.critics.identity.loss(restored, gt)
+        if self.loss_networks.identity is not None and self.losses.identity > 0:
+            losses["identity"] = self.loss_networks.identity.loss(restored, gt)
         return losses
 
     def component_losses(self, patches: Patches, gt_patches: Patches) -> dict[str, Tensor]:
@@ -194,7 +194,7 @@ class RestorationRecipe:
             "average": self.average.state_dict(),
             "discriminator": self.discriminator.state_dict(),
             "component_discriminators": self.component_discriminators.state_dict(),
-            "updates": self.updates.state(),
+            "updates": self.optimizers.state(),
             "last_r1": self.last_r1,
         }
 
@@ -204,7 +204,7 @@ class RestorationRecipe:
         self.average.load_state_dict(state["average"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.component_discriminators.load_state_dict(state["component_discriminators"])
-        self.updates.load_state(state["updates"])
+        self.optimizers.load_state(state["updates"])
         self.last_r1 = float(state["last_r1"])
 
     def sizes(self) -> Sizes:
@@ -218,7 +218,7 @@ class RestorationRecipe:
             "mlp_layers": self.network.mlp_layers,
             "modulation": self.network.modulation,
             "input_share": self.network.input_share,
-            "colour_radius": self.network.colour_radius,
+            "colour_radius": self.network.color_radius,
             "component_width": self.preset.component_width,
             "train_decoder": self.preset.train_decoder,
             "decoder_noise": self.preset.decoder_noise,
@@ -228,13 +228,13 @@ class RestorationRecipe:
         """See `Recipe.is_finite`."""
         return all_finite(self.generator, self.discriminator, self.component_discriminators)
 
-    def rate(self) -> float:
-        """See `Recipe.rate`."""
-        return float(self.updates.optimisers["generator"].param_groups[0]["lr"])
+    def learning_rate(self) -> float:
+        """See `Recipe.learning_rate`."""
+        return float(self.optimizers.optimizers["generator"].param_groups[0]["lr"])
 
-    def pictures(self, batch: Batch) -> list[Tensor]:
-        """The lq, the U-Net's picture, the restored face of the moving average, and the gt."""
-        with torch.no_grad(), self.updates.autocast():
+    def images(self, batch: Batch) -> list[Tensor]:
+        """The lq, the U-Net's image, the restored face of the moving average, and the gt."""
+        with torch.no_grad(), self.optimizers.autocast():
             restored, pyramid = self.average(batch.sample.lq, batch.seeds, return_pyramid=True)
         return [batch.sample.lq, pyramid[-1], restored, batch.sample.gt]
 
@@ -255,11 +255,11 @@ class RestorationRecipe:
         dtype = torch.float16 if self.preset.exports_half else torch.float32
         write_weights(self.average.state_dict(), metadata, path, dtype)
         if self.losses.adversarial > 0:
-            critic = {**metadata, "network": "stylegan2-discriminator"}
-            write_weights(self.discriminator.state_dict(), critic, folder / DISCRIMINATOR_NAME, dtype)
+            loss_network = {**metadata, "network": "stylegan2-discriminator"}
+            write_weights(self.discriminator.state_dict(), loss_network, folder / DISCRIMINATOR_NAME, dtype)
         if self.losses.components > 0:
-            critic = {**metadata, "network": "facial-component-discriminators"}
-            write_weights(self.component_discriminators.state_dict(), critic, folder / COMPONENTS_NAME, dtype)
+            loss_network = {**metadata, "network": "facial-component-discriminators"}
+            write_weights(self.component_discriminators.state_dict(), loss_network, folder / COMPONENTS_NAME, dtype)
         return path
 
     def _choose_what_learns(self) -> None:
@@ -269,50 +269,54 @@ class RestorationRecipe:
             leave_out_noise(decoder)
         decoder.style_mlp.requires_grad_(False)  # latents come from the U-Net; it is kept for the file's sake
 
-    def _make_updates(self, dtype: torch.dtype, world: World) -> Updates:
+    def _make_updates(self, dtype: torch.dtype, world: World) -> Optimizers:
         preset = self.preset
-        updates = Updates(self.device, dtype, world)
+        optimizers = Optimizers(self.device, dtype, world)
         learning = [parameter for parameter in self.generator.parameters() if parameter.requires_grad]
-        updates.add("generator", [(learning, preset.rate)], preset.betas)
+        optimizers.add("generator", [(learning, preset.learning_rate)], preset.betas)
         lazy = preset.r1_every / (preset.r1_every + 1)
-        updates.add(
+        optimizers.add(
             "discriminator",
-            [(list(self.discriminator.parameters()), preset.discriminator_rate * lazy)],
+            [(list(self.discriminator.parameters()), preset.discriminator_learning_rate * lazy)],
             (0.0, 0.99**lazy),
         )
-        updates.add(
-            "components", [(list(self.component_discriminators.parameters()), preset.component_rate)], (0.9, 0.99)
+        optimizers.add(
+            "components",
+            [(list(self.component_discriminators.parameters()), preset.component_learning_rate)],
+            (0.9, 0.99),
         )
-        return updates
+        return optimizers
 
     def _uses_pyramid(self, step: int) -> bool:
         until = self.preset.pyramid_until
         return self.losses.pyramid > 0 and (until is None or step <= until)
 
     def _uses_critics(self, weight: float, step: int) -> bool:
-        return weight > 0 and step > self.preset.critics_after
+        return weight > 0 and step > self.preset.discriminator_start_step
 
-    def _teach_generator(self, batches: Sequence[Batch], step: int, factor: float, totals: Totals) -> list[Made]:
+    def _teach_generator(
+        self, batches: Sequence[Batch], step: int, factor: float, mean_losses: MeanLosses
+    ) -> list[GeneratorOutput]:
         """One update by all losses; in the warm-up of the discriminators the generator only makes their food."""
         is_learning = step > self.preset.discriminator_warmup
-        still = self.generator.unet if step <= self.preset.unet_after else ()
-        self.updates.clear("generator")
+        still = self.generator.unet if step <= self.preset.unet_start_step else ()
+        self.optimizers.clear("generator")
         made = []
         with frozen(self.discriminator, self.component_discriminators, *still), torch.set_grad_enabled(is_learning):
             for batch in batches:
-                with self.updates.autocast():
+                with self.optimizers.autocast():
                     losses, part = self.losses_of(batch, step)
                 made.append(part)
                 for name, value in losses.items():
-                    totals.add(name, value)
+                    mean_losses.add(name, value)
                 if is_learning:
-                    self.updates.backward(self.weighted(losses) / totals.parts)
+                    self.optimizers.backward(self.weighted(losses) / mean_losses.parts)
         if is_learning:
-            self.updates.apply("generator", factor, self.preset.gradient_limit)
+            self.optimizers.apply("generator", factor, self.preset.max_grad_norm)
         return made
 
     def _perceptual_losses(self, restored: Tensor, gt: Tensor) -> dict[str, Tensor]:
-        network, layer_weights = self.critics.perceptual, self.critics.layer_weights
+        network, layer_weights = self.loss_networks.perceptual, self.loss_networks.layer_weights
         if network is None or layer_weights is None:
             return {}
         if self.preset.perceptual_crop is not None:
@@ -327,41 +331,45 @@ class RestorationRecipe:
             losses["style"] = style_loss(features, gt_features, layer_weights)
         return losses
 
-    def _teach_discriminator(self, made: Sequence[Made], step: int, factor: float, totals: Totals) -> None:
+    def _teach_discriminator(
+        self, made: Sequence[GeneratorOutput], step: int, factor: float, mean_losses: MeanLosses
+    ) -> None:
         """One update by the logistic loss, with the gradient penalty every so many steps."""
-        penalised = step % self.preset.r1_every == 0
-        self.updates.clear("discriminator")
+        penalized = step % self.preset.r1_every == 0
+        self.optimizers.clear("discriminator")
         penalties = []
         for part in made:
-            with self.updates.autocast():
+            with self.optimizers.autocast():
                 fake_logits = self.discriminator(part.restored)
-            real = part.gt.detach().requires_grad_(penalised)
-            with self.updates.autocast(enabled=not penalised):  # the penalty's square overflows half precision
+            real = part.gt.detach().requires_grad_(penalized)
+            with self.optimizers.autocast(enabled=not penalized):  # the penalty's square overflows half precision
                 real_logits = self.discriminator(real)
             loss = discriminator_adversarial_loss(real_logits, fake_logits)
-            totals.add("discriminator", loss)
-            if penalised:
+            mean_losses.add("discriminator", loss)
+            if penalized:
                 penalty = r1_penalty(real, real_logits)
                 penalties.append(penalty)
                 loss = loss + self.preset.r1_gamma / 2 * self.preset.r1_every * penalty
-            self.updates.backward(loss / totals.parts)
-        self.updates.apply("discriminator", factor)
-        if penalised:
-            self.last_r1 = self.updates.mean(penalties)
-        totals.values["r1"] = torch.tensor(self.last_r1, device=self.device)
+            self.optimizers.backward(loss / mean_losses.parts)
+        self.optimizers.apply("discriminator", factor)
+        if penalized:
+            self.last_r1 = self.optimizers.mean(penalties)
+        mean_losses.values["r1"] = torch.tensor(self.last_r1, device=self.device)
 
-    def _teach_component_discriminators(self, made: Sequence[Made], factor: float, totals: Totals) -> None:
+    def _teach_component_discriminators(
+        self, made: Sequence[GeneratorOutput], factor: float, mean_losses: MeanLosses
+    ) -> None:
         """One update of the three of them; restored and real patches go through together."""
-        self.updates.clear("components")
+        self.optimizers.clear("components")
         for part in made:
             losses = []
             for component in COMPONENTS:
                 together = torch.cat([part.patches[component], part.gt_patches[component]])
-                with self.updates.autocast():
+                with self.optimizers.autocast():
                     logits = self.component_discriminators[component](together)
                 fake_logits, real_logits = logits.chunk(2) if len(logits) else (logits, logits)
                 losses.append(component_discriminator_loss(real_logits, fake_logits))
             loss = torch.stack(losses).sum()
-            totals.add("component-discriminator", loss)
-            self.updates.backward(loss / totals.parts)
-        self.updates.apply("components", factor)
+            mean_losses.add("component-discriminator", loss)
+            self.optimizers.backward(loss / mean_losses.parts)
+        self.optimizers.apply("components", factor)

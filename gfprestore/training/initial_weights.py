@@ -37,7 +37,7 @@ RELEASED_RESTORER = "gfpgan-1.4"
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialWeights:
     """What a training starts from.
 
     Attributes:
@@ -45,8 +45,8 @@ class Start:
         state: Tensors by name; empty to start from random weights.
         kind: What they are of.
         path: The file.
-        critic_state: Tensors of the discriminator that lay beside it; empty for random weights.
-        critic_path: Its file.
+        discriminator_state: Tensors of the discriminator that lay beside it; empty for random weights.
+        discriminator_path: Its file.
         component_state: Tensors of the discriminators of eyes and mouth that lay there; empty for random weights.
         component_path: Their file.
         prior_state: Of a restorer: tensors of the prior that its decoder goes on from; empty to keep its own.
@@ -57,8 +57,8 @@ class Start:
     state: Mapping[str, Tensor]
     kind: Literal["prior", "restorer", "nothing"] = "nothing"
     path: Path | None = None
-    critic_state: Mapping[str, Tensor] = field(default_factory=dict)
-    critic_path: Path | None = None
+    discriminator_state: Mapping[str, Tensor] = field(default_factory=dict)
+    discriminator_path: Path | None = None
     component_state: Mapping[str, Tensor] = field(default_factory=dict)
     component_path: Path | None = None
     prior_state: Mapping[str, Tensor] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Start:
             return "random weights"
         besides = {
             "the prior": self.prior_path,
-            "the discriminator": self.critic_path,
+            "the discriminator": self.discriminator_path,
             "the discriminators of eyes and mouth": self.component_path,
         }
         parts = [f"{what} {path}" for what, path in besides.items() if path is not None]
@@ -78,7 +78,7 @@ class Start:
         return f"{row} with {' and '.join(parts)}" if parts else row
 
 
-def open_start(config: TrainConfig, store: WeightsStore) -> Start:
+def open_initial_weights(config: TrainConfig, store: WeightsStore) -> InitialWeights:
     """What to start from: the files of `--weights` and `--prior`, else the released one that the preset asks for.
 
     Raises:
@@ -91,7 +91,7 @@ def open_start(config: TrainConfig, store: WeightsStore) -> Start:
     has_start = prior is not None and preset.start == "prior"
     path = config.weights or (None if has_start else _released(config, store))
     if path is None:
-        return prior or Start(preset.network(), {})
+        return prior or InitialWeights(preset.network(), {})
     state = load_state(path)
     found = gfpgan.config_from_state(state)
     if found is not None:
@@ -102,17 +102,17 @@ def open_start(config: TrainConfig, store: WeightsStore) -> Start:
     return _prior_start(config, path, state)
 
 
-def _with_prior(restorer: Start, prior: Start) -> Start:
+def _with_prior(restorer: InitialWeights, prior: InitialWeights) -> InitialWeights:
     return replace(
         restorer,
-        critic_state=prior.critic_state or restorer.critic_state,
-        critic_path=prior.critic_path or restorer.critic_path,
+        discriminator_state=prior.discriminator_state or restorer.discriminator_state,
+        discriminator_path=prior.discriminator_path or restorer.discriminator_path,
         prior_state=prior.state,
         prior_path=prior.path,
     )
 
 
-def _prior_start(config: TrainConfig, path: Path, state: Mapping[str, Tensor]) -> Start:
+def _prior_start(config: TrainConfig, path: Path, state: Mapping[str, Tensor]) -> InitialWeights:
     """A prior of the training's size, or a smaller one where what is added to it can learn."""
     if "constant_input.weight" not in state or "style_conv1.modulated_conv.weight" not in state:
         neither = "is neither a StyleGAN2 prior nor a GFP-GAN" if path == config.weights else "is no StyleGAN2 prior"
@@ -125,20 +125,24 @@ def _prior_start(config: TrainConfig, path: Path, state: Mapping[str, Tensor]) -
         raise WeightsMismatchError(
             f"{path} is a prior of {size} pixels, the training was to be at {preset.size}. Use --size {size}{grow}."
         )
-    return _with_discriminators(Start(preset.network(), state, "prior", path), path)
+    return _with_discriminators(InitialWeights(preset.network(), state, "prior", path), path)
 
 
-def _with_discriminators(start: Start, path: Path) -> Start:
+def _with_discriminators(start: InitialWeights, path: Path) -> InitialWeights:
     """The start with the discriminators that lie beside its file."""
-    critic_path, component_path = path.with_name(DISCRIMINATOR_NAME), path.with_name(COMPONENTS_NAME)
-    if critic_path.is_file():
-        start = replace(start, critic_state=load_state(critic_path), critic_path=critic_path)
+    discriminator_path, component_path = path.with_name(DISCRIMINATOR_NAME), path.with_name(COMPONENTS_NAME)
+    if discriminator_path.is_file():
+        start = replace(
+            start, discriminator_state=load_state(discriminator_path), discriminator_path=discriminator_path
+        )
     if start.kind == "restorer" and component_path.is_file():
         start = replace(start, component_state=load_state(component_path), component_path=component_path)
     return start
 
 
-def _restorer_start(config: TrainConfig, path: Path, state: Mapping[str, Tensor], found: GFPGANConfig) -> Start:
+def _restorer_start(
+    config: TrainConfig, path: Path, state: Mapping[str, Tensor], found: GFPGANConfig
+) -> InitialWeights:
     preset = config.preset
     if found.size != preset.size:
         raise WeightsMismatchError(
@@ -151,8 +155,8 @@ def _restorer_start(config: TrainConfig, path: Path, state: Mapping[str, Tensor]
             "Start an ablation from a prior or from nothing."
         )
     if config.stage == "prior":
-        return Start(preset.network(), decoder_state(state), "prior", path)
-    return _with_discriminators(Start(found, state, "restorer", path), path)
+        return InitialWeights(preset.network(), decoder_state(state), "prior", path)
+    return _with_discriminators(InitialWeights(found, state, "restorer", path), path)
 
 
 def _released(config: TrainConfig, store: WeightsStore) -> Path | None:
@@ -181,7 +185,7 @@ SAME_SIZES = "Name the preset that the file was trained with, or another file."
 WITHOUT_IT = "Move the file away to begin with random weights, or start from other weights."
 
 
-def load_start(generator: GFPGAN, start: Start) -> None:
+def load_initial_weights(generator: GFPGAN, start: InitialWeights) -> None:
     """Load the initial weights of a training into its generator."""
     if start.kind == "prior":
         load_prior(generator.stylegan_decoder, start)
@@ -191,7 +195,7 @@ def load_start(generator: GFPGAN, start: Start) -> None:
         _seat_prior(generator, start)
 
 
-def _seat_prior(generator: GFPGAN, start: Start) -> None:
+def _seat_prior(generator: GFPGAN, start: InitialWeights) -> None:
     """Has a restorer's decoder go on from the start's prior; see `steer_anew`.
 
     Raises:
@@ -210,7 +214,7 @@ def leave_out_noise(generator: StyleGAN2Generator) -> None:
         strength.requires_grad_(False)
 
 
-def load_prior(generator: StyleGAN2Generator, start: Start) -> None:
+def load_prior(generator: StyleGAN2Generator, start: InitialWeights) -> None:
     """Loads a start's prior, grown where it is a smaller one.
 
     Raises:
@@ -220,18 +224,18 @@ def load_prior(generator: StyleGAN2Generator, start: Start) -> None:
     load_strictly(generator, state, start.path, "the prior of this training", SAME_SIZES)
 
 
-def load_discriminator(discriminator: StyleGAN2Discriminator, start: Start) -> None:
+def load_discriminator(discriminator: StyleGAN2Discriminator, start: InitialWeights) -> None:
     """Loads the discriminator that a start was trained against, if one lies there, grown where it is smaller.
 
     Raises:
         WeightsMismatchError: Its tensors do not fit.
     """
-    if start.critic_state:
-        state = grown_discriminator(start.critic_state, discriminator)
-        load_strictly(discriminator, state, start.critic_path, "the discriminator of this training", WITHOUT_IT)
+    if start.discriminator_state:
+        state = grown_discriminator(start.discriminator_state, discriminator)
+        load_strictly(discriminator, state, start.discriminator_path, "the discriminator of this training", WITHOUT_IT)
 
 
-def load_component_discriminators(discriminators: nn.ModuleDict, start: Start) -> None:
+def load_component_discriminators(discriminators: nn.ModuleDict, start: InitialWeights) -> None:
     """Loads the discriminators of eyes and mouth that a start was trained against, if they lie there.
 
     Raises:

@@ -69,7 +69,7 @@ class BatchLoader:
         return batches
 
     def _next(self, iterator: Iterator[Sample]) -> Sample:
-        """The next pictures; files that cannot be used are told, each once."""
+        """The next images; files that cannot be used are told, each once."""
         try:
             sample = next(iterator)
         except FolderError as error:  # of a worker process it comes with the worker's traceback around it
@@ -90,7 +90,7 @@ class BatchLoader:
         cores = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         self.workers = workers_for(self.waited, seconds, cores, is_cpu=self.device.type == "cpu")
         self.tell(
-            f"Loading a step's {self.config.preset.batch_size} pictures takes {self.waited:.3f} s in one process, "
+            f"Loading a step's {self.config.preset.batch_size} images takes {self.waited:.3f} s in one process, "
             f"learning from them {seconds:.3f} s: {self.workers or 'no'} worker process(es)."
         )
         self.close()
@@ -122,7 +122,7 @@ def workers_for(loading: float, learning: float, cores: int, *, is_cpu: bool) ->
     """How many processes must load so that learning never waits.
 
     Args:
-        loading: Seconds that one process needs to load a step's pictures.
+        loading: Seconds that one process needs to load a step's images.
         learning: Seconds of a step without loading.
         cores: That this process may use.
         is_cpu: Whether learning itself needs the cores; then small work is not worth a process.

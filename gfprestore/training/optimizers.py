@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from gfprestore.training.distributed import World
 
 
-class Updates:
-    """The optimisers of a recipe by name, with the scaler that half precision needs.
+class Optimizers:
+    """The optimizers of a recipe by name, with the scaler that half precision needs.
 
     Args:
         device: Where the networks are.
@@ -28,17 +28,17 @@ class Updates:
         self.device = device
         self.dtype = dtype
         self.world = world
-        self.optimisers: dict[str, torch.optim.Adam] = {}
+        self.optimizers: dict[str, torch.optim.Adam] = {}
         self.rates: dict[str, list[float]] = {}
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
 
     def add(
         self, name: str, groups: Sequence[tuple[Sequence[nn.Parameter], float]], betas: tuple[float, float]
     ) -> None:
-        """Gives parameters an optimiser; groups are (parameters, learning rate)."""
+        """Gives parameters an optimizer; groups are (parameters, learning rate)."""
         settings = [{"params": list(parameters), "lr": rate} for parameters, rate in groups if parameters]
         fused = self.device.type in ("cpu", "cuda")
-        self.optimisers[name] = torch.optim.Adam(settings, betas=betas, fused=fused)
+        self.optimizers[name] = torch.optim.Adam(settings, betas=betas, fused=fused)
         self.rates[name] = [rate for parameters, rate in groups if parameters]
 
     def autocast(self, enabled: bool = True) -> torch.autocast:
@@ -49,7 +49,7 @@ class Updates:
     def clear(self, *names: str) -> None:
         """Forgets the gradients."""
         for name in names:
-            self.optimisers[name].zero_grad(set_to_none=True)
+            self.optimizers[name].zero_grad(set_to_none=True)
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradients of a loss."""
@@ -59,19 +59,19 @@ class Updates:
         """Changes the weights by the mean gradient of all processes, at `factor` of the learning rate.
 
         Args:
-            name: Of the optimiser.
+            name: Of the optimizer.
             factor: What its learning rates are multiplied with.
             limit: The largest norm of the whole gradient; a longer one is shortened to it.
         """
-        optimiser = self.optimisers[name]
-        for group, rate in zip(optimiser.param_groups, self.rates[name], strict=True):
+        optimizer = self.optimizers[name]
+        for group, rate in zip(optimizer.param_groups, self.rates[name], strict=True):
             group["lr"] = rate * factor
-        parameters = [item for group in optimiser.param_groups for item in group["params"]]
+        parameters = [item for group in optimizer.param_groups for item in group["params"]]
         self.world.average_gradients(parameters)
         if limit is not None:
-            self.scaler.unscale_(optimiser)
+            self.scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(parameters, limit)
-        self.scaler.step(optimiser)
+        self.scaler.step(optimizer)
 
     def mean(self, values: Sequence[Tensor]) -> float:
         """The mean of some numbers over them and over all processes."""
@@ -79,19 +79,19 @@ class Updates:
         return self.world.mean({"mean": here}, self.device)["mean"]
 
     def finish(self) -> None:
-        """Ends a step in which at least one optimiser was applied."""
+        """Ends a step in which at least one optimizer was applied."""
         if self.scaler.is_enabled():
             self.scaler.update()
 
     def state(self) -> dict[str, Any]:
-        """Of all optimisers and the scaler."""
-        optimisers = {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()}
-        return {"optimisers": optimisers, "scaler": self.scaler.state_dict()}
+        """Of all optimizers and the scaler."""
+        optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        return {"optimisers": optimizers, "scaler": self.scaler.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes over what `state` gave."""
-        for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimisers"][name])
         if self.scaler.is_enabled() and state["scaler"]:  # a training may go on in another precision
             self.scaler.load_state_dict(state["scaler"])
 
@@ -119,7 +119,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
 
 
 def update_average(average: nn.Module, module: nn.Module, step: int, halflife: float) -> None:
-    """Moves the average towards the weights; in the first steps faster, so that random weights are soon forgotten.
+    """Moves the average toward the weights; in the first steps faster, so that random weights are soon forgotten.
 
     Args:
         average: The same network, never trained itself.

@@ -67,7 +67,7 @@ def with_value(holder: Holder, assignment: str, name: str | None = None) -> Hold
 
     Args:
         holder: The preset, or a dataclass in it.
-        assignment: As the option `--set` takes it: `rate=1e-4`, `losses.identity=8`, `milestones=100,200`.
+        assignment: As the option `--set` takes it: `learning_rate=1e-4`, `losses.identity=8`, `milestones=100,200`.
         name: What is left of its name where `holder` is a dataclass in the preset.
 
     Raises:

@@ -14,7 +14,7 @@ from gfprestore.device import choose_device, precision_name, total_memory
 from gfprestore.errors import WeightsError
 from gfprestore.networks import gfpgan
 from gfprestore.networks.arcface import ArcFaceResNet18
-from gfprestore.networks.dlib_resnet import DlibFaceRecogniser
+from gfprestore.networks.dlib_resnet import DlibFaceRecognizer
 from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
 from gfprestore.networks.vgg import VGGFeatures
 from gfprestore.training.background import student_config, teacher_name
@@ -26,8 +26,8 @@ from gfprestore.training.distillation import (
     part_count,
 )
 from gfprestore.training.gfpgan import RestorationRecipe
-from gfprestore.training.initial_weights import Start, open_start
-from gfprestore.training.loss_networks import Critics, arcface_critic, dlib_critic, open_critics
+from gfprestore.training.initial_weights import InitialWeights, open_initial_weights
+from gfprestore.training.loss_networks import LossNetworks, arcface_loss_network, dlib_loss_network, open_loss_networks
 from gfprestore.training.losses import PERCEPTUAL_WEIGHTS
 from gfprestore.training.prior import PriorRecipe
 from gfprestore.training.recipe import Batch
@@ -44,18 +44,18 @@ class Memory:
 
     Attributes:
         weights: Of all networks.
-        optimisers: Gradients, Adam's two moments and the moving average.
-        activations: What the generator's backward pass keeps of the pictures that are computed together.
+        optimizers: Gradients, Adam's two moments and the moving average.
+        activations: What the generator's backward pass keeps of the images that are computed together.
     """
 
     weights: int
-    optimisers: int
+    optimizers: int
     activations: int
 
     @property
     def total(self) -> int:
         """All of it; a real training adds some hundred megabytes of the device's own."""
-        return self.weights + self.optimisers + self.activations
+        return self.weights + self.optimizers + self.activations
 
 
 def plan(config: TrainConfig, store: WeightsStore | None = None) -> list[Row]:
@@ -79,17 +79,18 @@ def plan(config: TrainConfig, store: WeightsStore | None = None) -> list[Row]:
     return [
         ("preset", f"{config.preset_name}: {preset.about}"),
         ("stage", config.stage + (f", ablation {config.ablation}" if config.ablation else "")),
-        ("data", f"{dataset.count} pictures in {config.data}, each seen {epochs:.3g} times"),
+        ("data", f"{dataset.count} images in {config.data}, each seen {epochs:.3g} times"),
         ("start", _start_row(config, store or WeightsStore())),
         ("network", f"layout {network.layout}, {network.size} pixels, "
                     f"channels {', '.join(map(str, network.channels))}"),
-        ("steps", f"{preset.steps} of {preset.batch_size} pictures"),
-        ("rates", f"generator {preset.rate:g}, discriminator {preset.discriminator_rate:g}, halved after "
+        ("steps", f"{preset.steps} of {preset.batch_size} images"),
+        ("rates", f"generator {preset.learning_rate:g}, discriminator {preset.discriminator_learning_rate:g}, "
+                  "halved after "
                   f"{', '.join(map(str, preset.milestones)) or 'no step'}"),
         ("losses", _losses_row(config)),
-        ("critics", _critics_row(config, store or WeightsStore())),
+        ("critics", _loss_networks_row(config, store or WeightsStore())),
         ("device", f"{device}, {precision_name(dtype)}"),
-        ("memory", f"{_gib(memory.total)} ({_gib(memory.weights)} weights, {_gib(memory.optimisers)} gradients, "
+        ("memory", f"{_gib(memory.total)} ({_gib(memory.weights)} weights, {_gib(memory.optimizers)} gradients, "
                    f"moments and average, {_gib(memory.activations)} activations); {device} has "
                    f"{_gib(total_memory(device))}"),
         ("output", f"{config.output}, {'goes on from its checkpoint' if has_checkpoint(config) else 'starts anew'}"),
@@ -113,9 +114,9 @@ def _background_plan(config: TrainConfig, store: WeightsStore, device: torch.dev
         ("network", f"SRVGGNetCompact x{student.scale}, {student.features} features, "
                     f"{student.convolutions} inner convolutions"),
         ("steps", f"{preset.steps} of {preset.batch_size} pieces of {preset.size} pixels"),
-        ("rates", f"{preset.rate:g}, halved after {', '.join(map(str, preset.milestones)) or 'no step'}"),
+        ("rates", f"{preset.learning_rate:g}, halved after {', '.join(map(str, preset.milestones)) or 'no step'}"),
         ("losses", _losses_row(config)),
-        ("critics", _critics_row(config, store)),
+        ("critics", _loss_networks_row(config, store)),
         ("device", f"{device}, {precision_name(dtype)}"),
         ("output", f"{config.output}, {'goes on from its checkpoint' if has_checkpoint(config) else 'starts anew'}"),
     ]  # fmt: skip
@@ -135,16 +136,16 @@ def memory_needed(config: TrainConfig, dtype: torch.dtype, processes: int = 1) -
     whole_faces = replace(config, preset=replace(config.preset, losses=config.preset.losses.without("components")))
     taught_by = _teacher_sizes(config)
     with FakeTensorMode():
-        critics = _hollow_critics(config, taught_by)
+        loss_networks = _empty_loss_networks(config, taught_by)
         recipe: RestorationRecipe | PriorRecipe
-        start = Start(config.preset.network(), {})
+        start = InitialWeights(config.preset.network(), {})
         if config.stage == "prior":
             recipe = PriorRecipe(whole_faces, start, torch.device("cpu"))
         else:
-            recipe = RestorationRecipe(whole_faces, start, critics, torch.device("cpu"))
+            recipe = RestorationRecipe(whole_faces, start, loss_networks, torch.device("cpu"))
         activations = _activations(recipe, share) * dtype.itemsize // torch.float32.itemsize
     networks: list[nn.Module] = [recipe.generator, recipe.discriminator]
-    fixed = critics.networks()
+    fixed = loss_networks.networks()
     if isinstance(recipe, RestorationRecipe) and config.preset.losses.components > 0:
         networks.append(recipe.component_discriminators)
     learning = sum(_bytes(item) for net in networks for item in net.parameters() if item.requires_grad)
@@ -166,14 +167,16 @@ def _activations(recipe: RestorationRecipe | PriorRecipe, share: int) -> int:
 
     own = {item.untyped_storage()._cdata for item in recipe.generator.parameters()}
     size = recipe.network.size
-    pictures = torch.empty(share, 3, size, size).contiguous(memory_format=torch.channels_last)
-    batch = Batch(Sample(pictures, pictures, torch.zeros(share, 3, 4)), list(range(share)))
+    images = torch.empty(share, 3, size, size).contiguous(memory_format=torch.channels_last)
+    batch = Batch(Sample(images, images, torch.zeros(share, 3, 4)), list(range(share)))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         if isinstance(recipe, PriorRecipe):
             recipe.losses_of(batch)
         else:
             preset = recipe.preset
-            recipe.losses_of(batch, max(preset.discriminator_warmup, preset.critics_after, preset.unet_after) + 1)
+            recipe.losses_of(
+                batch, max(preset.discriminator_warmup, preset.discriminator_start_step, preset.unet_start_step) + 1
+            )
     return sum(size for storage, size in kept.items() if storage not in own)
 
 
@@ -186,41 +189,41 @@ def _teacher_sizes(config: TrainConfig) -> GFPGANConfig | None:
     return None
 
 
-def _hollow_critics(config: TrainConfig, taught_by: GFPGANConfig | None = None) -> Critics:
-    """The critics that the losses need, without content."""
+def _empty_loss_networks(config: TrainConfig, taught_by: GFPGANConfig | None = None) -> LossNetworks:
+    """The loss networks that the losses need, without content."""
     losses, layout = config.preset.losses, config.preset.perceptual_network
     if config.stage == "prior":
-        return Critics()
+        return LossNetworks()
     perceptual = None
     if losses.perceptual > 0 or losses.style > 0:
         perceptual = VGGFeatures(layout, list(PERCEPTUAL_WEIGHTS[layout])).requires_grad_(False)
     identity = None
     if losses.identity > 0:
         identity = (
-            arcface_critic(ArcFaceResNet18().eval().requires_grad_(False))
+            arcface_loss_network(ArcFaceResNet18().eval().requires_grad_(False))
             if config.preset.identity_network == "arcface"
-            else dlib_critic(DlibFaceRecogniser().eval().requires_grad_(False))
+            else dlib_loss_network(DlibFaceRecognizer().eval().requires_grad_(False))
         )
     teacher = None if taught_by is None else GFPGAN(taught_by).eval().requires_grad_(False)
-    return Critics(perceptual, PERCEPTUAL_WEIGHTS[layout], identity, teacher)
+    return LossNetworks(perceptual, PERCEPTUAL_WEIGHTS[layout], identity, teacher)
 
 
 def _start_row(config: TrainConfig, store: WeightsStore) -> str:
     try:
-        start = open_start(config, store)
+        start = open_initial_weights(config, store)
     except WeightsError as error:
         return f"MISSING: {error}"
     return str(start)
 
 
-def _critics_row(config: TrainConfig, store: WeightsStore) -> str:
+def _loss_networks_row(config: TrainConfig, store: WeightsStore) -> str:
     try:
-        critics = open_critics(config, store)
+        loss_networks = open_loss_networks(config, store)
     except WeightsError as error:
         return f"MISSING: {error}"
-    names: list[str] = [config.preset.perceptual_network] if critics.perceptual is not None else []
-    names += [critics.identity.name] if critics.identity is not None else []
-    names += [f"the teacher {config.teacher}"] if critics.teacher is not None else []
+    names: list[str] = [config.preset.perceptual_network] if loss_networks.perceptual is not None else []
+    names += [loss_networks.identity.name] if loss_networks.identity is not None else []
+    names += [f"the teacher {config.teacher}"] if loss_networks.teacher is not None else []
     return ", ".join(names) or "none needed"
 
 

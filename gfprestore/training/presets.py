@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
-from gfprestore.data.aging import Ageing
+from gfprestore.data.aging import Aging
 from gfprestore.data.degradation import OFFICIAL, OLD_PRINTS, PAPER, DegradationOptions
 from gfprestore.errors import UsageError
 from gfprestore.networks.gfpgan import GFPGANConfig, Modulation
@@ -21,7 +21,7 @@ LOSSES: dict[str, str] = {
     "reconstruction": "L1 between the restored face and the ground truth",
     "perceptual": "L1 of VGG features, with the style term where the preset has one",
     "style": "L1 of Gram matrices of VGG features",
-    "pyramid": "L1 of the U-Net's pictures at every scale",
+    "pyramid": "L1 of the U-Net's images at every scale",
     "adversarial": "logistic loss of StyleGAN2's discriminator",
     "components": "everything about eyes and mouth: their discriminators and what is compared in them",
     "component-style": "L1 of Gram matrices of the component discriminators' features",
@@ -112,7 +112,7 @@ class Distillation:
         rim: Pixels around them that the teacher sees as well.
         shrink: Factor by which photos are made smaller before patches are cut out.
         clean: Share of the patches that are not degraded.
-        perceptual_after: First steps without the perceptual loss, to spare time: it sharpens what is right already.
+        perceptual_start_step: Number of first steps without the perceptual loss; it sharpens what is already right.
 
     Raises:
         ValueError: A value is out of range.
@@ -128,7 +128,7 @@ class Distillation:
     rim: int = 8
     shrink: tuple[float, float] = (1.0, 4.0)
     clean: float = 0.25
-    perceptual_after: int = 0
+    perceptual_start_step: int = 0
 
     def __post_init__(self) -> None:
         counts = dict.fromkeys(("features", "convolutions", "patches", "patch_size"), (1, math.inf))
@@ -144,43 +144,43 @@ class Preset:
     Attributes:
         about: One line for people.
         layout: Of the generator's weights, `paper` or `clean`.
-        size: Height and width of the pictures.
+        size: Height and width of the images.
         narrow: Factor on the generator's channels; the discriminator has the same.
         channel_multiplier: Factor on the generator's channels at 64 and more.
         style_dim: Length of a style code.
         mlp_layers: Layers of the prior's style network.
         component_width: Features of the component discriminators at the patches' full size.
         modulation: What the U-Net's features modulate in the prior.
-        input_share: Share of what each part of the generator gets in the picture that it gives; see `GFPGANConfig`.
-        colour_radius: Pixels around a place over which the restored picture keeps the lq's colours; see `GFPGANConfig`.
+        input_share: Share of what each part of the generator gets in the image that it gives; see `GFPGANConfig`.
+        color_radius: Pixels around a place over which the restored image keeps the lq's colors; see `GFPGANConfig`.
         start: What a restoration starts from: a `prior`, a whole `restorer`, or `nothing` but random weights.
         train_decoder: Whether the prior inside the restorer learns too; the paper freezes it.
         decoder_noise: Whether the decoder and its prior add noise to their features. A small one makes speckles of it,
             to please the perceptual loss or the discriminator.
-        batch_size: Pictures a step, over all processes and accumulated parts.
+        batch_size: Images a step, over all processes and accumulated parts.
         steps: Steps in all.
-        rate: Adam's learning rate of the generator; plain convolutions need far less than the paper's equalised ones.
+        learning_rate: Of Adam for the generator; plain convolutions need far less than the paper's equalized ones.
         betas: Adam's, of the generator: 0 for the first in the paper, whose gradients the discriminator keeps turning.
-        gradient_limit: The largest norm of the generator's gradient, where one is set; a longer one is shortened.
-        discriminator_rate: That of the discriminator.
-        component_rate: That of the component discriminators.
+        max_grad_norm: The largest norm of the generator's gradient, where one is set; a longer one is shortened.
+        discriminator_learning_rate: That of the discriminator.
+        component_learning_rate: That of the component discriminators.
         milestones: Steps after which all rates are halved.
         discriminator_warmup: First steps in which only the discriminators learn.
-        critics_after: First steps without any discriminator, to spare time: there is nothing yet that one could judge.
-        unet_after: First steps in which the U-Net stands still: a trained one beside a new prior only has to steer it.
+        discriminator_start_step: Number of first steps without any discriminator; there is nothing yet to judge.
+        unet_start_step: Number of first steps in which the U-Net is frozen, while a new prior adapts to it.
         losses: What each loss is multiplied with.
         perceptual_network: The network of the perceptual and the style loss.
-        identity_network: The recogniser of the identity loss: the paper's `arcface`, or `dlib`'s, which a package has.
+        identity_network: The recognizer of the identity loss: the paper's `arcface`, or `dlib`'s, which a package has.
         perceptual_crop: Side of the random piece of each face that these losses see, to spare time; None: all of it.
         pyramid_until: The last step of the pyramid loss; None keeps it.
         r1_gamma: Weight of the gradient penalty of the discriminator.
         r1_every: Steps from one penalty to the next.
         path_weight: Weight of the path length penalty of the prior; 0 leaves it out.
         path_every: Steps from one such penalty to the next.
-        mixing: Share of the prior's pictures made with two style codes.
+        mixing: Share of the prior's images made with two style codes.
         degradation: How low quality is made from the ground truth.
         jitter: How differently faces may be aligned, in shares of the side; for sets that are small.
-        ema_halflife: Steps after which half of the moving average is new.
+        ema_half_life: Steps after which half of the moving average is new.
         exports_half: The exported restorer is float16, half as large; the checkpoint stays float32.
         distillation: Of the background stage; None for the others.
 
@@ -198,21 +198,21 @@ class Preset:
     component_width: int = 64
     modulation: Modulation = "split"
     input_share: float = 0.0
-    colour_radius: int = 0
+    color_radius: int = 0
     start: Literal["prior", "restorer", "nothing"] = "prior"
     train_decoder: bool = False
     decoder_noise: bool = True
     batch_size: int = 12
     steps: int = 800_000
-    rate: float = 2e-3
+    learning_rate: float = 2e-3
     betas: tuple[float, float] = (0.0, 0.99)
-    gradient_limit: float | None = None
-    discriminator_rate: float = 2e-3
-    component_rate: float = 2e-3
+    max_grad_norm: float | None = None
+    discriminator_learning_rate: float = 2e-3
+    component_learning_rate: float = 2e-3
     milestones: tuple[int, ...] = (700_000, 750_000)
     discriminator_warmup: int = 0
-    critics_after: int = 0
-    unet_after: int = 0
+    discriminator_start_step: int = 0
+    unet_start_step: int = 0
     losses: LossWeights = field(default_factory=LossWeights)
     perceptual_network: PerceptualNetwork = "vgg19"
     identity_network: IdentityNetwork = "arcface"
@@ -225,19 +225,26 @@ class Preset:
     mixing: float = 0.9
     degradation: DegradationOptions = PAPER
     jitter: float = 0.0
-    ema_halflife: float = 10_000 / 32
+    ema_half_life: float = 10_000 / 32
     exports_half: bool = False
     distillation: Distillation | None = None
 
     def __post_init__(self) -> None:
-        if not min(self.rate, self.discriminator_rate, self.component_rate) > 0:
+        if not min(self.learning_rate, self.discriminator_learning_rate, self.component_learning_rate) > 0:
             raise ValueError("learning rates are above 0")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas are from 0 to below 1, not {self.betas[0]:g}, {self.betas[1]:g}")
         counts = dict.fromkeys(("style_dim", "mlp_layers", "component_width", "r1_every", "path_every"), (1, math.inf))
-        firsts = ("discriminator_warmup", "critics_after", "unet_after", "pyramid_until", "r1_gamma", "path_weight")
+        firsts = (
+            "discriminator_warmup",
+            "discriminator_start_step",
+            "unet_start_step",
+            "pyramid_until",
+            "r1_gamma",
+            "path_weight",
+        )
         shares = {"mixing": (0, 1), "jitter": (0, 0.5), "perceptual_crop": (1, math.inf)}
-        _check(self, {**counts, **dict.fromkeys(firsts, (0, math.inf)), **shares}, ("ema_halflife", "gradient_limit"))
+        _check(self, {**counts, **dict.fromkeys(firsts, (0, math.inf)), **shares}, ("ema_half_life", "max_grad_norm"))
 
     def network(self) -> GFPGANConfig:
         """The sizes of the generator.
@@ -255,7 +262,7 @@ class Preset:
                 mlp_layers=self.mlp_layers,
                 modulation=self.modulation,
                 input_share=self.input_share,
-                colour_radius=self.colour_radius,
+                color_radius=self.color_radius,
             )
         except ValueError as error:
             raise UsageError(f"no network can be built: {error}. Choose another --size or --set.") from error
@@ -267,13 +274,13 @@ class Preset:
             "paper", size=self.size, narrow=self.narrow, channel_multiplier=multiplier
         ).channels
 
-    def rate_factor(self, step: int) -> float:
+    def learning_rate_factor(self, step: int) -> float:
         """What the learning rates are multiplied with at `step`, 1 being the first: halved after each milestone."""
         return float(0.5 ** sum(step > milestone for milestone in self.milestones))
 
 
 PRESETS: dict[str, Preset] = {
-    "paper": Preset(about="The paper: 512, 800,000 steps of 12 pictures, a frozen StyleGAN2 prior."),
+    "paper": Preset(about="The paper: 512, 800,000 steps of 12 images, a frozen StyleGAN2 prior."),
     "official": Preset(
         about="The official configuration file: as the paper, wider degradation, a style loss, earlier milestones.",
         milestones=(600_000, 700_000),
@@ -281,7 +288,7 @@ PRESETS: dict[str, Preset] = {
         degradation=OFFICIAL,
     ),
     "compact": Preset(
-        about="A small network at 256 that trains in hours, from nothing, on heavily degraded pictures.",
+        about="A small network at 256 that trains in hours, from nothing, on heavily degraded images.",
         layout="clean",
         size=256,
         narrow=0.25,
@@ -290,19 +297,19 @@ PRESETS: dict[str, Preset] = {
         mlp_layers=2,
         component_width=16,
         input_share=0.5,
-        colour_radius=5,
+        color_radius=5,
         start="nothing",
         train_decoder=True,
         decoder_noise=False,
         batch_size=8,
         steps=3_000,
-        rate=3e-4,
+        learning_rate=3e-4,
         betas=(0.5, 0.99),
-        gradient_limit=2.0,
-        discriminator_rate=2e-3,
-        component_rate=1e-2,
+        max_grad_norm=2.0,
+        discriminator_learning_rate=2e-3,
+        component_learning_rate=1e-2,
         milestones=(1_800, 2_600),
-        critics_after=1_200,
+        discriminator_start_step=1_200,
         losses=LossWeights(reconstruction=1.0, perceptual=0.02, adversarial=0.1, components=0.1,
                            component_style=20.0, identity=0.8),
         perceptual_network="vgg16",
@@ -321,9 +328,9 @@ PRESETS: dict[str, Preset] = {
         start="restorer",
         batch_size=4,
         steps=20_000,
-        rate=5e-5,
-        discriminator_rate=5e-4,
-        component_rate=5e-4,
+        learning_rate=5e-5,
+        discriminator_learning_rate=5e-4,
+        component_learning_rate=5e-4,
         milestones=(15_000,),
         discriminator_warmup=1_000,
         losses=LossWeights(pyramid=0.0),  # released models left it behind long ago
@@ -337,13 +344,13 @@ PRIOR_PRESETS: dict[str, Preset] = {
         PRESETS["compact"],
         about="A small StyleGAN2 that trains in hours: --size 32 first, then each time twice that from the last one.",
         batch_size=16,
-        rate=2e-4,
-        discriminator_rate=1.5e-3,
+        learning_rate=2e-4,
+        discriminator_learning_rate=1.5e-3,
         milestones=(),
         r1_gamma=0.5,
         path_weight=0.0,
         mixing=0.5,
-        ema_halflife=150.0,
+        ema_half_life=150.0,
         exports_half=False,
     ),
 }  # fmt: skip
@@ -362,8 +369,8 @@ SCANNED = DegradationOptions(
     saturation=(0.5, 1.3),
     hue=(-0.02, 0.02),
     jitter_probability=0.3,
-    grey_probability=0.15,
-    ageing=Ageing(
+    gray_probability=0.15,
+    aging=Aging(
         copy_probability=0.0,
         grain_probability=0.3,
         grain=(2.0, 14.0),
@@ -393,7 +400,7 @@ BACKGROUND_PRESETS: dict[str, Preset] = {
         start="nothing",
         batch_size=8,
         steps=5_700,
-        rate=1e-3,
+        learning_rate=1e-3,
         betas=(0.9, 0.99),
         milestones=(2_400, 3_400, 5_000, 5_300, 5_500),
         losses=LossWeights(reconstruction=1.0, perceptual=0.1, pyramid=0.0, adversarial=0.0, components=0.0,
@@ -401,8 +408,8 @@ BACKGROUND_PRESETS: dict[str, Preset] = {
         perceptual_network="vgg16",
         perceptual_crop=64,
         degradation=SCANNED,
-        ema_halflife=100.0,
-        distillation=Distillation(perceptual_after=2_800),
+        ema_half_life=100.0,
+        distillation=Distillation(perceptual_start_step=2_800),
     ),
 }  # fmt: skip
 """The recipes of the background stage by name; `size` is the side of the pieces of patches that a step sees."""

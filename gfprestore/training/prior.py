@@ -1,6 +1,6 @@
 """The recipe of the prior stage: StyleGAN2 (Karras et al., CVPR 2020) on the same faces.
 
-Logistic loss, R1 and path length, each penalty every so many steps with the optimiser's rates to match; style mixing.
+Logistic loss, R1 and path length, each penalty every so many steps with the optimizer's rates to match; style mixing.
 Tensors have the official names; the file serves as `--weights` of the restoration stage.
 """
 
@@ -21,7 +21,7 @@ from gfprestore.training.config import TrainConfig
 from gfprestore.training.distributed import World
 from gfprestore.training.initial_weights import (
     DISCRIMINATOR_NAME,
-    Start,
+    InitialWeights,
     leave_out_noise,
     load_discriminator,
     load_prior,
@@ -32,8 +32,8 @@ from gfprestore.training.losses import (
     path_length_penalty,
     r1_penalty,
 )
-from gfprestore.training.optimizers import Updates, all_finite, frozen, place, update_average
-from gfprestore.training.recipe import Batch, Totals
+from gfprestore.training.optimizers import Optimizers, all_finite, frozen, place, update_average
+from gfprestore.training.recipe import Batch, MeanLosses
 from gfprestore.training.training_state import Sizes, write_weights
 
 PRIOR_NAME = "prior.safetensors"
@@ -45,7 +45,7 @@ STYLE_RATE = 0.01
 """Of the style network's learning rate to the others'; the paper's layout has it in its weights."""
 
 SHOWN = 4
-"""Pictures of each face of the sample picture."""
+"""Images of each face of the sample image."""
 
 
 class PriorRecipe:
@@ -65,7 +65,7 @@ class PriorRecipe:
     def __init__(
         self,
         config: TrainConfig,
-        start: Start,
+        start: InitialWeights,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         world: World | None = None,
@@ -88,23 +88,23 @@ class PriorRecipe:
         self.average.load_state_dict(self.generator.state_dict())
         place(self.average, device)
         self.mean_path_length = torch.zeros((), device=device)
-        self.updates = self._make_updates(dtype, world or World())
+        self.optimizers = self._make_updates(dtype, world or World())
         self.last: dict[str, float] = {"r1": 0.0, "path": 0.0}
 
-    def step(self, batches: Sequence[Batch], step: int, rate_scale: float) -> dict[str, Tensor]:
-        """Learns from one step's pictures; see `Recipe.step`."""
-        totals = Totals(len(batches))
-        factor = self.preset.rate_factor(step) * rate_scale
-        self._teach_discriminator(batches, step, factor, totals)
+    def step(self, batches: Sequence[Batch], step: int, learning_rate_scale: float) -> dict[str, Tensor]:
+        """Learns from one step's images; see `Recipe.step`."""
+        mean_losses = MeanLosses(len(batches))
+        factor = self.preset.learning_rate_factor(step) * learning_rate_scale
+        self._teach_discriminator(batches, step, factor, mean_losses)
         if step > self.preset.discriminator_warmup:
-            self._teach_generator(batches, step, factor, totals)
-            update_average(self.average, self.generator, step, self.preset.ema_halflife)
-        self.updates.finish()
+            self._teach_generator(batches, step, factor, mean_losses)
+            update_average(self.average, self.generator, step, self.preset.ema_half_life)
+        self.optimizers.finish()
         lasting = {name: torch.tensor(value, device=self.device) for name, value in self.last.items()}
-        return totals.values | lasting
+        return mean_losses.values | lasting
 
     def losses_of(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss of the generator by name; it sees no picture of the batch, and makes as many."""
+        """The loss of the generator by name; it sees no image of the batch, and makes as many."""
         fakes, _ = self._generate(self.generator, _other(batch.seeds, 2), self.preset.mixing)
         return {"adversarial": generator_adversarial_loss(self.discriminator(fakes))}
 
@@ -114,7 +114,7 @@ class PriorRecipe:
             "generator": self.generator.state_dict(),
             "average": self.average.state_dict(),
             "discriminator": self.discriminator.state_dict(),
-            "updates": self.updates.state(),
+            "updates": self.optimizers.state(),
             "mean_path_length": self.mean_path_length,
             "last": self.last,
         }
@@ -124,7 +124,7 @@ class PriorRecipe:
         self.generator.load_state_dict(state["generator"])
         self.average.load_state_dict(state["average"])
         self.discriminator.load_state_dict(state["discriminator"])
-        self.updates.load_state(state["updates"])
+        self.optimizers.load_state(state["updates"])
         self.mean_path_length = state["mean_path_length"].to(self.device)
         self.last = {name: float(value) for name, value in state["last"].items()}
 
@@ -144,16 +144,16 @@ class PriorRecipe:
         """See `Recipe.is_finite`."""
         return all_finite(self.generator, self.discriminator)
 
-    def rate(self) -> float:
-        """See `Recipe.rate`."""
-        return float(self.updates.optimisers["generator"].param_groups[0]["lr"])
+    def learning_rate(self) -> float:
+        """See `Recipe.learning_rate`."""
+        return float(self.optimizers.optimizers["generator"].param_groups[0]["lr"])
 
-    def pictures(self, batch: Batch) -> list[Tensor]:
+    def images(self, batch: Batch) -> list[Tensor]:
         """Faces out of nothing by the moving average, and a column of real ones."""
         columns = []
         for column in range(SHOWN):
             seeds = [seed + column for seed in batch.seeds]
-            with torch.no_grad(), self.updates.autocast():
+            with torch.no_grad(), self.optimizers.autocast():
                 columns.append(self._generate(self.average, seeds, mixing=0.0)[0])
         return [*columns, batch.sample.gt]
 
@@ -168,17 +168,17 @@ class PriorRecipe:
             "trained_with": f"gfprestore {__version__}",
         }
         write_weights(self.average.state_dict(), metadata, path)
-        critic = {**metadata, "network": "stylegan2-discriminator"}
-        write_weights(self.discriminator.state_dict(), critic, folder / DISCRIMINATOR_NAME)
+        loss_network = {**metadata, "network": "stylegan2-discriminator"}
+        write_weights(self.discriminator.state_dict(), loss_network, folder / DISCRIMINATOR_NAME)
         return path
 
     def _make_generator(self) -> StyleGAN2Generator:
         sizes = self.network
         return StyleGAN2Generator(sizes.channels, sizes.style_dim, sizes.mlp_layers, sizes.layout)
 
-    def _make_updates(self, dtype: torch.dtype, world: World) -> Updates:
+    def _make_updates(self, dtype: torch.dtype, world: World) -> Optimizers:
         preset = self.preset
-        updates = Updates(self.device, dtype, world)
+        optimizers = Optimizers(self.device, dtype, world)
         style = list(self.generator.style_mlp.parameters())
         synthesis = [
             parameter
@@ -186,19 +186,19 @@ class PriorRecipe:
             if parameter.requires_grad and not name.startswith("style_mlp.")
         ]
         lazy = preset.path_every / (preset.path_every + 1) if preset.path_weight > 0 else 1.0
-        rate = preset.rate * lazy
+        rate = preset.learning_rate * lazy
         style_rate = rate * (STYLE_RATE if self.network.layout == "clean" else 1.0)
-        updates.add("generator", [(synthesis, rate), (style, style_rate)], (0.0, 0.99**lazy))
+        optimizers.add("generator", [(synthesis, rate), (style, style_rate)], (0.0, 0.99**lazy))
         lazy = preset.r1_every / (preset.r1_every + 1)
-        updates.add(
+        optimizers.add(
             "discriminator",
-            [(list(self.discriminator.parameters()), preset.discriminator_rate * lazy)],
+            [(list(self.discriminator.parameters()), preset.discriminator_learning_rate * lazy)],
             (0.0, 0.99**lazy),
         )
-        return updates
+        return optimizers
 
     def _generate(self, generator: StyleGAN2Generator, seeds: Sequence[int], mixing: float) -> tuple[Tensor, Tensor]:
-        """Pictures (B, 3, S, S) and their style codes (B, L, D); a picture depends on its seed alone."""
+        """Images (B, 3, S, S) and their style codes (B, L, D); an image depends on its seed alone."""
         codes, mixed_codes, crossovers = [], [], []
         for seed in seeds:
             random = torch.Generator().manual_seed(seed)
@@ -214,58 +214,58 @@ class PriorRecipe:
         latents = torch.where(takes_second, second, first)
         return generator(latents, generator.seeded_noise(seeds)), latents
 
-    def _teach_discriminator(self, batches: Sequence[Batch], step: int, factor: float, totals: Totals) -> None:
-        penalised = step % self.preset.r1_every == 0
-        self.updates.clear("discriminator")
+    def _teach_discriminator(self, batches: Sequence[Batch], step: int, factor: float, mean_losses: MeanLosses) -> None:
+        penalized = step % self.preset.r1_every == 0
+        self.optimizers.clear("discriminator")
         penalties = []
         for batch in batches:
-            with torch.no_grad(), self.updates.autocast():
+            with torch.no_grad(), self.optimizers.autocast():
                 fakes, _ = self._generate(self.generator, _other(batch.seeds, 1), self.preset.mixing)
-            with self.updates.autocast():
+            with self.optimizers.autocast():
                 fake_logits = self.discriminator(fakes)
-            real = batch.sample.gt.detach().requires_grad_(penalised)
-            with self.updates.autocast(enabled=not penalised):
+            real = batch.sample.gt.detach().requires_grad_(penalized)
+            with self.optimizers.autocast(enabled=not penalized):
                 real_logits = self.discriminator(real)
             loss = discriminator_adversarial_loss(real_logits, fake_logits)
-            totals.add("discriminator", loss)
-            if penalised:
+            mean_losses.add("discriminator", loss)
+            if penalized:
                 penalty = r1_penalty(real, real_logits)
                 penalties.append(penalty)
                 loss = loss + self.preset.r1_gamma / 2 * self.preset.r1_every * penalty
-            self.updates.backward(loss / totals.parts)
-        self.updates.apply("discriminator", factor)
-        if penalised:
-            self.last["r1"] = self.updates.mean(penalties)
+            self.optimizers.backward(loss / mean_losses.parts)
+        self.optimizers.apply("discriminator", factor)
+        if penalized:
+            self.last["r1"] = self.optimizers.mean(penalties)
 
-    def _teach_generator(self, batches: Sequence[Batch], step: int, factor: float, totals: Totals) -> None:
-        self.updates.clear("generator")
+    def _teach_generator(self, batches: Sequence[Batch], step: int, factor: float, mean_losses: MeanLosses) -> None:
+        self.optimizers.clear("generator")
         with frozen(self.discriminator):
             for batch in batches:
-                with self.updates.autocast():
+                with self.optimizers.autocast():
                     loss = self.losses_of(batch)["adversarial"]
-                totals.add("adversarial", loss)
-                self.updates.backward(loss / totals.parts)
+                mean_losses.add("adversarial", loss)
+                self.optimizers.backward(loss / mean_losses.parts)
         if self.preset.path_weight > 0 and step % self.preset.path_every == 0:
-            self._even_out_paths(batches, totals)
-        self.updates.apply("generator", factor)
+            self._even_out_paths(batches, mean_losses)
+        self.optimizers.apply("generator", factor)
 
-    def _even_out_paths(self, batches: Sequence[Batch], totals: Totals) -> None:
+    def _even_out_paths(self, batches: Sequence[Batch], mean_losses: MeanLosses) -> None:
         """Adds the gradients of the path length penalty, in float32: its square overflows half precision."""
         penalties = []
         for batch in batches:
             seeds = _other(batch.seeds[: max(1, len(batch.seeds) // PATH_BATCH_SHARE)], 3)
-            pictures, latents = self._generate(self.generator, seeds, self.preset.mixing)
+            images, latents = self._generate(self.generator, seeds, self.preset.mixing)
             directions = torch.stack(
-                [torch.randn(pictures.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+                [torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
             ).to(self.device)
-            penalty, self.mean_path_length = path_length_penalty(pictures, latents, self.mean_path_length, directions)
+            penalty, self.mean_path_length = path_length_penalty(images, latents, self.mean_path_length, directions)
             penalties.append(penalty)
             weight = self.preset.path_weight * self.preset.path_every
-            self.updates.backward(weight * penalty / totals.parts)
-        self.last["path"] = self.updates.mean(penalties)
-        self.mean_path_length.fill_(self.updates.mean([self.mean_path_length]))
+            self.optimizers.backward(weight * penalty / mean_losses.parts)
+        self.last["path"] = self.optimizers.mean(penalties)
+        self.mean_path_length.fill_(self.optimizers.mean([self.mean_path_length]))
 
 
 def _other(seeds: Sequence[int], purpose: int) -> list[int]:
-    """Seeds for another purpose of the same pictures, 0 to 15."""
+    """Seeds for another purpose of the same images, 0 to 15."""
     return [(seed * 16 + purpose) % (1 << 63) for seed in seeds]

@@ -1,8 +1,8 @@
-"""A prior of small pictures as the start of one of larger pictures, and any prior as the start of a restorer's decoder.
+"""A prior of small images as the start of one of larger images, and any prior as the start of a restorer's decoder.
 
-Faces are learnt small first, which is fast, then larger (T. Karras, T. Aila, S. Laine, J. Lehtinen, "Progressive
+Faces are learned small first, which is fast, then larger (T. Karras, T. Aila, S. Laine, J. Lehtinen, "Progressive
 Growing of GANs", ICLR 2018). Nothing is forgotten on the way: what is added starts so that the larger generator gives
-the smaller one's picture enlarged, and the larger discriminator says of a picture what the smaller one says of it
+the smaller one's image enlarged, and the larger discriminator says of an image what the smaller one says of it
 shrunken. Both learn from there. Tensors have the official names. Opens no file.
 """
 
@@ -30,19 +30,19 @@ STYLE_SHARE = 0.1
 STYLE_SAMPLES = 4096
 """Random codes whose mean style is taken for a prior's mean."""
 
-COLOUR_STEPS = 9
+COLOR_STEPS = 9
 """Values of each channel by which the discriminator's new first layer is fitted."""
 
 
 def generator_size(state: Mapping[str, Tensor]) -> int:
-    """Pixels a side of the pictures of the StyleGAN2 generator that `state` belongs to."""
+    """Pixels a side of the images of the StyleGAN2 generator that `state` belongs to."""
     return SMALLEST << len(_numbers(state, "to_rgbs"))
 
 
 def grown_generator(state: Mapping[str, Tensor], generator: nn.Module) -> dict[str, Tensor]:
     """The weights of a generator for a larger one that goes on from them.
 
-    The weights through which the new scales reach the picture are zero until they have learnt.
+    The weights through which the new scales reach the image are zero until they have learned.
 
     Args:
         state: Of a StyleGAN2 generator, no larger than `generator`.
@@ -67,7 +67,7 @@ def steer_anew(restorer: GFPGAN, prior_size: int) -> None:
 
     Args:
         restorer: With the prior in its decoder; changed in place.
-        prior_size: Pixels a side of the prior's pictures.
+        prior_size: Pixels a side of the prior's images.
     """
     decoder = restorer.stylegan_decoder
     weight, bias = (restorer.final_linear.get_parameter(name) for name in ("weight", "bias"))
@@ -109,13 +109,13 @@ def grown_discriminator(state: Mapping[str, Tensor], discriminator: nn.Module) -
 
 
 def _taken_in_as(weight: Tensor, bias: Tensor, count: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """A layer that takes larger pictures in, and a skip after it that gives what the smaller one gave for a colour.
+    """A layer that takes larger images in, and a skip after it that gives what the smaller one gave for a color.
 
     The new layer has filters of the old one, and random ones beyond them; the skip is the least squares fit over all
-    colours. Both are exact where there are no fewer filters than before.
+    colors. Both are exact where there are no fewer filters than before.
 
     Args:
-        weight: (C, 3, 1, 1) of the layer that takes smaller pictures in, equalised.
+        weight: (C, 3, 1, 1) of the layer that takes smaller images in, equalized.
         bias: (C,) of it.
         count: Features of the new layer.
 
@@ -125,18 +125,18 @@ def _taken_in_as(weight: Tensor, bias: Tensor, count: int) -> tuple[tuple[Tensor
     more = max(0, count - len(weight))
     outer = torch.cat([weight[:count], torch.randn(more, *weight.shape[1:])])
     outer_bias = torch.cat([bias[:count], torch.zeros(more)])
-    steps = torch.linspace(-1, 1, COLOUR_STEPS)
-    colours = torch.cartesian_prod(steps, steps, steps)
-    wanted, given = (_activated(colours, *layer).double() for layer in ((weight, bias), (outer, outer_bias)))
-    # a residual block divides its sum by sqrt(2), an equalised layer its weights by the root of its inputs
+    steps = torch.linspace(-1, 1, COLOR_STEPS)
+    colors = torch.cartesian_prod(steps, steps, steps)
+    wanted, given = (_activated(colors, *layer).double() for layer in ((weight, bias), (outer, outer_bias)))
+    # a residual block divides its sum by sqrt(2), an equalized layer its weights by the root of its inputs
     fit = torch.linalg.lstsq(given, wanted * math.sqrt(2)).solution.T * math.sqrt(count)
     return (outer, outer_bias), fit.to(weight.dtype)[:, :, None, None]
 
 
-def _activated(colours: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """What a layer that takes pictures in makes of colours (N, 3): (N, C)."""
+def _activated(colors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """What a layer that takes images in makes of colors (N, 3): (N, C)."""
     gain = 1 / math.sqrt(weight.shape[1])
-    return F.leaky_relu((colours @ weight[:, :, 0, 0].T * gain + bias) * ACTIVATION_GAIN, LEAK)
+    return F.leaky_relu((colors @ weight[:, :, 0, 0].T * gain + bias) * ACTIVATION_GAIN, LEAK)
 
 
 def _moved(name: str, added: int) -> str:
@@ -166,7 +166,7 @@ def _scale(name: str) -> int:
 
 
 def _block(name: str) -> int:
-    """The number of a discriminator's block that a tensor belongs to, 0 taking the picture in; -1 for the rest."""
+    """The number of a discriminator's block that a tensor belongs to, 0 taking the image in; -1 for the rest."""
     return int(name.split(".")[1]) if name.startswith("conv_body.") else -1
 
 

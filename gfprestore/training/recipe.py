@@ -15,7 +15,7 @@ from gfprestore.training.training_state import (
 )
 
 
-class Totals:
+class MeanLosses:
     """Losses by name, each the mean over the parts of a step."""
 
     def __init__(self, parts: int) -> None:
@@ -33,11 +33,11 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures that are computed together.
+    """Images that are computed together.
 
     Attributes:
-        sample: The pictures, batched.
-        seeds: One a picture, of whatever is drawn for it; they depend on its place in the stream alone.
+        sample: The images, batched.
+        seeds: One an image, of whatever is drawn for it; they depend on its place in the stream alone.
     """
 
     sample: Sample
@@ -45,14 +45,14 @@ class Batch:
 
 
 class Recipe(Protocol):
-    """Networks, losses and optimisers of one stage."""
+    """Networks, losses and optimizers of one stage."""
 
-    def step(self, batches: Sequence[Batch], step: int, rate_scale: float) -> dict[str, Tensor]:
-        """Learns from one step's pictures, given in parts; returns scalars by name, `step` 1 being the first."""
+    def step(self, batches: Sequence[Batch], step: int, learning_rate_scale: float) -> dict[str, Tensor]:
+        """Learns from one step's images, given in parts; returns scalars by name, `step` 1 being the first."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """Everything that learnt, as tensors and plain values."""
+        """Everything that learned, as tensors and plain values."""
         ...
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -67,12 +67,12 @@ class Recipe(Protocol):
         """Whether all weights are numbers."""
         ...
 
-    def rate(self) -> float:
+    def learning_rate(self) -> float:
         """The generator's learning rate of the last step."""
         ...
 
-    def pictures(self, batch: Batch) -> list[Tensor]:
-        """Columns of the sample picture: (B, 3, S, S) RGB in [-1, 1] each."""
+    def images(self, batch: Batch) -> list[Tensor]:
+        """Columns of the sample image: (B, 3, S, S) RGB in [-1, 1] each."""
         ...
 
     def export(self, folder: Path, step: int) -> Path:

@@ -22,9 +22,9 @@ from gfprestore.training.distillation import (
 )
 from gfprestore.training.distributed import World, joined_world
 from gfprestore.training.gfpgan import RestorationRecipe
-from gfprestore.training.initial_weights import open_start
+from gfprestore.training.initial_weights import open_initial_weights
 from gfprestore.training.loop import Progress, TrainReport, fit
-from gfprestore.training.loss_networks import open_critics
+from gfprestore.training.loss_networks import open_loss_networks
 from gfprestore.training.presets import LOSSES
 from gfprestore.training.prior import PriorRecipe
 from gfprestore.training.recipe import Recipe, Tell
@@ -58,7 +58,7 @@ def train(
     """
     with joined_world(choose_device(config.device)) as (world, device):
         dtype = training_precision(config.precision, device)
-        heard = tell if world.leads else lambda line: None
+        heard = tell if world.is_main_process else lambda line: None
         store = store or WeightsStore()
         dataset = open_stream(config, store, device, world, heard)
         recipe = open_recipe(config, store, device, dtype, world, heard)
@@ -69,7 +69,7 @@ def train(
 def open_stream(
     config: TrainConfig, store: WeightsStore, device: torch.device, world: World, tell: Tell
 ) -> FaceDataset | DistilledPairs:
-    """The stream of pictures of the config's stage; for the background, the teacher makes what is missing first.
+    """The stream of images of the config's stage; for the background, the teacher makes what is missing first.
 
     Raises:
         FolderError: The data or the output folder cannot be used.
@@ -77,7 +77,7 @@ def open_stream(
     """
     if config.stage != "background":
         dataset = open_data(config)
-        tell(f"{dataset.count} pictures in {config.data}.")
+        tell(f"{dataset.count} images in {config.data}.")
         return dataset
     make_pairs(config, lambda: open_teacher(config, store, device), tell, world)
     world.any(False, device)  # all wait until the pairs are there
@@ -90,7 +90,7 @@ def open_data(config: TrainConfig) -> FaceDataset:
     """The stream of faces.
 
     Raises:
-        FolderError: The folder cannot be read, has no pictures, or knows nothing of eyes and mouths that a loss needs.
+        FolderError: The folder cannot be read, has no images, or knows nothing of eyes and mouths that a loss needs.
     """
     needs_boxes = config.stage == "restoration" and config.preset.losses.components > 0
     preset = config.preset
@@ -118,13 +118,13 @@ def open_recipe(
         student = open_student(config)
         if student is not None and not resumes:
             tell(f"Starting from {student.path}.")
-        return BackgroundRecipe(config, student, open_critics(config, store), device, dtype, world)
-    start = open_start(config, store)
+        return BackgroundRecipe(config, student, open_loss_networks(config, store), device, dtype, world)
+    start = open_initial_weights(config, store)
     if start.path is not None and not resumes:
         tell(f"Starting from {start}.")
     if config.stage == "prior":
         return PriorRecipe(config, start, device, dtype, world)
-    return RestorationRecipe(config, start, open_critics(config, store), device, dtype, world)
+    return RestorationRecipe(config, start, open_loss_networks(config, store), device, dtype, world)
 
 
 def training_precision(name: str, device: torch.device) -> torch.dtype:

@@ -32,15 +32,15 @@ class Checkpoint:
 
     Attributes:
         step: Steps done.
-        position: Pictures of the endless stream that were used.
-        rate_scale: What the learning rates were lowered by after losses that were no numbers.
+        position: Images of the endless stream that were used.
+        learning_rate_scale: What the learning rates were lowered by after losses that were no numbers.
         sizes: Of the networks, see `Sizes`.
-        recipe: State of networks and optimisers.
+        recipe: State of networks and optimizers.
     """
 
     step: int
     position: int
-    rate_scale: float
+    learning_rate_scale: float
     sizes: Sizes
     recipe: dict[str, Any]
 
@@ -55,7 +55,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "format": FORMAT,
         "step": checkpoint.step,
         "position": checkpoint.position,
-        "rate_scale": checkpoint.rate_scale,
+        "rate_scale": checkpoint.learning_rate_scale,
         "sizes": checkpoint.sizes,
         "recipe": checkpoint.recipe,
     }

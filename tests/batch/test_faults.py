@@ -287,7 +287,7 @@ def with_hook(real: Callable[..., Any], name: str, hook: Callable[[Path], object
 
 
 def repainted(path: Path) -> None:
-    """Another picture of the same size in bytes, as far as one can; only the time tells for sure."""
+    """Another image of the same size in bytes, as far as one can; only the time tells for sure."""
     old = path.stat()
     save(path, np.full((30, 36, 3), 77, np.uint8))
     os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns + 10**9))

@@ -20,8 +20,7 @@ from gfprestore.batch.folders import Plan, create_folder_of, plan_photos
 from gfprestore.batch.output_folder import LONGEST_NAME, prepare_output
 from gfprestore.batch.walk import JOURNAL_NAME, natural_key
 from gfprestore.errors import FolderError, PhotoError
-from gfprestore.files import remove_leftovers
-from gfprestore.photo.writing import TEMPORARY_PREFIX
+from gfprestore.files import TEMPORARY_PREFIX, remove_leftovers
 
 Rename = Callable[[Path], str]
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif"})

@@ -32,15 +32,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin, features
 
 OPTIONS = ("--restorer", "none", "--background", "lanczos", "--json")
-NOT_FOR_PILLOW = {"chunks of no size.png", "wrong checksum of a text.png", "text bomb.png"}  # each shows `picture`
+NOT_FOR_PILLOW = {"chunks of no size.png", "wrong checksum of a text.png", "text bomb.png"}  # each shows `image`
 OK_PNG_END = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
 
 
 # --- what the files are made of ----------------------------------------------------------------------------------
 
 
-def picture(width: int = 24, height: int = 16) -> Image.Image:
-    """A smooth picture that is different in each corner, so that one turned or mirrored would be noticed."""
+def scene(width: int = 24, height: int = 16) -> Image.Image:
+    """A smooth image that is different in each corner, so that one turned or mirrored would be noticed."""
     rows, columns = np.mgrid[0:height, 0:width]
     red, green = 40 + 180 * columns / max(width - 1, 1), 220 - 180 * rows / max(height - 1, 1)
     blue = 60 + 120 * (rows + columns) / max(width + height - 2, 1)
@@ -49,13 +49,13 @@ def picture(width: int = 24, height: int = 16) -> Image.Image:
 
 def coded(format: str, image: Image.Image | None = None, **options: Any) -> bytes:
     stream = io.BytesIO()
-    (image or picture()).save(stream, format, **options)
+    (image or scene()).save(stream, format, **options)
     return stream.getvalue()
 
 
 def deep(suffix: str, channels: int = 3) -> bytes:
     """16 bits a channel, written by OpenCV."""
-    levels = np.asarray(picture()).astype(np.uint16) * 257
+    levels = np.asarray(scene()).astype(np.uint16) * 257
     return cv2.imencode(suffix, levels[..., ::-1] if channels == 3 else levels[..., 0])[1].tobytes()
 
 
@@ -89,8 +89,8 @@ def png_with(*extra: bytes, before: bytes = b"IDAT") -> bytes:
     return whole[:8] + b"".join([*parts[:place], *extra, *parts[place:]])
 
 
-def png_header(width: int, height: int, bits: int = 8, colour: int = 2) -> bytes:
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+def png_header(width: int, height: int, bits: int = 8, color: int = 2) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0))
 
 
 def jpeg_claiming(width: int, height: int) -> bytes:
@@ -131,7 +131,7 @@ def wild_exif() -> bytes:
 
 def ycck() -> bytes:
     """The Adobe segment of a CMYK JPEG changed to say YCCK."""
-    whole = coded("JPEG", picture().convert("CMYK"), quality=95)
+    whole = coded("JPEG", scene().convert("CMYK"), quality=95)
     at = whole.index(b"Adobe") + 11
     return whole[:at] + b"\2" + whole[at + 1 :]
 
@@ -144,7 +144,7 @@ def zipped() -> bytes:
 
 
 def animated(format: str) -> bytes:
-    others = [Image.new("RGB", (24, 16), colour) for colour in ("red", "blue")]
+    others = [Image.new("RGB", (24, 16), color) for color in ("red", "blue")]
     return coded(format, save_all=True, append_images=others, duration=100)
 
 
@@ -173,9 +173,9 @@ def text_bomb() -> bytes:
 
 
 def good_files() -> dict[str | bytes, bytes]:
-    transparent = picture().convert("RGBA")
+    transparent = scene().convert("RGBA")
     transparent.putalpha(Image.linear_gradient("L").resize((24, 16)))
-    palette = picture().convert("P", palette=Image.Palette.ADAPTIVE, colors=64)
+    palette = scene().convert("P", palette=Image.Palette.ADAPTIVE, colors=64)
     comment = PngImagePlugin.PngInfo()
     comment.add_text("Comment", "<script>alert(1)</script>")
     files: dict[str | bytes, bytes] = {
@@ -185,25 +185,25 @@ def good_files() -> dict[str | bytes, bytes]:
         "plain.bmp": coded("BMP"),
         "still.gif": coded("GIF", palette),
         "progressive.jpg": coded("JPEG", quality=95, progressive=True),
-        "grey.jpg": coded("JPEG", picture().convert("L"), quality=95),
-        "cmyk.jpg": coded("JPEG", picture().convert("CMYK"), quality=95),
+        "gray.jpg": coded("JPEG", scene().convert("L"), quality=95),
+        "cmyk.jpg": coded("JPEG", scene().convert("CMYK"), quality=95),
         "ycck.jpg": ycck(),
         "restart markers.jpg": coded("JPEG", quality=95, restart_marker_blocks=1),
         "palette.png": coded("PNG", palette),
         "palette with transparency.png": coded("PNG", palette, transparency=3),
-        "grey and alpha.png": coded("PNG", transparent.convert("LA")),
+        "gray and alpha.png": coded("PNG", transparent.convert("LA")),
         "rgba.png": coded("PNG", transparent),
         "rgba.tif": coded("TIFF", transparent),
-        "one bit.png": coded("PNG", picture().convert("1", dither=Image.Dither.NONE)),
-        "one bit.tif": coded("TIFF", picture().convert("1", dither=Image.Dither.NONE), compression="group4"),
+        "one bit.png": coded("PNG", scene().convert("1", dither=Image.Dither.NONE)),
+        "one bit.tif": coded("TIFF", scene().convert("1", dither=Image.Dither.NONE), compression="group4"),
         "lzw.tif": coded("TIFF", compression="tiff_lzw"),
         "packbits.tif": coded("TIFF", compression="packbits"),
-        "16 bit grey.png": deep(".png", 1),
+        "16 bit gray.png": deep(".png", 1),
         "16 bit.png": deep(".png"),
         "16 bit.tif": deep(".tif"),
-        "1x1.png": coded("PNG", picture(1, 1)),
-        "1x300.jpg": coded("JPEG", picture(1, 300), quality=95),
-        "300x1.png": coded("PNG", picture(300, 1)),
+        "1x1.png": coded("PNG", scene(1, 1)),
+        "1x300.jpg": coded("JPEG", scene(1, 300), quality=95),
+        "300x1.png": coded("PNG", scene(300, 1)),
         "turned.jpg": coded("JPEG", quality=95, exif=exif(6)),
         "mirrored.png": coded("PNG", exif=exif(7)),
         "orientation 9.jpg": coded("JPEG", quality=95, exif=exif(9)),
@@ -218,7 +218,7 @@ def good_files() -> dict[str | bytes, bytes]:
         "garbage photoshop.jpg": jpeg_with(jpeg_segment(0xED, b"Photoshop 3.0\0" + b"8BIM\xff\xff\xff\xff" * 9)),
         "garbage after its end.jpg": coded("JPEG", quality=95) + b"\xff\xd8\xff" + bytes(range(256)) * 4,
         "zeros after its end.jpg": coded("JPEG", quality=95) + bytes(5000),
-        "two pictures.jpg": coded("JPEG", quality=95) + coded("JPEG", Image.new("RGB", (9, 9))),
+        "two images.jpg": coded("JPEG", quality=95) + coded("JPEG", Image.new("RGB", (9, 9))),
         "also a zip.jpg": coded("JPEG", quality=95) + zipped(),
         "also a zip.png": coded("PNG") + zipped(),
         "also a page.png": coded("PNG", pnginfo=comment),
@@ -262,7 +262,7 @@ def good_files() -> dict[str | bytes, bytes]:
 
 def bad_files() -> dict[str | bytes, tuple[bytes, str]]:
     """Content, and words of the reason that must be told."""
-    jpeg, png, tiff = coded("JPEG", picture(64, 48), quality=95), coded("PNG", picture(64, 48)), coded("TIFF")
+    jpeg, png, tiff = coded("JPEG", scene(64, 48), quality=95), coded("PNG", scene(64, 48)), coded("TIFF")
     files: dict[str | bytes, tuple[bytes, str]] = {
         "text.jpg": (b"Dear diary", "no photo"),
         "empty.jpg": (b"", "is empty"),
@@ -288,7 +288,7 @@ def bad_files() -> dict[str | bytes, tuple[bytes, str]]:
         "strips outside.tif": (tiff[:8] + tiff[-200:], "damaged"),
         "floating.tif": (coded("TIFF", Image.new("F", (9, 9))), "floating point"),
         "32 bit.tif": (coded("TIFF", Image.new("I", (9, 9))), "cannot be restored"),
-        "pages.tif": (coded("TIFF", save_all=True, append_images=[picture()] * 2), "3 pages"),
+        "pages.tif": (coded("TIFF", save_all=True, append_images=[scene()] * 2), "3 pages"),
         "animated.gif": (animated("GIF"), "3 frames (it is animated)"),
         "animated.png": (animated("PNG"), "3 frames (it is animated)"),
         "bomb.png": (png_header(60_000, 60_000) + chunk(b"IDAT", bytes(9)) + OK_PNG_END, "60000 x 60000"),
@@ -362,7 +362,7 @@ def no_waiting() -> Iterator[None]:
 
 
 def on_white(image: Image.Image) -> NDArray[np.float64]:
-    """Colours 0..255 (H, W, 3) as seen on white, whatever the mode."""
+    """Colors 0..255 (H, W, 3) as seen on white, whatever the mode."""
     if image.mode.startswith("I;16") or image.mode == "I":
         image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
     seen = image.convert("RGBA")
@@ -375,9 +375,9 @@ def shown(content: bytes, factor: int = 1) -> NDArray[np.float64]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow thinks of these files is known
         with Image.open(io.BytesIO(content)) as image:
-            colours = on_white(ImageOps.exif_transpose(image))
-    size = (colours.shape[1] * factor, colours.shape[0] * factor)
-    return np.asarray(cv2.resize(colours, size, interpolation=cv2.INTER_CUBIC)).reshape(size[1], size[0], 3)
+            colors = on_white(ImageOps.exif_transpose(image))
+    size = (colors.shape[1] * factor, colors.shape[0] * factor)
+    return np.asarray(cv2.resize(colors, size, interpolation=cv2.INTER_CUBIC)).reshape(size[1], size[0], 3)
 
 
 def make_irregular(folder: Path) -> dict[str, str]:

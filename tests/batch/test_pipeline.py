@@ -25,7 +25,7 @@ from gfprestore.restoration.restoration import RunOptions
 
 @pytest.fixture
 def tasks(tmp_path: Path) -> list[PhotoTask]:
-    """Eight small photos in different greys and their places in `out`."""
+    """Eight small photos in different grays and their places in `out`."""
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
     made = []
@@ -74,7 +74,7 @@ def test_a_photo_that_breaks_the_network_fails_alone_though_it_shared_a_batch(ta
 def test_a_face_that_is_not_finite_makes_the_photo_failed_but_it_is_written_without_the_face(
     tasks: list[PhotoTask],
 ) -> None:
-    run = PhotoRun(opened(Painter(colour=(1.0, -1.0, -1.0), broken=[0]), Finder([(50, 30)]), RunOptions(batch_size=1)))
+    run = PhotoRun(opened(Painter(color=(1.0, -1.0, -1.0), broken=[0]), Finder([(50, 30)]), RunOptions(batch_size=1)))
     results = by_name(list(run.results(tasks[:2])))
     assert results["0.png"].status == "failed"
     assert results["0.png"].output == tasks[0].output

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/bench_background.py [--photo FILE] [--size 256] [--rounds 3] [--threads 2] [--tile 0]
 
-Prints seconds and megapixels of input a second for each turn, then the median of the ratios of neighbouring turns and
-how far the pictures are apart. The official side runs as shipped: float32, NCHW, its default padding.
+Prints seconds and megapixels of input a second for each turn, then the median of the ratios of neighboring turns and
+how far the images are apart. The official side runs as shipped: float32, NCHW, its default padding.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     for dtype in dict.fromkeys((fastest_precision(CPU), torch.float32)):
         contestants[f"ours {str(dtype).removeprefix('torch.')}"] = ours(state, dtype)
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    pictures: dict[str, NDArray[Any]] = {}
+    images: dict[str, NDArray[Any]] = {}
     megapixels = pixels.shape[0] * pixels.shape[1] / 1e6
     print(f"photo {pixels.shape[1]} x {pixels.shape[0]}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for enlarge in contestants.values():
@@ -53,7 +53,7 @@ def main() -> None:
     for turn in range(arguments.rounds):
         for name, enlarge in contestants.items():
             start = time.perf_counter()
-            pictures[name] = enlarge(pixels)
+            images[name] = enlarge(pixels)
             seconds[name].append(time.perf_counter() - start)
             print(
                 f"{turn + 1}  {name:15} {seconds[name][-1]:8.2f} s  {megapixels / seconds[name][-1]:.4f} MP/s",
@@ -61,7 +61,7 @@ def main() -> None:
             )
     for name in list(contestants)[1:]:
         ratios = [theirs / mine for theirs, mine in zip(seconds["official"], seconds[name], strict=True)]
-        apart = np.abs(pictures[name].astype(int) - pictures["official"])
+        apart = np.abs(images[name].astype(int) - images["official"])
         print(
             f"{name}: {statistics.median(ratios):.2f} times as fast as official (each turn: "
             f"{', '.join(f'{ratio:.2f}' for ratio in ratios)}); more than 1 level apart: {(apart > 1).mean():.4%}, "

@@ -3,9 +3,9 @@
     python tests/benchmarks/bench_compact_background.py PHOTOS [--student FILE] [--size 256] [--rounds 3] [--save DIR]
 
 Each photo's middle is made smaller, once left clean and once degraded as the training degrades (fixed seeds). Then:
-PSNR and SSIM to the teacher's picture, PSNR to it with the photo's tones, which the student keeps and the teacher does
+PSNR and SSIM to the teacher's image, PSNR to it with the photo's tones, which the student keeps and the teacher does
 not, ST-LPIPS to it, NIQE, seconds a megapixel turn by turn in one process, and how far tiles are
-from the whole. Where an `index.csv` has rows of the split `test`, only these are taken. With `--save`, pictures side by
+from the whole. Where an `index.csv` has rows of the split `test`, only these are taken. With `--save`, images side by
 side: Lanczos, student, teacher.
 """
 
@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from gfprestore.data.degradation import degrade
-from gfprestore.data.image_folders import TABLE_NAME, is_held_out, pictures_in, table_rows
+from gfprestore.data.image_folders import TABLE_NAME, images_in, is_held_out, table_rows
 from gfprestore.evaluation.metrics.niqe import PRISTINE_FILE, Pristine, load_pristine, niqe
 from gfprestore.evaluation.metrics.opening import open_metric
 from gfprestore.evaluation.metrics.psnr_ssim import psnr, ssim
@@ -88,7 +88,7 @@ def photos_of(folder: Path) -> list[Path]:
         held_out = [folder / row["file"] for row in table_rows(folder) if is_held_out(row)]
         if held_out:
             return sorted(held_out)
-    return pictures_in(folder)
+    return images_in(folder)
 
 
 def input_of(path: Path, kind: str, size: int, seed: int) -> Pixels:
@@ -113,28 +113,28 @@ def compare(
     arguments: argparse.Namespace,
 ) -> None:
     """Prints a line a photo and the means."""
-    print(f"\n{kind}: PSNR, SSIM, PSNR with the photo's tones and ST-LPIPS to the teacher's picture; NIQE")
+    print(f"\n{kind}: PSNR, SSIM, PSNR with the photo's tones and ST-LPIPS to the teacher's image; NIQE")
     heads = ("PSNR L", "s", "SSIM L", "s", "toned L", "s", "LPIPS L", "s", "NIQE L", "s", "t")
     print(f"{'photo':42} " + " ".join(f"{head:>7}" for head in heads))
     rows = []
     for number, path in enumerate(photos):
         pixels = input_of(path, kind, arguments.size, number)
-        pictures = {name: way.enlarge(pixels, UPSCALE) for name, way in ways.items()}
-        teacher = pictures["teacher"]
-        others = [pictures["lanczos"], pictures["student"]]
+        images = {name: way.enlarge(pixels, UPSCALE) for name, way in ways.items()}
+        teacher = images["teacher"]
+        others = [images["lanczos"], images["student"]]
         row = [psnr(each, teacher) for each in others] + [ssim(each, teacher) for each in others]
         row += [psnr(each, with_tones_of(pixels, teacher)) for each in others]
         row += [perceptual.score([each], [teacher])[0] for each in others]
-        row += [niqe(each, pristine) for each in pictures.values()]
+        row += [niqe(each, pristine) for each in images.values()]
         rows.append(row)
         print(line(path.name, row), flush=True)
         if arguments.save is not None:
-            save(pictures, arguments.save / f"{kind}-{path.stem}.png")
+            save(images, arguments.save / f"{kind}-{path.stem}.png")
     print(line("mean", [statistics.fmean(column) for column in zip(*rows, strict=True)]))
 
 
 def with_tones_of(pixels: Pixels, enlarged: Pixels) -> Pixels:
-    """A picture enlarged from `pixels`, with their tones over the preset's radius."""
+    """An image enlarged from `pixels`, with their tones over the preset's radius."""
     distillation = BACKGROUND_PRESETS["compact"].distillation
     assert distillation is not None
     lq, gt = (pixels_to_signed(each) for each in (pixels, enlarged))
@@ -146,14 +146,14 @@ def line(name: str, row: Sequence[float]) -> str:
     return f"{name:42} " + " ".join(f"{value:7.{count}f}" for value, count in zip(row, digits, strict=True))
 
 
-def save(pictures: dict[str, Pixels], path: Path) -> None:
+def save(images: dict[str, Pixels], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    together = np.concatenate(list(pictures.values()), axis=1)
+    together = np.concatenate(list(images.values()), axis=1)
     cv2.imwrite(str(path), cv2.cvtColor(together, cv2.COLOR_RGB2BGR))
 
 
 def speed(path: Path, student: Any, teacher: Any, arguments: argparse.Namespace) -> None:
-    """Seconds a megapixel, the ways turn by turn; the ratios are of neighbouring turns."""
+    """Seconds a megapixel, the ways turn by turn; the ratios are of neighboring turns."""
     pixels = read_photo(path).pixels
     side = min(arguments.speed_size, *pixels.shape[:2])
     pixels = np.ascontiguousarray(pixels[:side, :side])
@@ -188,7 +188,7 @@ def speed(path: Path, student: Any, teacher: Any, arguments: argparse.Namespace)
 
 
 def seams(photos: Sequence[Path], student: Any, size: int) -> None:
-    """How far the picture in small tiles is from that in one piece."""
+    """How far the image in small tiles is from that in one piece."""
     for dtype in dict.fromkeys((torch.float32, fastest_precision(CPU))):
         apart = []
         for number, path in enumerate(photos[:3]):
@@ -211,7 +211,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only-speed", action="store_true")
-    parser.add_argument("--save", type=Path, help="folder for pictures side by side")
+    parser.add_argument("--save", type=Path, help="folder for images side by side")
     return parser.parse_args()
 
 

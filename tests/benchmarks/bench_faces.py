@@ -51,7 +51,7 @@ def compare(name: str, pairs: int, theirs: Callable[[], Tensor], ours: Callable[
         our_seconds, restored = seconds(ours)
         ratios.append(official_seconds / our_seconds)
         fastest = [min(fastest[0], official_seconds), min(fastest[1], our_seconds)]
-        difference = (restored - expected).abs() / (2 * expected.std())  # of the picture's scale, as [-1, 1]
+        difference = (restored - expected).abs() / (2 * expected.std())  # of the image's scale, as [-1, 1]
         print(
             f"{name} pair {pair}: official {official_seconds:6.2f} s/face, ours {our_seconds:6.2f} s/face, "
             f"ratio {ratios[-1]:5.2f}; difference in levels of 255: mean {127.5 * difference.mean().item():.4f}, "
@@ -85,8 +85,8 @@ def main() -> int:
     with torch.inference_mode():
 
         def theirs() -> Tensor:
-            picture: Tensor = official(lq, return_rgb=False, randomize_noise=False)[0]
-            return picture
+            image: Tensor = official(lq, return_rgb=False, randomize_noise=False)[0]
+            return image
 
         ratio = compare("float32", options.pairs, theirs, lambda: network(lq))
         if options.half:

@@ -5,13 +5,13 @@ Run: gfprestore degrade FACES -o SET --split test --seed 1
      python tests/benchmarks/bench_restorer.py SET... --by sharpness|turn [--shares 0.5,1] [--sides 48,96]
 
 Compares the lq itself, Real-ESRGAN x4plus on the same crop shrunk to a quarter, the restorer, and the blend of its
-picture and the lq that `run` makes by the measured rule, each with the gt.
+image and the lq that `run` makes by the measured rule, each with the gt.
 PSNR, SSIM, NIQE and ST-LPIPS are of the face itself (rows 120 to 450, columns 105 to 407 of the aligned 512), so that a
-clean background hides nothing; the identity distance (dlib's recogniser) is of the whole crop. A restorer of another
-size gets the crop shrunk, and its picture is enlarged by cubics. Needs the extras `offline`, `eval` and, for the
+clean background hides nothing; the identity distance (dlib's recognizer) is of the whole crop. A restorer of another
+size gets the crop shrunk, and its image is enlarged by cubics. Needs the extras `offline`, `eval` and, for the
 identity, `landmarks`. `--worst` writes the faces whose identity suffers most, the methods and the gt side by side;
 `--sides` compares with plain enlargement on faces of those sizes in the photo. `--by` asks where the restorer does
-good: what shares of its picture, last that of `run`, change at faces of like sharpness (those of `--sides` among
+good: what shares of its image, last that of `run`, change at faces of like sharpness (those of `--sides` among
 them), or turned alike.
 """
 
@@ -69,7 +69,7 @@ def open_methods(weights: Path | None, strength: float = 1.0) -> dict[str, Calla
     enlarger = NetworkBackground(network, "real-esrgan-x4plus", torch.device("cpu"), None)
     name = "auto" if weights is not None else "compact-restorer"
     restoration = Restoration(
-        RunOptions(restorer=name, weights=weights, strength=strength, aligned=True, colour="restore", offline=True)
+        RunOptions(restorer=name, weights=weights, strength=strength, aligned=True, color="restore", offline=True)
     )
     return {
         "degraded input": lambda lq: lq,
@@ -90,14 +90,14 @@ def as_run_takes_it(lq: Pixels, restored: Pixels) -> Pixels:
 
 
 def scores_of(
-    pictures: Sequence[Pixels], gts: Sequence[Pixels], metrics: Sequence[str] = METRICS
+    images: Sequence[Pixels], gts: Sequence[Pixels], metrics: Sequence[str] = METRICS
 ) -> dict[str, list[float]]:
-    """One number a picture, by metric."""
+    """One number an image, by metric."""
     scores: dict[str, list[float]] = {}
     for name in metrics:
         metric: Any = open_metric(name, WeightsStore(offline=True), torch.device("cpu"))
         whole = name == "identity_dlib"
-        pairs = [(a, b) if whole else (a[FACE], b[FACE]) for a, b in zip(pictures, gts, strict=True)]
+        pairs = [(a, b) if whole else (a[FACE], b[FACE]) for a, b in zip(images, gts, strict=True)]
         scores[name] = [metric.score([a], [b])[0] for a, b in pairs]
     return scores
 
@@ -172,14 +172,14 @@ def turn_of(gt: Pixels) -> float:
 
 
 def print_shares(cases: Sequence[Case], by: str, shares: Sequence[float]) -> None:
-    """One row a bin of the key, and one a side: what each share of the restored picture changes, last that of `run`."""
+    """One row a bin of the key, and one a side: what each share of the restored image changes, last that of `run`."""
     gts = [case.gt for case in cases]
     before = scores_of([case.plain for case in cases], gts, SIDE_METRICS)
     columns = [*([share] * len(cases) for share in shares), [case.share for case in cases]]
     after = []
     for column in columns:
-        pictures = [blended(case.plain, case.restored, share) for case, share in zip(cases, column, strict=True)]
-        after.append(scores_of(pictures, gts, SIDE_METRICS))
+        images = [blended(case.plain, case.restored, share) for case, share in zip(cases, column, strict=True)]
+        after.append(scores_of(images, gts, SIDE_METRICS))
     keys, sides = np.array([case.key for case in cases]), np.array([case.side for case in cases])
     edges = (0.0, *EDGES[by], np.inf)
     groups = [(f"{by} {low} to {high}", (keys >= low) & (keys < high)) for low, high in pairwise(edges)]
@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--without", action="append", default=[], help="leave a method out")
     parser.add_argument("--sides", help="sides of crops in the photo, as 32,64: measures these instead")
     parser.add_argument("--by", choices=sorted(EDGES), help="rows of faces that are alike in this")
-    parser.add_argument("--shares", default="0.5,0.75,1", help="of the restored picture, in the rows of --by")
+    parser.add_argument("--shares", default="0.5,0.75,1", help="of the restored image, in the rows of --by")
     arguments = parser.parse_args()
     pairs = [(folder, path) for folder in arguments.sets for path in sorted((folder / "lq").rglob("*.png"))]
     pairs = pairs[:: arguments.every]
@@ -233,8 +233,8 @@ def main() -> None:
             made[name] = [method(lq) for lq in lqs]
     if ours in made:
         made["as run takes it"] = [as_run_takes_it(lq, restored) for lq, restored in zip(lqs, made[ours], strict=True)]
-    for name, pictures_made in made.items():
-        table[name] = scores_of(pictures_made, gts)
+    for name, images_made in made.items():
+        table[name] = scores_of(images_made, gts)
         means = {metric: round(float(np.nanmean(values)), 4) for metric, values in table[name].items()}
         distances = zip(table[name]["identity_dlib"], table["degraded input"]["identity_dlib"], strict=True)
         nearer = [after < before for after, before in distances]
@@ -243,7 +243,7 @@ def main() -> None:
         change = np.subtract(table[ours]["identity_dlib"], table["degraded input"]["identity_dlib"])
         arguments.worst.mkdir(parents=True, exist_ok=True)
         for place, index in enumerate(np.argsort(-change)[:WORST]):
-            row = np.concatenate([*(pictures[index] for pictures in made.values()), gts[index]], axis=1)
+            row = np.concatenate([*(images[index] for images in made.values()), gts[index]], axis=1)
             cv2.imwrite(str(arguments.worst / f"{place}-{paths[index].stem}.png"), row[..., ::-1])
 
 

@@ -33,8 +33,8 @@ from gfprestore.networks.arcface import ArcFaceResNet18
 from gfprestore.networks.vgg import VGGFeatures
 from gfprestore.training.config import make_config
 from gfprestore.training.gfpgan import RestorationRecipe
-from gfprestore.training.initial_weights import Start
-from gfprestore.training.loss_networks import Critics, arcface_critic
+from gfprestore.training.initial_weights import InitialWeights
+from gfprestore.training.loss_networks import LossNetworks, arcface_loss_network
 from gfprestore.training.losses import COMPONENTS, PERCEPTUAL_WEIGHTS
 from gfprestore.training.recipe import Batch
 
@@ -103,16 +103,16 @@ class OfficialStep:
             torch.optim.Adam(item.parameters(), 2e-3, betas=(0.9, 0.99)) for item in self.components.values()
         ]
 
-    def patches(self, pictures: Tensor, boxes: Tensor) -> dict[str, Tensor]:
+    def patches(self, images: Tensor, boxes: Tensor) -> dict[str, Tensor]:
         """Eyes and mouth."""
         numbers = torch.arange(len(boxes)).view(-1, 1).float()
         sides = (80 * self.size // 512, 80 * self.size // 512, 120 * self.size // 512)
         return {
-            component: roi_align(pictures, torch.cat([numbers, boxes[:, index]], 1), sides[index])
+            component: roi_align(images, torch.cat([numbers, boxes[:, index]], 1), sides[index])
             for index, component in enumerate(COMPONENTS)
         }
 
-    def __call__(self, lq: Tensor, gt: Tensor, boxes: Tensor, penalised: bool) -> float:
+    def __call__(self, lq: Tensor, gt: Tensor, boxes: Tensor, penalized: bool) -> float:
         """One step; returns the generator's total loss."""
         discriminators = [self.discriminator, *self.components.values()]
         for discriminator in discriminators:
@@ -124,12 +124,12 @@ class OfficialStep:
         total.backward()
         self.adam.step()
         with torch.no_grad():
-            learnt = dict(self.generator.named_parameters())
+            learned = dict(self.generator.named_parameters())
             for name, parameter in self.average.named_parameters():
-                parameter.mul_(0.5 ** (32 / 10_000)).add_(learnt[name], alpha=1 - 0.5 ** (32 / 10_000))
+                parameter.mul_(0.5 ** (32 / 10_000)).add_(learned[name], alpha=1 - 0.5 ** (32 / 10_000))
         for discriminator in discriminators:
             discriminator.requires_grad_(True)
-        self.teach_discriminator(restored.detach(), gt, penalised)
+        self.teach_discriminator(restored.detach(), gt, penalized)
         for component, adam in zip(COMPONENTS, self.component_adams, strict=True):
             adam.zero_grad()
             fake, _ = self.components[component](fake_patches[component].detach())
@@ -145,8 +145,8 @@ class OfficialStep:
         """All losses of the paper with its weights."""
         total = 0.1 * F.l1_loss(restored, gt)
         smaller = gt
-        for picture in reversed(pyramid):
-            total = total + F.l1_loss(picture, smaller)
+        for image in reversed(pyramid):
+            total = total + F.l1_loss(image, smaller)
             smaller = F.interpolate(smaller, scale_factor=0.5, mode="bilinear", align_corners=False)
         total = total + self.perceptual(restored, gt)[0]
         total = total + self.gan(self.discriminator(restored), True, is_disc=False)
@@ -156,16 +156,16 @@ class OfficialStep:
             total = total + self.component_gan(logits, True, is_disc=False)
             for weight, ours, theirs in zip((0.5, 1.0), features, real_features, strict=True):
                 total = total + 200 * weight * F.l1_loss(gram(ours), gram(theirs.detach()))
-        embeddings = [self.arcface(grey(pictures)) for pictures in (restored, gt)]
+        embeddings = [self.arcface(gray(images)) for images in (restored, gt)]
         return total + 10 * F.l1_loss(embeddings[0], embeddings[1].detach())
 
-    def teach_discriminator(self, restored: Tensor, gt: Tensor, penalised: bool) -> None:
+    def teach_discriminator(self, restored: Tensor, gt: Tensor, penalized: bool) -> None:
         """The logistic loss, and the penalty from a pass of its own."""
         self.discriminator_adam.zero_grad()
         fake, real = self.discriminator(restored), self.discriminator(gt)
         loss = self.gan(real, True, is_disc=True) + self.gan(fake, False, is_disc=True)
         loss.backward()
-        if penalised:
+        if penalized:
             real_gt = gt.clone().requires_grad_(True)
             penalty = self.r1_penalty(self.discriminator(real_gt), real_gt)
             (10 / 2 * PENALTY_EVERY * penalty).backward()
@@ -179,10 +179,10 @@ def gram(features: Tensor) -> Tensor:
     return flat.bmm(flat.transpose(1, 2)) / (channels * height * width)
 
 
-def grey(pictures: Tensor) -> Tensor:
-    """Grey pictures of 128 pixels."""
+def gray(images: Tensor) -> Tensor:
+    """Gray images of 128 pixels."""
     weights = torch.tensor([0.2989, 0.5870, 0.1140]).view(1, 3, 1, 1)
-    return F.interpolate((pictures * weights).sum(1, keepdim=True), (128, 128), mode="bilinear", align_corners=False)
+    return F.interpolate((images * weights).sum(1, keepdim=True), (128, 128), mode="bilinear", align_corners=False)
 
 
 def our_recipe(official: OfficialStep, vgg: nn.Module, dtype: torch.dtype) -> RestorationRecipe:
@@ -190,13 +190,13 @@ def our_recipe(official: OfficialStep, vgg: nn.Module, dtype: torch.dtype) -> Re
     config = make_config(Path("faces"), Path("out"), "paper", size=official.size)
     config = replace(config, preset=replace(config.preset, batch_size=1, narrow=official.narrow))
     weights = PERCEPTUAL_WEIGHTS["vgg19"]
-    critics = Critics(
+    loss_networks = LossNetworks(
         VGGFeatures.from_state(vgg.state_dict(), list(weights)),
         weights,
-        arcface_critic(ArcFaceResNet18.from_state(official.arcface.state_dict())),
+        arcface_loss_network(ArcFaceResNet18.from_state(official.arcface.state_dict())),
     )
-    start = Start(config.preset.network(), official.generator.state_dict(), "restorer", Path("official"))
-    recipe = RestorationRecipe(config, start, critics, torch.device("cpu"), dtype)
+    start = InitialWeights(config.preset.network(), official.generator.state_dict(), "restorer", Path("official"))
+    recipe = RestorationRecipe(config, start, loss_networks, torch.device("cpu"), dtype)
     recipe.discriminator.load_state_dict(official.discriminator.state_dict())
     for component, module in official.components.items():
         recipe.component_discriminators[component].load_state_dict(module.state_dict())
@@ -211,7 +211,7 @@ def seconds(step: Callable[[], float]) -> tuple[float, float]:
 
 
 def faces(size: int, count: int) -> Batch:
-    """Smooth random pictures with boxes where eyes and mouths would be."""
+    """Smooth random images with boxes where eyes and mouths would be."""
     gt = F.interpolate(torch.rand(count, 3, 16, 16) * 2 - 1, size=(size, size), mode="bicubic").clamp(-1, 1)
     lq = F.interpolate(F.avg_pool2d(gt, 4), size=(size, size), mode="bilinear")
     boxes = torch.tensor([[0.29, 0.40, 0.45, 0.56], [0.55, 0.40, 0.71, 0.56], [0.38, 0.64, 0.62, 0.88]]) * size
@@ -236,34 +236,34 @@ def main() -> int:
     recipe = our_recipe(official, vgg, torch.bfloat16 if options.half else torch.float32)
     batch = faces(options.size, options.batch_size)
     lq, gt = (item.contiguous() for item in (batch.sample.lq, batch.sample.gt))
-    boxes = batch.sample.boxes - 0.5  # the official ROI align counts from the first pixel's centre, ours from its edge
+    boxes = batch.sample.boxes - 0.5  # the official ROI align counts from the first pixel's center, ours from its edge
 
-    def theirs(penalised: bool) -> Callable[[], float]:
-        return lambda: official(lq, gt, boxes, penalised)
+    def theirs(penalized: bool) -> Callable[[], float]:
+        return lambda: official(lq, gt, boxes, penalized)
 
-    def ours(penalised: bool) -> Callable[[], float]:
+    def ours(penalized: bool) -> Callable[[], float]:
         def step() -> float:
-            losses: Any = recipe.step([batch], PENALTY_EVERY if penalised else 1, 1.0)
+            losses: Any = recipe.step([batch], PENALTY_EVERY if penalized else 1, 1.0)
             return float(recipe.weighted(losses))
 
         return step
 
     pairs: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
     for pair in range(options.pairs + 1):
-        for penalised in (False, True):
-            (official_time, official_loss), (our_time, our_loss) = seconds(theirs(penalised)), seconds(ours(penalised))
-            kind = "with penalty" if penalised else "plain"
+        for penalized in (False, True):
+            (official_time, official_loss), (our_time, our_loss) = seconds(theirs(penalized)), seconds(ours(penalized))
+            kind = "with penalty" if penalized else "plain"
             print(
                 f"{'warm-up' if pair == 0 else f'pair {pair}'} {kind}: official {official_time:.2f} s "
                 f"(loss {official_loss:.5f}), ours {our_time:.2f} s (loss {our_loss:.5f}), "
                 f"ratio {official_time / our_time:.2f}"
             )
             if pair:
-                pairs[penalised].append((official_time, our_time))
+                pairs[penalized].append((official_time, our_time))
     share = 1 / PENALTY_EVERY
     mixed = [
-        ((1 - share) * plain[side] + share * penalised[side])
-        for plain, penalised in zip(pairs[False], pairs[True], strict=True)
+        ((1 - share) * plain[side] + share * penalized[side])
+        for plain, penalized in zip(pairs[False], pairs[True], strict=True)
         for side in (0, 1)
     ]
     ratio = statistics.median(first / second for first, second in zip(mixed[::2], mixed[1::2], strict=True))

@@ -45,7 +45,7 @@ def test_a_degraded_set_is_restored_scored_and_reported(
     assert document["test_set"]["made_with"]["seed"] == 7
     whole = json.loads((tmp_path / "out/report.json").read_text())
     assert set(whole["test_set"]["degradation"]) == {"0", "1", "2"}
-    assert {picture["name"] for picture in whole["sets"][0]["pictures"]} == {"0", "1", "2"}
+    assert {image["name"] for image in whole["sets"][0]["pictures"]} == {"0", "1", "2"}
     assert "PSNR" in printed.err and "report" in printed.err
 
 

@@ -71,7 +71,7 @@ def test_aligned_crops_come_out_as_the_official_network_makes_them(
         levels = np.rint((expected.permute(1, 2, 0).numpy() + 1) * 127.5)
         found = pixels_of(results[name]["output"]).astype(float)
         assert (np.abs(found - levels) <= 1).mean() >= 0.999
-        assert levels.std() > 20  # not a flat picture that anything would match
+        assert levels.std() > 20  # not a flat image that anything would match
 
 
 def test_json_lines_have_the_documented_fields_and_stdout_nothing_else(
@@ -179,7 +179,7 @@ def test_offline_and_with_no_download_faces_are_restored_by_what_ships_with_the_
     assert (result["faces"], result["restored_faces"], result["width"]) == (1, 1, 220)
     restored = pixels_of(Path(result["output"])).astype(float)
     truth = cv2.resize(face, (220, 240), interpolation=cv2.INTER_AREA).astype(float)
-    assert np.abs(restored - truth).mean() < 12, "the same picture, enlarged"
+    assert np.abs(restored - truth).mean() < 12, "the same image, enlarged"
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_dry_run_tells_what_was_restored_before_and_whose_place_is_taken(
         save(folder / name, photo)
     plain = ("--restorer", "none", "--background", "lanczos", "--json")
     assert call("run", folder, "-o", out, *plain) == 0
-    save(folder / "b.png", photo[::-1])  # another picture now
+    save(folder / "b.png", photo[::-1])  # another image now
     save(folder / "c.png", photo)
     save(folder / "d.png", photo)
     (out / "d.png").write_text("mine")
@@ -336,15 +336,15 @@ def test_version_and_help_need_neither_torch_nor_cv2() -> None:
     assert shown.splitlines()[-1] == "[]"
 
 
-def test_weights_list_shows_every_released_file_with_its_licence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_list_shows_every_released_file_with_its_license(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("weights", "list", "--json") == 0
     rows = {row["name"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
     assert rows["gfpgan-1.4"]["sha256"] == "e2cd4703ab14f4d01fd1383a8a8b266f9a5833dacee8e6a79d3bf21a1b6be5ad"
-    assert rows["real-esrgan-x4plus"]["licence"].startswith("BSD-3-Clause")
+    assert rows["real-esrgan-x4plus"]["license"].startswith("BSD-3-Clause")
     assert len(rows) == 17
     for name in ("compact-restorer", "compact-background"):
         assert rows[name]["state"] == "embedded"
-        assert "Apache-2.0" in rows[name]["licence"]
+        assert "Apache-2.0" in rows[name]["license"]
         assert Path(rows[name]["card"]).is_file()
 
 

@@ -34,8 +34,8 @@ def drawn_face(size: int = 512) -> NDArray[np.float64]:
     """68 points: eyes 50 pixels wide around (190, 240) and (320, 240), a mouth 104 wide around (256, 370), at 512."""
     points = np.full((68, 2), 256.0)
     turn = np.linspace(0, 2 * np.pi, 6, endpoint=False)
-    for first, centre in ((36, (190, 240)), (42, (320, 240))):
-        points[first : first + 6] = np.stack([25 * np.cos(turn), 9 * np.sin(turn)], axis=1) + centre
+    for first, center in ((36, (190, 240)), (42, (320, 240))):
+        points[first : first + 6] = np.stack([25 * np.cos(turn), 9 * np.sin(turn)], axis=1) + center
     turn = np.linspace(0, 2 * np.pi, 20, endpoint=False)
     points[48:] = np.stack([52 * np.cos(turn), 20 * np.sin(turn)], axis=1) + (256, 370)
     return (points + 0.5) * size / 512 - 0.5
@@ -49,7 +49,7 @@ def test_boxes_of_68_landmarks_are_squares_around_the_parts_the_eyes_enlarged() 
 
 
 def test_boxes_agree_with_the_official_ones_to_a_pixel() -> None:
-    """Official: centre and half side from the same points, and a box from mean - half + 1 to mean + half."""
+    """Official: center and half side from the same points, and a box from mean - half + 1 to mean + half."""
     points = drawn_face()
     boxes = boxes_from_68(points, 512)
     for box, part, enlargement in zip(boxes, (points[36:42], points[42:48], points[48:68]), (1.4, 1.4, 1), strict=True):
@@ -66,7 +66,7 @@ def test_tiny_parts_get_the_smallest_box() -> None:
 
 
 @pytest.mark.parametrize("size", [64, 256, 1024])
-def test_boxes_grow_with_the_picture(size: int) -> None:
+def test_boxes_grow_with_the_image(size: int) -> None:
     five = np.array([[190, 240], [320, 240], [256, 310], [200, 370], [312, 370]], np.float64)
     for rule, points in ((boxes_from_68, drawn_face()), (boxes_from_five, five)):
         grown = (points + 0.5) * size / 512 - 0.5
@@ -76,8 +76,8 @@ def test_boxes_grow_with_the_picture(size: int) -> None:
 def test_boxes_of_five_landmarks_lie_on_them_and_agree_with_those_of_68() -> None:
     five = np.array([[190, 240], [320, 240], [256, 310], [204, 370], [308, 370]], np.float64)
     boxes = boxes_from_five(five, 512)
-    centres = np.array([[190.5, 244], [320.5, 244], [256.5, 370.5]])
-    assert (boxes[:, :2] + boxes[:, 2:]) / 2 == pytest.approx(centres)
+    centers = np.array([[190.5, 244], [320.5, 244], [256.5, 370.5]])
+    assert (boxes[:, :2] + boxes[:, 2:]) / 2 == pytest.approx(centers)
     assert np.abs(boxes - boxes_from_68(drawn_face() + (0, 3.5), 512)).max() <= 4
     wide = boxes_from_five(five + np.array([[0, 0], [0, 0], [0, 0], [-20, 0], [20, 0]]), 512)
     assert wide[2, 2] - wide[2, 0] == pytest.approx(144)
@@ -196,7 +196,7 @@ def test_files_of_ffhq_are_found_in_the_folder_and_beside_it(tmp_path: Path) -> 
         known_boxes(folder, tmp_path / "missing.pth")
 
 
-def test_numbers_of_pictures_come_from_their_names() -> None:
+def test_numbers_of_images_come_from_their_names() -> None:
     names = ["00000007.png", "07.jpg", "face.png", "٣.png", "-3.png", ".png"]
     assert [number_of(Path(name)) for name in names] == [7, 7, -1, -1, -1, -1]
 
@@ -212,7 +212,7 @@ def as_68(eyes_and_mouth: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize(
-    ("rule", "centre_errors", "side_errors"),
+    ("rule", "center_errors", "side_errors"),
     [
         (lambda face: boxes_from_five(face["detected"], 512), (2.5, 2.5, 4.8), (4, 4, 11)),
         (lambda face: boxes_from_68(as_68(face["dlib"]), 512), (2.0, 1.5, 3.0), (8, 8, 4)),
@@ -220,14 +220,14 @@ def as_68(eyes_and_mouth: NDArray[np.float64]) -> NDArray[np.float64]:
     ids=["five landmarks", "68 landmarks"],
 )
 def test_boxes_lie_where_points_set_by_hand_put_them(
-    rule: Any, centre_errors: tuple[float, ...], side_errors: tuple[float, ...]
+    rule: Any, center_errors: tuple[float, ...], side_errors: tuple[float, ...]
 ) -> None:
     """Mean errors in pixels at 512 of left eye, right eye and mouth, whose boxes are some 75, 75 and 105 wide."""
     faces = hand_placed()
     boxes = np.array([rule(face) for face in faces])
     truth = np.array([boxes_from_68(as_68(face["by_hand"]), 512) for face in faces])
-    centres, true_centres = (part[..., :2] + part[..., 2:] for part in (boxes, truth))
-    errors = np.linalg.norm(centres - true_centres, axis=2).mean(axis=0) / 2
+    centers, true_centers = (part[..., :2] + part[..., 2:] for part in (boxes, truth))
+    errors = np.linalg.norm(centers - true_centers, axis=2).mean(axis=0) / 2
     sides = np.abs((boxes[..., 2] - boxes[..., 0]) - (truth[..., 2] - truth[..., 0])).mean(axis=0)
-    assert (errors < centre_errors).all(), errors
+    assert (errors < center_errors).all(), errors
     assert (sides < side_errors).all(), sides

@@ -1,4 +1,4 @@
-"""The synthetic low quality: kernels, noise, JPEG and colours against the official code; the stream of randomness."""
+"""The synthetic low quality: kernels, noise, JPEG and colors against the official code; the stream of randomness."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision.transforms import functional
 
 from gfprestore.data import capture, degradation
-from gfprestore.data.aging import Ageing
+from gfprestore.data.aging import Aging
 from gfprestore.data.capture import gaussian_kernel, jpeg
 from gfprestore.data.degradation import HEAVY, OFFICIAL, OLD_PRINTS, PAPER, DegradationOptions, degrade
 
@@ -26,7 +26,7 @@ NOTHING = DegradationOptions(
     jpeg_quality=(100, 100),
     shift_probability=0,
     jitter_probability=0,
-    grey_probability=0,
+    gray_probability=0,
 )
 
 ALL = {"paper": PAPER, "official": OFFICIAL, "heavy": HEAVY, "old-prints": OLD_PRINTS}
@@ -77,17 +77,17 @@ def test_the_blur_is_a_filter_with_the_whole_official_kernel(
 def test_a_whole_degradation_is_the_official_chain_of_steps(official: None, face: NDArray[np.float32]) -> None:
     from basicsr.data.degradations import add_jpg_compression, bivariate_Gaussian
 
-    options = replace(PAPER, noise=(0, 0), shift_probability=0, jitter_probability=0, grey_probability=0)
+    options = replace(PAPER, noise=(0, 0), shift_probability=0, jitter_probability=0, gray_probability=0)
     for seed in range(8):
         degraded = degrade(face, options, generator(seed))
         drawn = degraded.parameters
         kernel = bivariate_Gaussian(41, drawn["sigma_x"], drawn["sigma_y"], drawn["angle"])
-        picture = cv2.filter2D(face[..., ::-1], -1, kernel)  # the official code works in BGR
+        image = cv2.filter2D(face[..., ::-1], -1, kernel)  # the official code works in BGR
         side = int(96 // drawn["downscale"])
-        picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_LINEAR)
-        picture = add_jpg_compression(picture, int(drawn["jpeg_quality"]))
-        picture = cv2.resize(picture, (96, 96), interpolation=cv2.INTER_LINEAR)
-        expected = np.round(picture[..., ::-1] * 255)
+        image = cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)
+        image = add_jpg_compression(image, int(drawn["jpeg_quality"]))
+        image = cv2.resize(image, (96, 96), interpolation=cv2.INTER_LINEAR)
+        expected = np.round(image[..., ::-1] * 255)
         difference = np.abs(degraded.lq * 255 - expected)
         assert (difference < 0.01).mean() > 0.99
         assert difference.max() < 2.01
@@ -101,7 +101,7 @@ def test_jpeg_is_the_official_one(official: None, face: NDArray[np.float32]) -> 
         assert np.array_equal(jpeg(face, quality), expected)
 
 
-def test_jpeg_artefacts_are_those_of_another_encoder(face: NDArray[np.float32]) -> None:
+def test_jpeg_artifacts_are_those_of_another_encoder(face: NDArray[np.float32]) -> None:
     stream = io.BytesIO()
     Image.fromarray(np.rint(face * 255).astype(np.uint8)).save(stream, "JPEG", quality=60, subsampling="4:2:0")
     expected = np.asarray(Image.open(stream)).astype(np.float32) / 255
@@ -109,15 +109,15 @@ def test_jpeg_artefacts_are_those_of_another_encoder(face: NDArray[np.float32]) 
     assert np.abs(jpeg(face, 60) - expected).mean() * 255 < 0.5
 
 
-def test_noise_has_the_drawn_deviation_in_every_channel_and_no_colour_of_its_own() -> None:
-    grey = np.full((128, 128, 3), 0.5, np.float32)
+def test_noise_has_the_drawn_deviation_in_every_channel_and_no_color_of_its_own() -> None:
+    gray = np.full((128, 128, 3), 0.5, np.float32)
     for seed in range(6):
-        degraded = degrade(grey, replace(NOTHING, noise=(5, 20)), generator(seed))
+        degraded = degrade(gray, replace(NOTHING, noise=(5, 20)), generator(seed))
         noise = (degraded.lq - 0.5) * 255
         assert 5 <= degraded.parameters["noise"] <= 20
         luma = noise @ np.array([0.299, 0.587, 0.114])
         expected = degraded.parameters["noise"] * np.sqrt(0.299**2 + 0.587**2 + 0.114**2)
-        assert luma.std() == pytest.approx(expected, rel=0.03)  # JPEG smears the colours of noise, hardly its luma
+        assert luma.std() == pytest.approx(expected, rel=0.03)  # JPEG smears the colors of noise, hardly its luma
         assert np.abs(noise.mean(axis=(0, 1))).max() < 1
 
 
@@ -126,7 +126,7 @@ def test_noise_before_the_jpeg_has_the_statistics_of_the_official_noise(
 ) -> None:
     from basicsr.data.degradations import add_gaussian_noise
 
-    monkeypatch.setattr(capture, "jpeg", lambda picture, _quality: np.clip(picture, 0, 1))
+    monkeypatch.setattr(capture, "jpeg", lambda image, _quality: np.clip(image, 0, 1))
     for base in (0.5, 0.02):  # near black, half of the noise is clipped away
         flat = np.full((160, 160, 3), base, np.float32)
         ours = degrade(flat, replace(NOTHING, noise=(15, 15)), generator()).lq
@@ -139,7 +139,7 @@ def test_noise_before_the_jpeg_has_the_statistics_of_the_official_noise(
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, 1.0, 1.5])
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-def test_colour_changes_are_those_of_torchvision(face: NDArray[np.float32], name: str, factor: float) -> None:
+def test_color_changes_are_those_of_torchvision(face: NDArray[np.float32], name: str, factor: float) -> None:
     ours = {
         "brightness": degradation.brightened,
         "contrast": degradation.contrasted,
@@ -182,19 +182,19 @@ def test_the_ranges_of_the_presets_are_drawn_in_full_and_never_left() -> None:
     assert np.mean(round_kernels) == pytest.approx(0.5, abs=0.05)  # of the official preset
 
 
-def test_pictures_left_as_they_are_have_the_asked_share(face: NDArray[np.float32]) -> None:
+def test_images_left_as_they_are_have_the_asked_share(face: NDArray[np.float32]) -> None:
     options, random = replace(PAPER, clean_probability=0.25), generator()
     drawn = [degrade(face[:16, :16], options, random) for _ in range(1000)]
     clean = [entry for entry in drawn if "clean" in entry.parameters]
     assert len(clean) / 1000 == pytest.approx(0.25, abs=0.04)
     assert all(levels_apart(entry.lq, face[:16, :16]) < 0.51 and len(entry.parameters) == 1 for entry in clean)
-    spoilt = [levels_apart(entry.lq, face[:16, :16]) for entry in drawn if "clean" not in entry.parameters]
-    assert min(spoilt) > 2
+    spoiled = [levels_apart(entry.lq, face[:16, :16]) for entry in drawn if "clean" not in entry.parameters]
+    assert min(spoiled) > 2
 
 
-def test_the_asked_share_of_pictures_has_aged_and_the_others_are_the_papers(face: NDArray[np.float32]) -> None:
-    ageing = Ageing(grain_probability=1.0)  # so that whatever has aged has grain
-    options, random = replace(PAPER, ageing=ageing, ageing_probability=0.3), generator()
+def test_the_asked_share_of_images_has_aged_and_the_others_are_the_papers(face: NDArray[np.float32]) -> None:
+    aging = Aging(grain_probability=1.0)  # so that whatever has aged has grain
+    options, random = replace(PAPER, aging=aging, aging_probability=0.3), generator()
     drawn = [set(degrade(face[:16, :16], options, random).parameters) for _ in range(1000)]
     aged = [names for names in drawn if "grain" in names]
     assert len(aged) / 1000 == pytest.approx(0.3, abs=0.045)
@@ -203,37 +203,37 @@ def test_the_asked_share_of_pictures_has_aged_and_the_others_are_the_papers(face
     assert all(names <= papers for names in drawn if "grain" not in names)
 
 
-def test_old_prints_keep_the_tones_of_the_whole_picture() -> None:
+def test_old_prints_keep_the_tones_of_the_whole_image() -> None:
     """Blurred to nothing, the low quality is the gt, whatever else happened to it; not so in heavy degradation."""
     yy, xx = np.mgrid[:128, :128].astype(np.float32) / 128
-    picture = np.stack([0.3 + 0.4 * xx, 0.3 + 0.3 * yy, 0.6 - 0.3 * xx], axis=2).astype(np.float32)
+    image = np.stack([0.3 + 0.4 * xx, 0.3 + 0.3 * yy, 0.6 - 0.3 * xx], axis=2).astype(np.float32)
     largest = {}
     for name, options in (("old prints", OLD_PRINTS), ("heavy", HEAVY)):
         random, apart = generator(), []
         for _ in range(150):
-            degraded = degrade(picture, options, random)
+            degraded = degrade(image, options, random)
             local = {"stain", "scratches", "specks", "halftone_period"} & set(degraded.parameters)
             if "grey" not in degraded.parameters and not local:
-                apart.append(np.abs(degraded.lq.mean((0, 1)) - picture.mean((0, 1))).max() * 255)
+                apart.append(np.abs(degraded.lq.mean((0, 1)) - image.mean((0, 1))).max() * 255)
         assert len(apart) > 40
         largest[name] = max(apart)
     assert largest["old prints"] < 3
     assert largest["heavy"] > 10
 
 
-def test_only_the_colours_of_the_low_quality_are_shifted(face: NDArray[np.float32]) -> None:
+def test_only_the_colors_of_the_low_quality_are_shifted(face: NDArray[np.float32]) -> None:
     before = face.copy()
     degraded = degrade(face, replace(NOTHING, shift_probability=1), generator(5))
     assert np.array_equal(face, before)
-    shift = [degraded.parameters[f"shift_{colour}"] for colour in ("red", "green", "blue")]
+    shift = [degraded.parameters[f"shift_{color}"] for color in ("red", "green", "blue")]
     moved = (degraded.lq - jpeg(face, 100)) * 255
     inside = (face > 0.1).all(axis=2) & (face < 0.9).all(axis=2)
     assert np.abs(moved[inside] - shift).max() <= 0.51
     assert max(np.abs(shift)) > 3
 
 
-def test_a_grey_picture_is_the_luma_in_three_channels(face: NDArray[np.float32]) -> None:
-    degraded = degrade(face, replace(NOTHING, grey_probability=1), generator())
+def test_a_gray_image_is_the_luma_in_three_channels(face: NDArray[np.float32]) -> None:
+    degraded = degrade(face, replace(NOTHING, gray_probability=1), generator())
     assert degraded.parameters["grey"] == 1
     assert np.ptp(degraded.lq, axis=2).max() == 0
     expected = np.asarray(Image.fromarray(np.rint(face * 255).astype(np.uint8)).convert("L"))
@@ -241,7 +241,7 @@ def test_a_grey_picture_is_the_luma_in_three_channels(face: NDArray[np.float32])
 
 
 @pytest.mark.parametrize("options", ALL.values(), ids=ALL)
-def test_the_same_seed_gives_the_same_picture_and_another_seed_another(
+def test_the_same_seed_gives_the_same_image_and_another_seed_another(
     options: DegradationOptions, face: NDArray[np.float32]
 ) -> None:
     for seed in range(12):
@@ -254,12 +254,12 @@ def test_the_same_seed_gives_the_same_picture_and_another_seed_another(
 
 @pytest.mark.parametrize("options", ALL.values(), ids=ALL)
 @pytest.mark.parametrize("shape", [(1, 1, 3), (5, 9, 3), (64, 64, 3)])
-def test_the_low_quality_has_the_size_of_the_picture_and_8_bit_levels(
+def test_the_low_quality_has_the_size_of_the_image_and_8_bit_levels(
     options: DegradationOptions, shape: tuple[int, int, int]
 ) -> None:
-    picture = np.random.default_rng(0).random(shape, np.float32)
+    image = np.random.default_rng(0).random(shape, np.float32)
     for seed in range(12):
-        lq = degrade(picture, options, generator(seed)).lq
+        lq = degrade(image, options, generator(seed)).lq
         assert lq.shape == shape
         assert lq.dtype == np.float32
         assert np.isfinite(lq).all()
@@ -268,10 +268,10 @@ def test_the_low_quality_has_the_size_of_the_picture_and_8_bit_levels(
 
 
 def only(step: str, **ranges: Any) -> DegradationOptions:
-    """Nothing but one step of the ageing."""
+    """Nothing but one step of the aging."""
     steps = ("copy", "grain", "fading", "sepia", "halftone", "scratch", "dust", "stain")
     never = {f"{name}_probability": float(name == step) for name in steps}
-    return replace(NOTHING, ageing=Ageing(**never, **ranges))
+    return replace(NOTHING, aging=Aging(**never, **ranges))
 
 
 def test_fading_lifts_black_and_dulls_white() -> None:
@@ -281,18 +281,18 @@ def test_fading_lifts_black_and_dulls_white() -> None:
     assert np.abs(lq.mean(axis=(0, 2)) - np.linspace(0.2, 0.8, 64)).max() < 2 / 255
 
 
-def test_sepia_keeps_the_light_and_loses_the_colours(face: NDArray[np.float32]) -> None:
+def test_sepia_keeps_the_light_and_loses_the_colors(face: NDArray[np.float32]) -> None:
     degraded = degrade(face, only("sepia", sepia_strength=(1, 1)), generator())
     red, green, blue = (degraded.lq[..., channel] for channel in range(3))
     assert degraded.parameters["grey"] == 1
     for channel, share in ((green, 0.86), (blue, 0.66)):
         assert channel.mean() / red.mean() == pytest.approx(share, abs=0.005)
-        assert np.abs(channel - share * red).mean() * 255 < 2  # JPEG halves the resolution of the colours
+        assert np.abs(channel - share * red).mean() * 255 < 2  # JPEG halves the resolution of the colors
     luma = face @ np.array([0.299, 0.587, 0.114])
     assert np.corrcoef(red.ravel(), luma.ravel())[0, 1] > 0.999
 
 
-def test_grain_is_without_colour_and_strongest_in_the_mid_tones() -> None:
+def test_grain_is_without_color_and_strongest_in_the_mid_tones() -> None:
     halves = np.full((128, 128, 3), 0.5, np.float32)
     halves[:, 64:] = 0.95
     lq = degrade(halves, only("grain", grain=(15, 15), grain_size=(0, 0)), generator()).lq * 255

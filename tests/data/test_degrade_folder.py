@@ -13,7 +13,7 @@ from doubles import smooth
 from samples import pixels_of, save
 
 from gfprestore.data import degrade_folder as degrade_folder_module
-from gfprestore.data.capture import grey_of
+from gfprestore.data.capture import gray_of
 from gfprestore.data.degradation import HEAVY, PAPER, DegradationOptions, degrade
 from gfprestore.data.degrade_folder import DegradeOptions, degrade_folder, degraded_pair, read_description, read_pairs
 from gfprestore.errors import FolderError, UsageError
@@ -34,7 +34,7 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "faces"
 
 
-def test_the_same_command_gives_the_same_bytes_and_other_pictures_change_none(source: Path, tmp_path: Path) -> None:
+def test_the_same_command_gives_the_same_bytes_and_other_images_change_none(source: Path, tmp_path: Path) -> None:
     options = DegradeOptions(seed=3, size=32)
     degrade_folder(source, tmp_path / "one", options, workers=1)
     save(tmp_path / "more" / "0.png", smooth(9, 48))
@@ -44,9 +44,9 @@ def test_the_same_command_gives_the_same_bytes_and_other_pictures_change_none(so
     degrade_folder(tmp_path / "more", tmp_path / "two", options, workers=3)
 
     one, two = files_of(tmp_path / "one"), files_of(tmp_path / "two")
-    pictures = [name for name in one if name.endswith(".png")]
-    assert sorted(pictures) == sorted(f"{part}/{name}.png" for part in ("lq", "gt") for name in ("a", "b", "deep/c"))
-    assert {name: one[name] for name in pictures} == {name: two[name] for name in pictures}
+    images = [name for name in one if name.endswith(".png")]
+    assert sorted(images) == sorted(f"{part}/{name}.png" for part in ("lq", "gt") for name in ("a", "b", "deep/c"))
+    assert {name: one[name] for name in images} == {name: two[name] for name in images}
     degrade_folder(source, tmp_path / "three", options, workers=2)
     assert files_of(tmp_path / "three") == one
 
@@ -63,8 +63,8 @@ def test_another_seed_or_name_gives_another_lq(source: Path, tmp_path: Path) -> 
 def test_the_gt_is_the_face_made_smaller_and_the_noted_parameters_make_the_lq_of_it(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    uncoloured = {"shift_probability": 0.0, "jitter_probability": 0.0, "grey_probability": 0.0, "noise": (0.0, 0.0)}
-    monkeypatch.setitem(degrade_folder_module.PRESETS, "celeba-test", replace(PAPER, **uncoloured))  # type: ignore[arg-type]
+    uncolored = {"shift_probability": 0.0, "jitter_probability": 0.0, "gray_probability": 0.0, "noise": (0.0, 0.0)}
+    monkeypatch.setitem(degrade_folder_module.PRESETS, "celeba-test", replace(PAPER, **uncolored))  # type: ignore[arg-type]
     degrade_folder(source, tmp_path / "set", DegradeOptions(seed=3, size=32))
     for pair in read_pairs(tmp_path / "set"):
         gt = pixels_of(tmp_path / "set/gt" / f"{pair.name}.png")
@@ -74,7 +74,7 @@ def test_the_gt_is_the_face_made_smaller_and_the_noted_parameters_make_the_lq_of
             sigma=(drawn["sigma_x"], drawn["sigma_x"]),
             downscale=(drawn["downscale"], drawn["downscale"]),
             jpeg_quality=(int(drawn["jpeg_quality"]), int(drawn["jpeg_quality"])),
-            **uncoloured,  # type: ignore[arg-type]
+            **uncolored,  # type: ignore[arg-type]
         )
         expected = degrade(gt.astype(np.float32) / np.float32(255), exact, np.random.default_rng(0)).lq * 255
         assert np.abs(pixels_of(tmp_path / "set/lq" / f"{pair.name}.png") - expected).max() < 0.01
@@ -120,7 +120,7 @@ def test_a_set_of_other_options_is_not_mixed_with(source: Path, tmp_path: Path) 
         degrade_folder(source, tmp_path / "others", DegradeOptions(seed=3, size=32))
 
 
-def test_pictures_that_are_no_aligned_faces_are_refused_by_name(source: Path, tmp_path: Path) -> None:
+def test_images_that_are_no_aligned_faces_are_refused_by_name(source: Path, tmp_path: Path) -> None:
     save(source / "wide.png", smooth(1, 48)[:40])
     save(source / "small.png", smooth(1, 16))
     (source / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
@@ -156,13 +156,13 @@ def test_only_the_rows_of_a_split_are_taken(source: Path, tmp_path: Path) -> Non
         degrade_folder(source, tmp_path / "none", DegradeOptions(seed=3, size=32, split="val"))
 
 
-def test_a_grey_gt_goes_with_a_grey_lq_where_the_preset_says_so() -> None:
+def test_a_gray_gt_goes_with_a_gray_lq_where_the_preset_says_so() -> None:
     gt = smooth(2, 32)
     results = [degraded_pair(gt, HEAVY, 1, str(number)) for number in range(30)]
-    grey = [result for result in results if "grey" in result[2]]
-    assert 0 < len(grey) < 30
-    for _lq, kept, _drawn in grey:
-        assert (kept == np.rint(grey_of(gt.astype(np.float32) / 255) * 255)).all()
+    gray = [result for result in results if "grey" in result[2]]
+    assert 0 < len(gray) < 30
+    for _lq, kept, _drawn in gray:
+        assert (kept == np.rint(gray_of(gt.astype(np.float32) / 255) * 255)).all()
     assert all((kept == gt).all() for _lq, kept, drawn in results if "grey" not in drawn)
 
 

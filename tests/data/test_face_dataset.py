@@ -41,11 +41,11 @@ CLEAN = DegradationOptions(
     jpeg_quality=(100, 100),
     shift_probability=0,
     jitter_probability=0,
-    grey_probability=0,
+    gray_probability=0,
 )
 
 
-def picture(number: int, side: int = SIZE) -> NDArray[np.uint8]:
+def image(number: int, side: int = SIZE) -> NDArray[np.uint8]:
     """Dark with one bright pixel-square at the left, brighter with the number."""
     pixels = np.full((side, side, 3), 10, np.uint8)
     pixels[side // 4 : side // 2, side // 8 : side // 4] = (40 + 10 * number, 90, 200 - 10 * number)
@@ -53,7 +53,7 @@ def picture(number: int, side: int = SIZE) -> NDArray[np.uint8]:
 
 
 def number_in(gt: Tensor) -> int:
-    """Which picture it is, flipped or not."""
+    """Which image it is, flipped or not."""
     return round((float((gt[0] + 1).max()) * 127.5 - 40) / 10)
 
 
@@ -68,10 +68,10 @@ def component_entry(x: float) -> dict[str, NDArray[np.float64]]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Eight pictures `00000000.png`, ..., and the official component file for them."""
+    """Eight images `00000000.png`, ..., and the official component file for them."""
     place = tmp_path / "faces"
     for number in range(8):
-        save(place / f"{number:08d}.png", picture(number))
+        save(place / f"{number:08d}.png", image(number))
     torch.save({f"{number:08d}": component_entry(180.0 + number) for number in range(8)}, place / COMPONENT_FILE)
     return place
 
@@ -87,11 +87,11 @@ def same(first: Sample, second: Sample) -> bool:
     )
 
 
-def test_a_sample_is_the_picture_and_its_low_quality_in_signed_range(folder: Path) -> None:
+def test_a_sample_is_the_image_and_its_low_quality_in_signed_range(folder: Path) -> None:
     sample = opened(folder, CLEAN)[0]
     assert sample.lq.shape == sample.gt.shape == (3, SIZE, SIZE)
     assert sample.gt.dtype == sample.lq.dtype == sample.boxes.dtype == torch.float32
-    expected = picture(number_in(sample.gt))
+    expected = image(number_in(sample.gt))
     expected = expected[:, ::-1] if is_flipped(sample.gt) else expected
     assert np.abs((sample.gt.permute(1, 2, 0).numpy() + 1) * 127.5 - expected).max() < 1e-3
     luma = torch.tensor([0.299, 0.587, 0.114])
@@ -100,14 +100,14 @@ def test_a_sample_is_the_picture_and_its_low_quality_in_signed_range(folder: Pat
     assert -1 <= float(sample.lq.min()) <= float(sample.lq.max()) <= 1
 
 
-def test_every_epoch_holds_every_picture_once_in_an_order_of_its_own(folder: Path) -> None:
+def test_every_epoch_holds_every_image_once_in_an_order_of_its_own(folder: Path) -> None:
     data = opened(folder, CLEAN)
     epochs = [[number_in(data[position].gt) for position in range(start, start + 8)] for start in (0, 8, 16)]
     assert all(sorted(epoch) == list(range(8)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
-def test_half_of_the_pictures_are_flipped_and_none_where_not_asked(folder: Path) -> None:
+def test_half_of_the_images_are_flipped_and_none_where_not_asked(folder: Path) -> None:
     data = opened(folder, CLEAN)
     flips = [is_flipped(data[position].gt) for position in range(120)]
     assert 0.35 < np.mean(flips) < 0.65
@@ -168,7 +168,7 @@ def test_processes_share_the_stream_and_a_batch_of_all_is_a_stretch_of_it(folder
         StreamSampler(0, 3, 3)
 
 
-def test_boxes_of_the_component_file_are_scaled_and_mirrored_with_the_picture(folder: Path) -> None:
+def test_boxes_of_the_component_file_are_scaled_and_mirrored_with_the_image(folder: Path) -> None:
     data = FaceDataset(folder, SIZE, CLEAN, 3)
     for _ in range(2):  # the second time, nothing must have been changed by the first
         seen = Counter[bool]()
@@ -178,16 +178,16 @@ def test_boxes_of_the_component_file_are_scaled_and_mirrored_with_the_picture(fo
             flipped = is_flipped(sample.gt)
             seen[flipped] += 1
             scale = SIZE / 512
-            centres = (sample.boxes[:, 0] + sample.boxes[:, 2]) / 2 / scale
+            centers = (sample.boxes[:, 0] + sample.boxes[:, 2]) / 2 / scale
             widths = (sample.boxes[:, 2] - sample.boxes[:, 0]) / scale
             expected = [512 - eye - 130, 512 - eye, 512 - 256.5] if flipped else [eye, eye + 130, 256.5]
-            assert centres.tolist() == pytest.approx(expected, abs=1e-2)
+            assert centers.tolist() == pytest.approx(expected, abs=1e-2)
             assert widths.tolist() == pytest.approx([84, 70, 104] if flipped else [70, 84, 104], abs=1e-2)
         assert min(seen[True], seen[False]) >= 6
 
 
-def test_pictures_without_known_boxes_have_nan_and_a_set_without_any_is_refused(folder: Path) -> None:
-    save(folder / "someone.png", picture(9))
+def test_images_without_known_boxes_have_nan_and_a_set_without_any_is_refused(folder: Path) -> None:
+    save(folder / "someone.png", image(9))
     data = FaceDataset(folder, SIZE, CLEAN, 3)
     unknown = [bool(torch.isnan(data[position].boxes).all()) for position in range(9)]
     numbers = [number_in(data[position].gt) for position in range(9)]
@@ -198,7 +198,7 @@ def test_pictures_without_known_boxes_have_nan_and_a_set_without_any_is_refused(
     assert torch.isnan(opened(folder)[0].boxes).all()
 
 
-def test_a_damaged_picture_is_named_and_the_next_of_the_stream_takes_its_place(folder: Path) -> None:
+def test_a_damaged_image_is_named_and_the_next_of_the_stream_takes_its_place(folder: Path) -> None:
     whole = opened(folder)
     order = [number_in(whole[position].gt) for position in range(8)]
     bad = folder / f"{order[2]:08d}.png"
@@ -217,7 +217,7 @@ def test_a_damaged_picture_is_named_and_the_next_of_the_stream_takes_its_place(f
     assert [skipped.path for skipped in batch.skipped] == [bad]
 
 
-def test_a_damaged_picture_at_the_end_of_an_epoch_is_replaced_from_the_next(folder: Path) -> None:
+def test_a_damaged_image_at_the_end_of_an_epoch_is_replaced_from_the_next(folder: Path) -> None:
     whole = opened(folder)
     last, following = number_in(whole[7].gt), number_in(whole[8].gt)
     if last == following:
@@ -226,16 +226,16 @@ def test_a_damaged_picture_at_the_end_of_an_epoch_is_replaced_from_the_next(fold
     assert number_in(opened(folder)[7].gt) == following
 
 
-def test_a_set_of_damaged_pictures_only_is_an_error(folder: Path) -> None:
+def test_a_set_of_damaged_images_only_is_an_error(folder: Path) -> None:
     for path in folder.glob("*.png"):
-        path.write_text("no picture")
-    with pytest.raises(FolderError, match="None of the 8 pictures"):
+        path.write_text("no image")
+    with pytest.raises(FolderError, match="None of the 8 images"):
         opened(folder)[0]
 
 
-def test_larger_pictures_are_made_smaller_and_smaller_or_oblong_ones_left_out(tmp_path: Path) -> None:
-    save(tmp_path / "large.png", picture(1, SIZE * 2))
-    save(tmp_path / "small.png", picture(2, SIZE // 2))
+def test_larger_images_are_made_smaller_and_smaller_or_oblong_ones_left_out(tmp_path: Path) -> None:
+    save(tmp_path / "large.png", image(1, SIZE * 2))
+    save(tmp_path / "small.png", image(2, SIZE // 2))
     save(tmp_path / "oblong.png", np.zeros((SIZE, SIZE + 1, 3), np.uint8))
     data = opened(tmp_path, CLEAN)
     for position in range(6):
@@ -247,39 +247,39 @@ def test_larger_pictures_are_made_smaller_and_smaller_or_oblong_ones_left_out(tm
     assert "33 x 32" in reasons["oblong.png"]
 
 
-def test_pictures_of_16_bits_grey_and_turned_are_read_as_the_photos_they_are(tmp_path: Path) -> None:
-    grey = np.linspace(0, 65535, SIZE * SIZE).astype(np.uint16).reshape(SIZE, SIZE)
-    Image.fromarray(grey).save(tmp_path / "deep.png")
+def test_images_of_16_bits_gray_and_turned_are_read_as_the_photos_they_are(tmp_path: Path) -> None:
+    gray = np.linspace(0, 65535, SIZE * SIZE).astype(np.uint16).reshape(SIZE, SIZE)
+    Image.fromarray(gray).save(tmp_path / "deep.png")
     sample = FaceDataset(tmp_path, SIZE, CLEAN, 0, flip=False, boxes=False)[0]
-    assert np.abs((sample.gt[1].numpy() + 1) / 2 * 65535 - grey).max() < 1
+    assert np.abs((sample.gt[1].numpy() + 1) / 2 * 65535 - gray).max() < 1
     (tmp_path / "deep.png").unlink()
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
-    save(tmp_path / "turned.png", np.ascontiguousarray(picture(3)[::-1, ::-1]), exif=exif)
+    save(tmp_path / "turned.png", np.ascontiguousarray(image(3)[::-1, ::-1]), exif=exif)
     sample = FaceDataset(tmp_path, SIZE, CLEAN, 0, flip=False, boxes=False)[0]
-    assert np.abs((sample.gt.permute(1, 2, 0).numpy() + 1) * 127.5 - picture(3)).max() < 1e-3
+    assert np.abs((sample.gt.permute(1, 2, 0).numpy() + 1) * 127.5 - image(3)).max() < 1e-3
 
 
-def test_the_gt_of_a_picture_that_lost_its_colours_is_grey_where_asked(folder: Path) -> None:
-    options = replace(CLEAN, grey_probability=1)
+def test_the_gt_of_an_image_that_lost_its_colors_is_gray_where_asked(folder: Path) -> None:
+    options = replace(CLEAN, gray_probability=1)
     assert np.ptp(opened(folder, options)[0].gt.numpy(), axis=0).max() > 0.3
-    sample = opened(folder, replace(options, grey_gt=True))[0]
+    sample = opened(folder, replace(options, gray_gt=True))[0]
     assert np.ptp(sample.gt.numpy(), axis=0).max() == 0
-    coloured = opened(folder, CLEAN)[0].gt
-    luma = torch.einsum("chw,c->hw", coloured, torch.tensor([0.299, 0.587, 0.114]))
+    colored = opened(folder, CLEAN)[0].gt
+    luma = torch.einsum("chw,c->hw", colored, torch.tensor([0.299, 0.587, 0.114]))
     assert (sample.gt[0] - luma).abs().max() * 127.5 < 0.6
 
 
 def test_nested_folders_are_walked_in_natural_order_without_hidden_files(tmp_path: Path) -> None:
     for name in ("b/2.png", "b/10.png", "a.png", ".hidden/x.png", ".x.png", ".gfprestore-1.part", "notes.txt"):
-        save(tmp_path / f"{name}.png", picture(0)).rename(tmp_path / name)
+        save(tmp_path / f"{name}.png", image(0)).rename(tmp_path / name)
     names = [face.path.relative_to(tmp_path).as_posix() for face in list_faces(tmp_path)]
     assert names == ["a.png", "b/2.png", "b/10.png"]
 
 
-def test_of_the_layout_of_ffhq_only_the_aligned_pictures_are_taken(tmp_path: Path) -> None:
+def test_of_the_layout_of_ffhq_only_the_aligned_images_are_taken(tmp_path: Path) -> None:
     for name in ("images1024x1024/00000", "thumbnails128x128/00000", "in-the-wild-images"):
-        save(tmp_path / name / "00007.png", picture(7))
+        save(tmp_path / name / "00007.png", image(7))
     torch.save({"00000007": component_entry(190)}, tmp_path / COMPONENT_FILE)
     (face,) = list_faces(tmp_path)
     assert face.path == tmp_path / "images1024x1024/00000/00007.png"
@@ -302,8 +302,8 @@ def test_a_table_gives_landmarks_and_keeps_the_split_test_out(folder: Path) -> N
     data = FaceDataset(folder, SIZE, CLEAN, 0, flip=False)
     assert data.count == 2
     assert {number_in(data[position].gt) for position in range(8)} == {0, 2}
-    centres = (data[0].boxes[:, :2] + data[0].boxes[:, 2:]) / 2
-    assert centres.numpy() == pytest.approx(np.array([[12, 15 + 3.5 / 16], [20, 15 + 3.5 / 16], [16, 23]]))
+    centers = (data[0].boxes[:, :2] + data[0].boxes[:, 2:]) / 2
+    assert centers.numpy() == pytest.approx(np.array([[12, 15 + 3.5 / 16], [20, 15 + 3.5 / 16], [16, 23]]))
     half = FaceDataset(folder, SIZE // 2, CLEAN, 0, flip=False)[0].boxes
     assert half.numpy() == pytest.approx(data[0].boxes.numpy() / 2, rel=1e-5)
 

@@ -123,9 +123,9 @@ def test_a_real_face_is_cut_out_on_the_template_with_its_numbers(astronaut: NDAr
     assert np.abs(again.landmarks - np.array(face.landmarks)).max() < 5  # found anew in the crop
     assert 35 < face.eye_px < 50  # the eyes at about (205, 107) and (245, 107) of the photo
     boxes = np.array(face.boxes)
-    centres = [again.landmarks[0], again.landmarks[1], again.landmarks[3:].mean(axis=0)]
-    for box, centre in zip(boxes, centres, strict=True):
-        assert np.abs((box[:2] + box[2:]) / 2 - 0.5 - centre).max() < 5
+    centers = [again.landmarks[0], again.landmarks[1], again.landmarks[3:].mean(axis=0)]
+    for box, center in zip(boxes, centers, strict=True):
+        assert np.abs((box[:2] + box[2:]) / 2 - 0.5 - center).max() < 5
     assert (boxes[:, 2] - boxes[:, 0]) == pytest.approx([37.1, 37.1, 49], rel=0.35)
 
 
@@ -175,7 +175,7 @@ def test_a_blurred_face_is_left_out_and_the_thresholds_are_options(tmp_path: Pat
 def test_sharpness_is_the_variance_of_the_laplacian() -> None:
     crop = np.full((100, 100, 3), 100, np.uint8)
     assert face_sharpness(crop) == 0
-    crop[50, 50] = 110  # one pixel of -40 and four neighbours of 10 among the 55 x 50 that are looked at
+    crop[50, 50] = 110  # one pixel of -40 and four neighbors of 10 among the 55 x 50 that are looked at
     count = 55 * 50
     mean = (-40 + 4 * 10) / count
     assert face_sharpness(crop) == pytest.approx((40**2 + 4 * 10**2) / count - mean**2, rel=1e-4)
@@ -300,13 +300,13 @@ def test_the_set_goes_straight_into_training(photos: Path, detector: KnowingDete
     run(photos, tmp_path / "set", detector)
     data = FaceDataset(tmp_path / "set", SIZE, PAPER, 0, flip=False)
     assert data.count == 6
-    shown = {data.faces[data._picture_at(position)].path: data[position] for position in range(6)}
+    shown = {data.faces[data._image_at(position)].path: data[position] for position in range(6)}
     for path, sample in shown.items():
         pixels = (sample.gt.permute(1, 2, 0).numpy() + 1) * 127.5
         assert np.abs(pixels - pixels_of(path)).max() < 1e-3
         assert torch.isfinite(sample.boxes).all()
-        centres = ((sample.boxes[:2, :2] + sample.boxes[:2, 2:]) / 2 - 0.5).numpy()
-        assert np.abs(centres - (TEMPLATE[:2] + (0, 3.5 / 8))).max() < 0.1
+        centers = ((sample.boxes[:2, :2] + sample.boxes[:2, 2:]) / 2 - 0.5).numpy()
+        assert np.abs(centers - (TEMPLATE[:2] + (0, 3.5 / 8))).max() < 0.1
 
 
 def eyes_and_mouth(shift: float) -> NDArray[np.float64]:
@@ -390,11 +390,11 @@ def test_odd_names_stay_apart_and_fit(tmp_path: Path) -> None:
 def test_ffhq_is_read_with_its_landmark_file_and_needs_no_detector(tmp_path: Path) -> None:
     turn = np.linspace(0, 2 * np.pi, 6, endpoint=False)
     points = np.full((68, 2), 128.0)
-    for first, centre in ((36, (96, 120)), (42, (160, 120))):
-        points[first : first + 6] = np.stack([12 * np.cos(turn), 5 * np.sin(turn)], axis=1) + centre
+    for first, center in ((36, (96, 120)), (42, (160, 120))):
+        points[first : first + 6] = np.stack([12 * np.cos(turn), 5 * np.sin(turn)], axis=1) + center
     points[48:] = np.stack([30 * np.cos(np.arange(20)), 9 * np.sin(np.arange(20))], axis=1) + (128, 180)
     ffhq = tmp_path / "ffhq-dataset"
-    entry = {"image": {"face_landmarks": ((points + 0.5) * 4 - 0.5).tolist()}}  # of a picture of 256, at 1024
+    entry = {"image": {"face_landmarks": ((points + 0.5) * 4 - 0.5).tolist()}}  # of an image of 256, at 1024
     ffhq.mkdir()
     (ffhq / "ffhq-dataset-v2.json").write_text(json.dumps({"3": entry, "4": entry, "5": entry}))
     save(ffhq / "images1024x1024" / "00000" / "00003.png", photo(3, 256))
@@ -407,7 +407,7 @@ def test_ffhq_is_read_with_its_landmark_file_and_needs_no_detector(tmp_path: Pat
     (face,) = entries(tmp_path / "set")["00000/00003.png"].faces
     expected = cv2.resize(photo(3, 256), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
     assert np.abs(pixels_of(tmp_path / "set" / face.file).astype(float) - expected).max() <= 1
-    left = np.array(face.boxes[0]) * 4  # edges in the picture of 256
+    left = np.array(face.boxes[0]) * 4  # edges in the image of 256
     assert left == pytest.approx([96.5 - 16.8, 120.5 - 16.8, 96.5 + 16.8, 120.5 + 16.8], abs=0.01)
     assert face.eye_px == pytest.approx(64, abs=0.1)
 

@@ -17,13 +17,13 @@ from gfprestore.errors import FolderError
 PLAIN = PatchOptions(24, shrink=(1.0, 1.0), clean=1.0, degradation=DegradationOptions())
 
 
-def of_one_colour(folder: Path, name: str, size: tuple[int, int], colour: int) -> Path:
-    """A picture (height, width) whose levels are all `colour`, so that a patch tells where it comes from."""
-    return save(folder / name, np.full((*size, 3), colour, np.uint8))
+def of_one_color(folder: Path, name: str, size: tuple[int, int], color: int) -> Path:
+    """An image (height, width) whose levels are all `color`, so that a patch tells where it comes from."""
+    return save(folder / name, np.full((*size, 3), color, np.uint8))
 
 
 def gradient(folder: Path, name: str, size: int) -> Path:
-    """A picture whose red is the column and whose green is the row, so that a patch tells its place."""
+    """An image whose red is the column and whose green is the row, so that a patch tells its place."""
     rows, columns = np.mgrid[:size, :size]
     return save(folder / name, np.stack([columns, rows, np.zeros_like(rows)], axis=2).astype(np.uint8))
 
@@ -58,37 +58,37 @@ def test_shrinking_brings_more_of_the_photo_into_the_patch(tmp_path: Path) -> No
 
 
 def test_what_is_not_clean_is_degraded_and_keeps_its_size(tmp_path: Path) -> None:
-    of_one_colour(tmp_path, "a.png", (80, 80), 128)
+    of_one_color(tmp_path, "a.png", (80, 80), 128)
     noisy = DegradationOptions(sigma=(0.1, 0.1), downscale=(1, 1), noise=(10, 10), jpeg_quality=(100, 100),
-                               shift_probability=0, jitter_probability=0, grey_probability=0)  # fmt: skip
+                               shift_probability=0, jitter_probability=0, gray_probability=0)  # fmt: skip
     patches = ScenePatches(tmp_path, replace(PLAIN, clean=0.5, degradation=noisy), seed=2)
     deviations = [float(patches.patch(position).std()) for position in range(60)]
     clean = sum(deviation == 0 for deviation in deviations)
     assert 20 <= clean <= 40
-    assert all(4 < deviation < 13 for deviation in deviations if deviation > 0)  # JPEG smooths the noise of colours
+    assert all(4 < deviation < 13 for deviation in deviations if deviation > 0)  # JPEG smooths the noise of colors
 
 
 def test_a_large_photo_stands_in_the_stream_as_often_as_it_has_quarter_megapixels(tmp_path: Path) -> None:
-    of_one_colour(tmp_path, "large.png", (512, 1536), 200)
-    of_one_colour(tmp_path, "small.png", (100, 100), 50)
+    of_one_color(tmp_path, "large.png", (512, 1536), 200)
+    of_one_color(tmp_path, "small.png", (100, 100), 50)
     patches = ScenePatches(tmp_path, PLAIN, seed=0)
-    colours = [int(patches.patch(position)[0, 0, 0]) for position in range(40)]
-    assert colours.count(200) == 30
-    assert colours.count(50) == 10
-    assert all(sorted(colours[start : start + 4]) == [50, 200, 200, 200] for start in range(0, 40, 4))
+    colors = [int(patches.patch(position)[0, 0, 0]) for position in range(40)]
+    assert colors.count(200) == 30
+    assert colors.count(50) == 10
+    assert all(sorted(colors[start : start + 4]) == [50, 200, 200, 200] for start in range(0, 40, 4))
 
 
 def test_photos_of_the_split_test_are_left_out_in_every_folder_of_the_tree(tmp_path: Path) -> None:
     for folder, name in ((".", "a.png"), (".", "b.png"), ("faces", "c.png"), ("faces", "d.png")):
-        of_one_colour(tmp_path / folder, name, (40, 40), 90)
+        of_one_color(tmp_path / folder, name, (40, 40), 90)
     (tmp_path / "index.csv").write_text("file,split\na.png,test\nb.png,train\n", encoding="utf-8")
     (tmp_path / "faces" / "index.csv").write_text("file,split\nd.png,test\n", encoding="utf-8")
     assert [path.name for path in list_photos(tmp_path)] == ["b.png", "c.png"]
 
 
 def test_photos_that_cannot_be_used_are_told_and_the_next_takes_their_place(tmp_path: Path) -> None:
-    of_one_colour(tmp_path, "good.png", (60, 60), 77)
-    of_one_colour(tmp_path, "narrow.png", (400, 20), 10)
+    of_one_color(tmp_path, "good.png", (60, 60), 77)
+    of_one_color(tmp_path, "narrow.png", (400, 20), 10)
     (tmp_path / "torn.jpg").write_bytes(cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes()[:400])
     (tmp_path / "empty.png").touch()
     patches = ScenePatches(tmp_path, PLAIN, seed=0)
@@ -102,6 +102,6 @@ def test_a_folder_without_photos_or_with_none_of_use_is_an_error_that_says_so(tm
         ScenePatches(tmp_path, PLAIN, seed=0)
     with pytest.raises(FolderError, match="is no folder"):
         ScenePatches(tmp_path / "nowhere", PLAIN, seed=0)
-    of_one_colour(tmp_path, "small.png", (10, 10), 5)
+    of_one_color(tmp_path, "small.png", (10, 10), 5)
     with pytest.raises(FolderError, match="None of the 1 photos"):
         ScenePatches(tmp_path, PLAIN, seed=0)

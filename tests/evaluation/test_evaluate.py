@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from doubles import Difference, MeanColour, Opener, make_set, smooth
+from doubles import Difference, MeanColor, Opener, make_set, smooth
 from samples import pixels_of, save
 
 from gfprestore.data import test_sets
@@ -33,13 +33,13 @@ def values(report: Report, method: int = 0) -> dict[str, float | None]:
     return {name: score.value for name, score in report.methods[method].scores.scores.items()}
 
 
-def test_anyones_pictures_are_scored_side_by_side_in_small_batches(tmp_path: Path) -> None:
+def test_anyones_images_are_scored_side_by_side_in_small_batches(tmp_path: Path) -> None:
     folder = make_set(tmp_path / "set", 20)
     for number in range(20):
         save(tmp_path / "better" / f"{number:02d}.png", pixels_of(folder / "gt" / f"{number:02d}.png") + np.uint8(1))
-    difference, colour = Difference(), MeanColour()
+    difference, color = Difference(), MeanColor()
     report = evaluated(
-        Opener(difference, colour),
+        Opener(difference, color),
         test_set=str(folder),
         restored=(folder / "lq", tmp_path / "better"),
         metrics=("psnr", "fid"),
@@ -50,7 +50,7 @@ def test_anyones_pictures_are_scored_side_by_side_in_small_batches(tmp_path: Pat
     assert values(report, 1)["psnr"] == 1.0
     red = np.mean([pixels_of(path)[..., 0].mean() for path in (tmp_path / "better").iterdir()])
     assert values(report, 1)["fid"] == pytest.approx(red, rel=1e-6)
-    assert difference.largest_batch <= 8 and difference.seen == colour.seen == 40
+    assert difference.largest_batch <= 8 and difference.seen == color.seen == 40
 
 
 def test_a_second_run_and_a_second_metric_restore_and_score_nothing_again(
@@ -58,7 +58,7 @@ def test_a_second_run_and_a_second_metric_restore_and_score_nothing_again(
 ) -> None:
     folder, checkpoint = make_set(tmp_path / "set", 3), make_checkpoint(size=32)
     options = {"test_set": str(folder), "weights": checkpoint, "output": tmp_path / "out"}
-    first, second, colour = Difference(), Difference(), MeanColour()
+    first, second, color = Difference(), Difference(), MeanColor()
     report = evaluated(Opener(first), metrics=("psnr",), **options)
     assert first.seen == 3
     written = {path: path.stat().st_mtime_ns for path in report.methods[0].folder.iterdir()}
@@ -68,8 +68,8 @@ def test_a_second_run_and_a_second_metric_restore_and_score_nothing_again(
         raise AssertionError("nothing is to be restored")
 
     monkeypatch.setattr(restoring, "_restore", lambda batch, *_others: restores() if batch else None)
-    again = evaluated(Opener(second, colour), metrics=("psnr", "fid"), **options)
-    assert second.seen == 0 and colour.seen == 3
+    again = evaluated(Opener(second, color), metrics=("psnr", "fid"), **options)
+    assert second.seen == 0 and color.seen == 3
     assert values(again)["psnr"] == values(report)["psnr"]
     assert {path: path.stat().st_mtime_ns for path in again.methods[0].folder.iterdir()} == written
 
@@ -86,8 +86,8 @@ def test_what_is_restored_is_the_networks_own_output(tmp_path: Path, make_checkp
     module: Any = load_network(checkpoint, "restorer").module.eval()
     with torch.no_grad():
         output = module(lq)
-    picture = (output[0] if isinstance(output, tuple) else output)[0].permute(1, 2, 0)
-    expected = ((picture.clamp(-1, 1) + 1) * 127.5).round().numpy()
+    image = (output[0] if isinstance(output, tuple) else output)[0].permute(1, 2, 0)
+    expected = ((image.clamp(-1, 1) + 1) * 127.5).round().numpy()
     assert np.abs(pixels_of(restored) - expected).max() <= 1
 
 
@@ -121,23 +121,23 @@ def test_an_interrupted_run_goes_on(
     assert kept.items() <= now.items()
 
 
-def test_a_torn_cache_is_mended_and_a_changed_picture_is_scored_anew(tmp_path: Path) -> None:
+def test_a_torn_cache_is_mended_and_a_changed_image_is_scored_anew(tmp_path: Path) -> None:
     folder = make_set(tmp_path / "set", 3)
     options: dict[str, Any] = {
         "test_set": str(folder), "restored": (folder / "lq",), "output": tmp_path / "out", "metrics": ("psnr", "fid")
     }  # fmt: skip
-    evaluated(Opener(Difference(), MeanColour()), **options)
+    evaluated(Opener(Difference(), MeanColor()), **options)
     scores, (features,) = tmp_path / "out/cache/scores.jsonl", (tmp_path / "out/cache").glob("features-*.bin")
     scores.write_bytes(scores.read_bytes() + b'{"key": "torn')
     features.write_bytes(features.read_bytes()[:-5])
     save(folder / "lq/01.png", pixels_of(folder / "gt/01.png") + np.uint8(8))
-    difference, colour = Difference(), MeanColour()
-    report = evaluated(Opener(difference, colour), **options)
+    difference, color = Difference(), MeanColor()
+    report = evaluated(Opener(difference, color), **options)
     assert difference.seen == 1
-    assert colour.seen == 2  # the changed one, and the last, whose vector was cut
-    assert report.methods[0].scores.scores["psnr"].pictures["01"] == 8.0
+    assert color.seen == 2  # the changed one, and the last, whose vector was cut
+    assert report.methods[0].scores.scores["psnr"].images["01"] == 8.0
     third = Difference()
-    evaluated(Opener(third, MeanColour()), **options)
+    evaluated(Opener(third, MeanColor()), **options)
     assert third.seen == 0
 
 
@@ -184,14 +184,14 @@ def test_without_a_gt_its_metrics_are_null_with_the_reason(tmp_path: Path) -> No
     assert scores["niqe"].value is not None and scores["niqe"].count == 2
 
 
-def test_every_kind_of_unfitting_picture_is_named_and_the_others_are_scored(tmp_path: Path) -> None:
+def test_every_kind_of_unfitting_image_is_named_and_the_others_are_scored(tmp_path: Path) -> None:
     folder = make_set(tmp_path / "set", 8)
     restored = tmp_path / "restored"
     for number in range(1, 8):
         save(restored / f"{number:02d}.jpg" if number == 7 else restored / f"{number:02d}.png", smooth(number))
     save(restored / "02.png", smooth(2, 64))  # resized
     save(restored / "03.png", smooth(3)[:16])  # another section
-    save(restored / "04.png", smooth(4, channels=1))  # grey
+    save(restored / "04.png", smooth(4, channels=1))  # gray
     (restored / "05.png").write_bytes((restored / "05.png").read_bytes()[:60])  # damaged
     (folder / "gt/06.png").unlink()  # no gt
     save(restored / "99.png", smooth(9))  # extra
@@ -201,14 +201,14 @@ def test_every_kind_of_unfitting_picture_is_named_and_the_others_are_scored(tmp_
             output=tmp_path / "out", metrics=("psnr", "niqe"),
         )  # fmt: skip
         method, text = report.methods[0], "\n".join(report.warnings)
-        assert set(method.scores.scores["psnr"].pictures) == {"01", "02", "04", "07"}
-        assert set(method.scores.scores["niqe"].pictures) == {"01", "02", "03", "04", "06", "07"}
+        assert set(method.scores.scores["psnr"].images) == {"01", "02", "04", "07"}
+        assert set(method.scores.scores["niqe"].images) == {"01", "02", "03", "04", "06", "07"}
         assert method.missing == ("00",) and method.extra == ("99",)
         assert list(method.failed) == ["05"] and "05.png" in method.failed["05"]
         for kind, name in (
             ("have another size than their gt and were resized", "02"),
             ("another section", "03"),
-            ("are grey where their gt is in colour", "04"),
+            ("are gray where their gt is in color", "04"),
             ("have no gt", "06"),
             ("are missing", "00"),
             ("are not of the set", "99"),
@@ -218,12 +218,12 @@ def test_every_kind_of_unfitting_picture_is_named_and_the_others_are_scored(tmp_
             assert f": {name}." in line, text
     size = cv2.resize(smooth(2, 64), (32, 32), interpolation=cv2.INTER_AREA)
     expected = np.abs(size.astype(float) - pixels_of(folder / "gt/02.png")).mean()
-    assert method.scores.scores["psnr"].pictures["02"] == pytest.approx(expected)
+    assert method.scores.scores["psnr"].images["02"] == pytest.approx(expected)
 
 
-def test_a_damaged_gt_leaves_its_picture_out_of_what_needs_it(tmp_path: Path) -> None:
+def test_a_damaged_gt_leaves_its_image_out_of_what_needs_it(tmp_path: Path) -> None:
     folder = make_set(tmp_path / "set", 3)
-    (folder / "gt/01.png").write_bytes(b"no picture")
+    (folder / "gt/01.png").write_bytes(b"no image")
     report = evaluated(
         Opener(Difference(), Difference("niqe")), test_set=str(folder), restored=(folder / "lq",),
         output=tmp_path / "out", metrics=("psnr", "niqe"),
@@ -237,16 +237,16 @@ def test_an_input_that_is_damaged_is_told_and_the_others_are_restored(
     tmp_path: Path, make_checkpoint: Callable[..., Path]
 ) -> None:
     folder = make_set(tmp_path / "set", 3)
-    (folder / "lq/01.png").write_bytes(b"no picture")
+    (folder / "lq/01.png").write_bytes(b"no image")
     report = evaluated(
         Opener(Difference()), test_set=str(folder), weights=make_checkpoint(size=32), output=tmp_path / "out",
         metrics=("psnr",),
     )  # fmt: skip
     assert [subject.name for subject in report.methods[0].subjects] == ["00", "02"]
     assert list(report.methods[0].failed) == ["01"] and "01.png" in report.methods[0].failed["01"]
-    (folder / "lq/00.png").write_bytes(b"no picture")
-    (folder / "lq/02.png").write_bytes(b"no picture")
-    with pytest.raises(FolderError, match=r"None of the 3 pictures could be restored.*png"):
+    (folder / "lq/00.png").write_bytes(b"no image")
+    (folder / "lq/02.png").write_bytes(b"no image")
+    with pytest.raises(FolderError, match=r"None of the 3 images could be restored.*png"):
         evaluated(
             Opener(Difference()), test_set=str(folder), weights=make_checkpoint(size=32), output=tmp_path / "out",
             metrics=("psnr",),
@@ -260,7 +260,7 @@ def test_an_infinite_score_is_no_number_in_json(tmp_path: Path) -> None:
         def score(self, restored: Any, gt: Any) -> list[float]:
             return [math.inf if index == 0 else math.nan for index in range(len(restored))]
 
-        def summarise(self, scores: Any) -> float:
+        def summarize(self, scores: Any) -> float:
             return math.inf
 
     for _run in range(2):
@@ -269,8 +269,8 @@ def test_an_infinite_score_is_no_number_in_json(tmp_path: Path) -> None:
             metrics=("psnr",),
         )  # fmt: skip
         assert "identical with their gt: 00" in str(report.methods[0].scores.scores["psnr"].reason)
-        assert any("1 pictures have no PSNR: 01" in line for line in report.warnings)
-        json.dumps(as_json(report, with_pictures=True), allow_nan=False)
+        assert any("1 images have no PSNR: 01" in line for line in report.warnings)
+        json.dumps(as_json(report, with_images=True), allow_nan=False)
 
 
 def test_features_are_kept_when_the_statistics_change_and_those_are_named(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_features_are_kept_when_the_statistics_change_and_those_are_named(tmp_pa
             weights_used["fid-statistics"] = "other"
             return super().__call__(name, weights_used)
 
-    first, second = MeanColour(), MeanColour()
+    first, second = MeanColor(), MeanColor()
     (tmp_path / "ffhq.npz").touch()
     options: dict[str, Any] = {
         "test_set": str(folder), "restored": (folder / "lq",), "output": tmp_path / "out", "metrics": ("fid",)
@@ -292,16 +292,16 @@ def test_features_are_kept_when_the_statistics_change_and_those_are_named(tmp_pa
     assert "FID compares with ffhq.npz." in report.rules
 
 
-def test_too_few_pictures_for_a_fid_are_told(tmp_path: Path) -> None:
+def test_too_few_images_for_a_fid_are_told(tmp_path: Path) -> None:
     folder = make_set(tmp_path / "set", 3)
     report = evaluated(
-        Opener(MeanColour()), test_set=str(folder), restored=(folder / "lq",), output=tmp_path / "out", metrics=("fid",)
+        Opener(MeanColor()), test_set=str(folder), restored=(folder / "lq",), output=tmp_path / "out", metrics=("fid",)
     )
-    assert any("3 pictures are few." in line for line in report.warnings)
+    assert any("3 images are few." in line for line in report.warnings)
     (folder / "lq/01.png").unlink()
     (folder / "lq/02.png").unlink()
     report = evaluated(
-        Opener(MeanColour()), test_set=str(folder), restored=(folder / "lq",), output=tmp_path / "out", metrics=("fid",)
+        Opener(MeanColor()), test_set=str(folder), restored=(folder / "lq",), output=tmp_path / "out", metrics=("fid",)
     )
     assert values(report)["fid"] is None
 
@@ -335,7 +335,7 @@ def test_the_checksum_is_that_of_names_and_contents(tmp_path: Path) -> None:
     assert report.checksum == hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def test_results_never_go_among_the_pictures(tmp_path: Path) -> None:
+def test_results_never_go_among_the_images(tmp_path: Path) -> None:
     folder = make_set(tmp_path / "set", 2)
     for output in (folder / "lq/out", folder / "gt"):
         with pytest.raises(FolderError, match="lies within"):
@@ -371,15 +371,15 @@ def test_a_known_set_is_counted_and_one_that_is_missing_says_where_to_get_it(tmp
     assert {name: known.count for name, known in KNOWN_SETS.items()} == {
         "celeba-test": 3000, "lfw-test": 1711, "celebchild-test": 180, "webphoto-test": 407
     }  # fmt: skip
-    with pytest.raises(FolderError, match=r"3000 pictures.*xinntao\.github\.io/projects/gfpgan.*lq/.*gt/"):
+    with pytest.raises(FolderError, match=r"3000 images.*xinntao\.github\.io/projects/gfpgan.*lq/.*gt/"):
         open_test_set("celeba-test", None)
     make_set(tmp_path / "celeba-test", 3)
     for data in (tmp_path, tmp_path / "celeba-test"):
         found = open_test_set("celeba-test", data)
         assert len(found.names) == 3 and found.expected == 3000
-        assert any("3 pictures" in line and "should have 3000" in line for line in found.warnings)
+        assert any("3 images" in line and "should have 3000" in line for line in found.warnings)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FolderError, match="no pictures"):
+    with pytest.raises(FolderError, match="no images"):
         open_test_set(str(tmp_path / "empty"))
 
 

@@ -119,7 +119,7 @@ def test_published_rows_stand_beside_ours_with_source_and_protocol(tmp_path: Pat
     assert rows[0] == ["lq", "2", "2.00"]
     assert ["PMRF (published)", "", "26.37"] in rows and ["GFPGAN (published)", "", "24.99"] in rows
     notes = "\n".join(published_notes(report))
-    assert "arXiv 2410.00418" in notes and "3000 pictures" in notes and "not comparable" in notes
+    assert "arXiv 2410.00418" in notes and "3000 images" in notes and "not comparable" in notes
     text = markdown(report)
     assert "| PMRF (published) |  | 26.37 |" in text and "2410.00418" in text
 

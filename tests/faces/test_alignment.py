@@ -1,4 +1,4 @@
-"""Alignment and paste-back: geometry by arithmetic, pictures against analytic patterns, sharpness by their spectra."""
+"""Alignment and paste-back: geometry by arithmetic, images against analytic patterns, sharpness by their spectra."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from facexlib.utils import face_restoration_helper
 from gfprestore.faces.alignment import FFHQ_TEMPLATE, FaceCrop, align_face, crop_sharpness, fit_landmarks
 from gfprestore.faces.detection import DetectedFace
 from gfprestore.faces.geometry import fit_similarity, rescaled, transformed
-from gfprestore.faces.pasting import face_mask, paste_face, yield_to_neighbours
+from gfprestore.faces.pasting import face_mask, paste_face, yield_to_neighbors
 
 
 def similarity(scale: float, degrees: float, x: float, y: float) -> np.ndarray:
@@ -34,7 +34,7 @@ def face_with(photo_to_crop: np.ndarray) -> DetectedFace:
 
 
 def waves(width: int, height: int, matrix: np.ndarray | None = None, period: float = 40) -> np.ndarray:
-    """A smooth analytic colour pattern (height, width, 3) float in 0..255, seen through a matrix to the pattern."""
+    """A smooth analytic color pattern (height, width, 3) float in 0..255, seen through a matrix to the pattern."""
     x, y = np.meshgrid(np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64))
     if matrix is not None:
         x, y = (transformed(matrix, np.stack([x.ravel(), y.ravel()], axis=1)).T).reshape(2, height, width)
@@ -52,7 +52,7 @@ def enlarged(pixels: np.ndarray, scale: float) -> np.ndarray:
     return cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
 
 
-def centre(pixels: np.ndarray, side: float = 0.4) -> np.ndarray:
+def center(pixels: np.ndarray, side: float = 0.4) -> np.ndarray:
     """The middle of a crop, well under its mask, as luma."""
     size = len(pixels)
     cut = slice(int(size * (0.56 - side / 2)), int(size * (0.56 + side / 2)))
@@ -85,11 +85,11 @@ def test_one_misplaced_landmark_does_not_move_the_crop():
     truth = similarity(2.0, 10, 5, 7)
     landmarks = transformed(inverse(truth), FFHQ_TEMPLATE)
     for index in range(5):
-        spoilt = landmarks + np.random.default_rng(index).normal(0, 0.5, (5, 2))
-        spoilt[index] += [25, -20]  # half an eye distance
+        spoiled = landmarks + np.random.default_rng(index).normal(0, 0.5, (5, 2))
+        spoiled[index] += [25, -20]  # half an eye distance
         corners = np.array([[0.0, 0.0], [250.0, 0.0], [0.0, 250.0], [250.0, 250.0]])
-        moved = transformed(fit_landmarks(spoilt, FFHQ_TEMPLATE), corners) - transformed(truth, corners)
-        plain = transformed(fit_similarity(spoilt, FFHQ_TEMPLATE, np.ones(5)), corners) - transformed(truth, corners)
+        moved = transformed(fit_landmarks(spoiled, FFHQ_TEMPLATE), corners) - transformed(truth, corners)
+        plain = transformed(fit_similarity(spoiled, FFHQ_TEMPLATE, np.ones(5)), corners) - transformed(truth, corners)
         assert np.abs(moved).max() < 10
         assert np.abs(plain).max() > 2 * np.abs(moved).max()
 
@@ -136,7 +136,7 @@ def test_other_crop_sizes_show_the_same_part_of_the_photo():
 
 
 def test_a_large_face_is_shrunk_without_aliasing():
-    # Stripes finer than the crop can show must become grey; picking pixels would leave a beat.
+    # Stripes finer than the crop can show must become gray; picking pixels would leave a beat.
     photo = np.zeros((2800, 2800, 3), np.uint8)
     photo[:, ::3] = 255
     crop = align_face(photo, face_with(similarity(0.19, 7, 30, -30)), 512).pixels[40:470, 40:470].astype(float)
@@ -145,7 +145,7 @@ def test_a_large_face_is_shrunk_without_aliasing():
 
 
 def test_a_face_at_the_corner_gets_no_rim():
-    photo = pixels_of(waves(300, 300, period=120) * 0.2 + 180)  # bright: a black or grey rim would show
+    photo = pixels_of(waves(300, 300, period=120) * 0.2 + 180)  # bright: a black or gray rim would show
     crop = align_face(photo, face_with(similarity(2.0, 0, 200, 180)), 512)  # the photo begins at (200, 180)
     assert crop.pixels.min() >= photo.min() - 2
     assert crop.pixels.max() <= photo.max() + 2
@@ -185,7 +185,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("upscale", "scale", "dtype"), CASES)
-def test_an_unrestored_face_pasted_back_leaves_the_picture_as_it_was(upscale, scale, dtype):
+def test_an_unrestored_face_pasted_back_leaves_the_image_as_it_was(upscale, scale, dtype):
     side = int(np.clip(700 / scale, 200, 1500))
     photo = pixels_of(waves(side, side, period=max(30, 24 / scale)), dtype)
     face = face_with(similarity(scale, 12, 256 - 0.6 * scale * side * 0.5, 256 - 0.5 * scale * side))
@@ -317,8 +317,8 @@ def test_a_small_blurred_face_is_replaced_fully():
     background = enlarged(photo, 2)
     paste_face(background, restored, crop, 2, face_mask(512), 1.0)
     wanted = cv2.resize(sharp, (400, 400), interpolation=cv2.INTER_CUBIC)
-    assert np.abs(centre(background) - centre(wanted)).mean() < 2
-    assert np.abs(centre(enlarged(photo, 2)) - centre(wanted)).mean() > 6
+    assert np.abs(center(background) - center(wanted)).mean() < 2
+    assert np.abs(center(enlarged(photo, 2)) - center(wanted)).mean() > 6
 
 
 def test_a_scratch_that_the_network_removed_does_not_come_back():
@@ -331,7 +331,7 @@ def test_a_scratch_that_the_network_removed_does_not_come_back():
     pasted = photo.copy()
     paste_face(pasted, restored, crop, 1, face_mask(512), 1.0)
     strip = (slice(700, 1000), slice(730, 762))
-    damage, left_over = (np.abs(picture[strip].astype(float) - clean[strip]).mean() for picture in (photo, pasted))
+    damage, left_over = (np.abs(image[strip].astype(float) - clean[strip]).mean() for image in (photo, pasted))
     assert left_over < 0.12 * damage
 
 
@@ -354,8 +354,8 @@ def test_faces_cheek_to_cheek_each_keep_their_side_in_either_order():
     left = FaceCrop(np.zeros((512, 512, 3), np.uint8), similarity(1.0, 0, -20, -40))
     right = FaceCrop(np.zeros((512, 512, 3), np.uint8), similarity(1.0, 0, -220, -40))
     masks = {
-        "left": yield_to_neighbours(face_mask(512), left, [right]),
-        "right": yield_to_neighbours(face_mask(512), right, [left]),
+        "left": yield_to_neighbors(face_mask(512), left, [right]),
+        "right": yield_to_neighbors(face_mask(512), right, [left]),
     }
     painted = []
     for order in (("left", "right"), ("right", "left")):
@@ -370,7 +370,7 @@ def test_faces_cheek_to_cheek_each_keep_their_side_in_either_order():
     assert np.abs(painted[0] - painted[1]).max() < 60
     assert np.abs(painted[0] - painted[1]).mean() < 2
     far = FaceCrop(left.pixels, similarity(1.0, 0, -2000, 0))
-    assert np.array_equal(yield_to_neighbours(face_mask(512), left, [far]), face_mask(512))
+    assert np.array_equal(yield_to_neighbors(face_mask(512), left, [far]), face_mask(512))
 
 
 def test_memory_follows_the_box_and_large_boxes_go_in_bands():

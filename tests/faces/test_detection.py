@@ -1,4 +1,4 @@
-"""Detection: against the package's own cascade, facexlib's own decoding, arithmetic, and pictures with known faces."""
+"""Detection: against the package's own cascade, facexlib's own decoding, arithmetic, and images with known faces."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def sure(faces: list[DetectedFace]) -> list[DetectedFace]:
 
 def test_the_astronaut_has_one_face_with_its_points_on_the_features(mtcnn, astronaut):
     (face,) = sure(mtcnn.detect(astronaut))
-    # Read off the picture, enlarged, by eye: pupils, tip of the nose, corners of the mouth.
+    # Read off the image, enlarged, by eye: pupils, tip of the nose, corners of the mouth.
     by_eye = np.array([[205, 101], [246, 104], [225, 128], [203, 140], [245, 141]])
     assert np.abs(face.landmarks - by_eye).max() < 4
     assert face.score > 0.99
@@ -86,23 +86,23 @@ def test_each_sideways_scan_is_mapped_back_to_its_own_pixels(mtcnn, astronaut, t
         assert np.hypot(columns - point[0], rows - point[1]).min() < 2
 
 
-def test_sixteen_bits_grey_sepia_and_faded_are_the_same_face(mtcnn, astronaut):
+def test_sixteen_bits_gray_sepia_and_faded_are_the_same_face(mtcnn, astronaut):
     (face,) = sure(mtcnn.detect(astronaut))
-    grey = np.repeat(cv2.cvtColor(astronaut, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
+    gray = np.repeat(cv2.cvtColor(astronaut, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
     variants = {
         "16 bit": astronaut.astype(np.uint16) * 257,
-        "grey": grey,
-        "sepia": (grey * np.array([1.0, 0.85, 0.6])).astype(np.uint8),
-        "faded": (grey * 0.3 + 120).astype(np.uint8),
+        "grey": gray,
+        "sepia": (gray * np.array([1.0, 0.85, 0.6])).astype(np.uint8),
+        "faded": (gray * 0.3 + 120).astype(np.uint8),
     }
-    for name, picture in variants.items():
-        (found,) = sure(mtcnn.detect(picture))
+    for name, image in variants.items():
+        (found,) = sure(mtcnn.detect(image))
         assert np.abs(found.landmarks - face.landmarks).max() < 3, name
     assert np.allclose(mtcnn.detect(variants["16 bit"])[0].landmarks, mtcnn.detect(astronaut)[0].landmarks, atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (10, 3000), (3000, 10), (5, 5), (13, 13), (600, 800)])
-def test_pictures_without_a_face_give_none_whatever_their_shape(mtcnn, shape):
+def test_images_without_a_face_give_none_whatever_their_shape(mtcnn, shape):
     noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     assert sure(mtcnn.detect(noise)) == []
     assert mtcnn.detect(np.zeros((*shape, 3), np.uint16)) == []
@@ -136,7 +136,7 @@ def test_of_equally_sure_boxes_the_larger_stays():
     assert [float(face.box[2] - face.box[0]) for face in kept] == [100.0]
 
 
-def test_selection_by_score_size_and_centre():
+def test_selection_by_score_size_and_center():
     faces = [face_at(0, 0), face_at(200, 150, side=50), face_at(430, 300, side=60, score=0.6)]
     size = (500, 400)
 
@@ -174,17 +174,17 @@ def test_points_that_are_no_face_are_not_plausible():
     assert not is_plausible(DetectedFace(box, crossed, 1.0))
 
 
-def random_retinaface(network: str, picture: np.ndarray) -> torch.nn.Module:
-    """facexlib's network with random weights whose answers to `picture` spread as those of a trained one do."""
+def random_retinaface(network: str, image: np.ndarray) -> torch.nn.Module:
+    """facexlib's network with random weights whose answers to `image` spread as those of a trained one do."""
     from facexlib.detection.retinaface import RetinaFace
 
     model = RetinaFace(network_name=network, device="cpu")
     model.phase = "train"  # logits rather than probabilities
-    batch = torch.from_numpy(picture[:, :, ::-1].copy()).permute(2, 0, 1)[None].float() - model.mean_tensor
+    batch = torch.from_numpy(image[:, :, ::-1].copy()).permute(2, 0, 1)[None].float() - model.mean_tensor
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = 1.0  # the statistics of this picture, so that no layer dies away
+                module.momentum = 1.0  # the statistics of this image, so that no layer dies away
         model.train()(batch)
         answers = model.eval()(batch)
         for heads, answer in zip((model.BboxHead, model.ClassHead, model.LandmarkHead), answers, strict=True):
@@ -200,11 +200,11 @@ def random_retinaface(network: str, picture: np.ndarray) -> torch.nn.Module:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("network", ["mobile0.25", "resnet50"])
 def test_retinaface_finds_what_facexlib_finds(network):
-    picture = np.ascontiguousarray(skimage.data.astronaut()[40:240, 100:370])
-    reference = random_retinaface(network, picture)
-    ours = RetinaFaceDetector(reference.state_dict(), torch.device("cpu"))._candidates(picture)
+    image = np.ascontiguousarray(skimage.data.astronaut()[40:240, 100:370])
+    reference = random_retinaface(network, image)
+    ours = RetinaFaceDetector(reference.state_dict(), torch.device("cpu"))._candidates(image)
     with torch.no_grad():
-        theirs = reference.detect_faces(picture[:, :, ::-1].copy(), conf_threshold=0.5, nms_threshold=0.4)
+        theirs = reference.detect_faces(image[:, :, ::-1].copy(), conf_threshold=0.5, nms_threshold=0.4)
     assert len(ours) == len(theirs) > 20
     assert np.abs(np.stack([face.box for face in ours]) - theirs[:, :4]).max() < 1e-3
     assert np.abs(np.stack([face.landmarks.ravel() for face in ours]) - theirs[:, 5:]).max() < 1e-3
@@ -220,7 +220,7 @@ def test_retinaface_maps_back_from_the_smaller_copy():
     for face in detector.detect(scan):
         assert face.box.max() < 1600
     face = DetectedFace(np.array([40, 40, 140, 140], np.float32), FRONTAL + np.float32(40), 0.9)
-    detector._candidates = lambda picture: [face] if picture.shape == (250, 320, 3) else []
+    detector._candidates = lambda image: [face] if image.shape == (250, 320, 3) else []
     (found,) = detector.detect(scan)
     assert np.allclose(found.box, [160, 160, 560, 560])
     assert np.allclose(found.landmarks, (face.landmarks + 0.5) * 4 - 0.5)

@@ -34,13 +34,13 @@ def test_the_middle_of_the_mask_follows_the_class(state, wanted, inside):
     parser = FaceParser(state, torch.device("cpu"))
     logits = torch.zeros(1, 19, 512, 512)
     logits[:, wanted] = 1
-    parser._network = lambda picture: (logits, picture)
+    parser._network = lambda image: (logits, image)
     masks = parser.masks(torch.zeros(2, 3, 512, 512))
     assert torch.all(masks[:, 128:384, 128:384] > 0.999) if inside else torch.all(masks == 0)
 
 
 def test_the_classes_are_those_that_facexlib_s_paste_keeps():
-    # facexlib 0.3.0, utils/face_restoration_helper.py: the classes whose entry in its colour map is 255.
+    # facexlib 0.3.0, utils/face_restoration_helper.py: the classes whose entry in its color map is 255.
     kept = [0, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 0, 255, 0, 0, 0]
     assert tuple(np.flatnonzero(kept)) == FACE_CLASSES
 

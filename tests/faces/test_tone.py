@@ -1,4 +1,4 @@
-"""Toning: grey, sepia, cyanotype and colour pictures made from photographs by arithmetic, compared with it."""
+"""Toning: gray, sepia, cyanotype and color images made from photographs by arithmetic, compared with it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def astronaut() -> np.ndarray:
     return skimage.data.astronaut()
 
 
-def toned(picture: np.ndarray, dark: tuple[int, int, int], light: tuple[int, int, int]) -> np.ndarray:
-    """A print in one ink on one paper: a straight line between two colours."""
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None] / 255
-    return np.rint(np.array(dark) * (1 - grey) + np.array(light) * grey).astype(np.uint8)
+def toned(shown: np.ndarray, dark: tuple[int, int, int], light: tuple[int, int, int]) -> np.ndarray:
+    """A print in one ink on one paper: a straight line between two colors."""
+    gray = cv2.cvtColor(shown, cv2.COLOR_RGB2GRAY)[..., None] / 255
+    return np.rint(np.array(dark) * (1 - gray) + np.array(light) * gray).astype(np.uint8)
 
 
-def through_jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
-    _, data = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+def through_jpeg(shown: np.ndarray, quality: int) -> np.ndarray:
+    _, data = cv2.imencode(".jpg", shown[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     return cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1]
 
 
@@ -41,28 +41,28 @@ PRINTS = {
 @pytest.mark.parametrize("boxes", [[], [FACE_BOX]])
 @pytest.mark.parametrize("name", PRINTS)
 def test_a_print_in_one_ink_is_toned_also_through_a_poor_jpeg(astronaut, name, boxes):
-    picture = toned(astronaut, *PRINTS[name])
-    assert toning_of(picture, boxes) is not None
-    assert toning_of(through_jpeg(picture, 40), boxes) is not None
-    assert toning_of(picture.astype(np.uint16) * 257, boxes) is not None
+    shown = toned(astronaut, *PRINTS[name])
+    assert toning_of(shown, boxes) is not None
+    assert toning_of(through_jpeg(shown, 40), boxes) is not None
+    assert toning_of(shown.astype(np.uint16) * 257, boxes) is not None
 
 
 @pytest.mark.parametrize("boxes", [[], [FACE_BOX]])
-def test_colour_photos_are_not_toned_not_even_faded_ones(astronaut, boxes):
+def test_color_photos_are_not_toned_not_even_faded_ones(astronaut, boxes):
     assert toning_of(astronaut, boxes) is None
-    grey = cv2.cvtColor(astronaut, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
-    faded = (0.7 * (0.6 * astronaut + 0.4 * grey) + [70, 55, 35]).astype(np.uint8)  # 42 % of the colour, orange cast
+    gray = cv2.cvtColor(astronaut, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
+    faded = (0.7 * (0.6 * astronaut + 0.4 * gray) + [70, 55, 35]).astype(np.uint8)  # 42 % of the color, orange cast
     assert toning_of(faded, boxes) is None
     assert toning_of(through_jpeg(faded, 60), boxes) is None
 
 
-def test_colour_photos_of_other_things_are_not_toned():
+def test_color_photos_of_other_things_are_not_toned():
     assert toning_of(skimage.data.coffee()) is None
     assert toning_of(skimage.data.chelsea()) is None
     assert toning_of(image.imread(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))) is None
 
 
-def test_a_network_s_colours_become_the_tone_of_the_print(astronaut):
+def test_a_network_s_colors_become_the_tone_of_the_print(astronaut):
     crop = astronaut[60:190, 170:290]
     for name, inks in PRINTS.items():
         result = toning_of(toned(astronaut, *inks), [FACE_BOX]).apply(crop).astype(int)
@@ -73,16 +73,16 @@ def test_a_network_s_colours_become_the_tone_of_the_print(astronaut):
         assert np.abs((result - crop.astype(int)) @ luma)[inside].max() < 1, name
 
 
-def test_the_tone_gives_a_print_back_its_own_colours(astronaut):
-    picture = toned(astronaut, *PRINTS["sepia"])
-    again = toning_of(picture).apply(picture)
-    assert np.abs(again.astype(int) - picture).mean() < 1
+def test_the_tone_gives_a_print_back_its_own_colors(astronaut):
+    shown = toned(astronaut, *PRINTS["sepia"])
+    again = toning_of(shown).apply(shown)
+    assert np.abs(again.astype(int) - shown).mean() < 1
     assert again.dtype == np.uint8
 
 
-def test_a_grey_photo_stays_exactly_grey_in_8_and_16_bits(astronaut):
-    grey = toned(astronaut, *PRINTS["grey"])
-    toning = toning_of(grey)
+def test_a_gray_photo_stays_exactly_gray_in_8_and_16_bits(astronaut):
+    gray = toned(astronaut, *PRINTS["grey"])
+    toning = toning_of(gray)
     for crop in (astronaut, astronaut.astype(np.uint16) * 257):
         result = toning.apply(crop)
         assert result.dtype == crop.dtype
@@ -92,7 +92,7 @@ def test_a_grey_photo_stays_exactly_grey_in_8_and_16_bits(astronaut):
     assert np.abs(toning.apply(astronaut)[..., 0] - expected).max() <= 1
 
 
-def test_a_sepia_print_on_a_coloured_mount_is_toned_where_its_face_is(astronaut):
+def test_a_sepia_print_on_a_colored_mount_is_toned_where_its_face_is(astronaut):
     page = np.zeros((900, 900, 3), np.uint8)
     page[:] = (30, 90, 160)
     page[::2, :450] = (150, 20, 40)
@@ -101,17 +101,17 @@ def test_a_sepia_print_on_a_coloured_mount_is_toned_where_its_face_is(astronaut)
     assert toning_of(page, [FACE_BOX + 200]) is not None
 
 
-def test_a_person_in_colour_in_a_grey_scene_is_not_toned(astronaut):
+def test_a_person_in_color_in_a_gray_scene_is_not_toned(astronaut):
     snow = np.full((3000, 3000, 3), 235, np.uint8)
     snow[1500:1630, 1500:1620] = astronaut[60:190, 170:290]
     assert toning_of(snow, [np.array([1510, 1500, 1600, 1615], np.float32)]) is None
 
 
-def test_tiny_pictures_have_a_tone_or_none_and_never_fail():
+def test_tiny_images_have_a_tone_or_none_and_never_fail():
     for shape in ((1, 1, 3), (2, 300, 3), (5, 5, 3)):
-        grey = np.full(shape, 120, np.uint8)
-        assert np.array_equal(toning_of(grey).apply(grey), grey)
-        assert np.array_equal(toning_of(grey, [np.array([0, 0, 1, 1])]).apply(grey), grey)
+        gray = np.full(shape, 120, np.uint8)
+        assert np.array_equal(toning_of(gray).apply(gray), gray)
+        assert np.array_equal(toning_of(gray, [np.array([0, 0, 1, 1])]).apply(gray), gray)
 
 
 def test_brightness_is_matched_by_one_factor_within_its_limit(astronaut):

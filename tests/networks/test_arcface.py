@@ -10,7 +10,7 @@ from gfprestore.networks.arcface import ArcFaceResNet18
 
 
 def random_statistics(module: nn.Module) -> nn.Module:
-    """Normalisations that do something, as trained ones do."""
+    """Normalizations that do something, as trained ones do."""
     for layer in module.modules():
         if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
             nn.init.uniform_(layer.weight, 0.5, 1.5)
@@ -29,14 +29,14 @@ def test_embeddings_and_their_gradients_equal_the_official_ones(official: None) 
     theirs = random_statistics(ResNetArcFace(block="IRBlock", layers=(2, 2, 2, 2), use_se=False)).eval()
     state: dict[str, Tensor] = theirs.state_dict()
     ours = ArcFaceResNet18.from_state(state)
-    grey = (torch.rand(2, 1, 128, 128) * 2 - 1).requires_grad_()
-    expected, embeddings = theirs(grey), ours(grey.contiguous(memory_format=torch.channels_last))
+    gray = (torch.rand(2, 1, 128, 128) * 2 - 1).requires_grad_()
+    expected, embeddings = theirs(gray), ours(gray.contiguous(memory_format=torch.channels_last))
     assert embeddings.shape == (2, 512) and expected.std() > 0.1
     assert (expected[0] - expected[1]).abs().max() > 0.01
     assert (embeddings - expected).abs().max() <= 1e-5 * expected.abs().max()
     direction = torch.randn_like(expected)
-    (expected_gradient,) = torch.autograd.grad((expected * direction).sum(), grey)
-    (gradient,) = torch.autograd.grad((embeddings * direction).sum(), grey)
+    (expected_gradient,) = torch.autograd.grad((expected * direction).sum(), gray)
+    (gradient,) = torch.autograd.grad((embeddings * direction).sum(), gray)
     assert (gradient - expected_gradient).abs().max() <= 1e-4 * expected_gradient.abs().max()
     assert all(not parameter.requires_grad for parameter in ours.parameters()) and not ours.training
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gfprestore.networks.discriminators import FacialComponentDiscriminator, StyleGAN2Discriminator, minibatch_stddev
-from gfprestore.networks.layers import EqualisedDownBlock
+from gfprestore.networks.layers import EqualizedDownBlock
 
 
 def unsettled(module: nn.Module) -> nn.Module:
@@ -44,13 +44,13 @@ def official_component_discriminator(official_gfpgan: dict[str, Any]) -> Any:
 def test_logits_and_their_gradients_equal_the_official_ones(batch: int, official_discriminator: Any) -> None:
     ours = StyleGAN2Discriminator((16, 16, 16, 16))
     ours.load_state_dict(official_discriminator.state_dict())
-    pictures = torch.randn(batch, 3, 32, 32, requires_grad=True)
-    expected = official_discriminator(pictures)
-    logits = ours(pictures.contiguous(memory_format=torch.channels_last))
+    images = torch.randn(batch, 3, 32, 32, requires_grad=True)
+    expected = official_discriminator(images)
+    logits = ours(images.contiguous(memory_format=torch.channels_last))
     assert expected.abs().max() > 0.1
     assert near(logits, expected)
-    (gradient,) = torch.autograd.grad(logits.sum(), pictures)
-    (expected_gradient,) = torch.autograd.grad(expected.sum(), pictures)
+    (gradient,) = torch.autograd.grad(logits.sum(), images)
+    (expected_gradient,) = torch.autograd.grad(expected.sum(), images)
     assert near(gradient, expected_gradient)
 
 
@@ -83,7 +83,7 @@ def test_minibatch_stddev_is_one_number_a_group() -> None:
     x = torch.randn(8, 5, 4, 4)
     result = minibatch_stddev(x)
     assert result.shape == (8, 1, 4, 4)
-    for first in (0, 1):  # pictures 0, 2, 4, 6 and 1, 3, 5, 7
+    for first in (0, 1):  # images 0, 2, 4, 6 and 1, 3, 5, 7
         group = x[first::2].numpy()
         expected = torch.tensor(group.std(axis=0).mean())
         assert torch.allclose(result[first::2], expected.expand(4, 1, 4, 4), rtol=1e-5)
@@ -97,7 +97,7 @@ def test_groups_are_as_large_as_the_batch_allows(batch: int, group: int) -> None
 
 
 def test_gradients_and_their_gradients_are_those_of_finite_differences() -> None:
-    block = unsettled(EqualisedDownBlock(2, 3)).double()
+    block = unsettled(EqualizedDownBlock(2, 3)).double()
     x = torch.randn(1, 2, 6, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(block, (x,))
     assert torch.autograd.gradgradcheck(block, (x,))
@@ -108,8 +108,8 @@ def test_gradients_and_their_gradients_are_those_of_finite_differences() -> None
 
 def test_every_weight_of_the_discriminator_learns_from_its_gradient_penalty() -> None:
     discriminator = unsettled(StyleGAN2Discriminator((8, 8, 6)))
-    pictures = torch.randn(4, 3, 16, 16, requires_grad=True)
-    (gradient,) = torch.autograd.grad(discriminator(pictures).sum(), pictures, create_graph=True)
+    images = torch.randn(4, 3, 16, 16, requires_grad=True)
+    (gradient,) = torch.autograd.grad(discriminator(images).sum(), images, create_graph=True)
     gradient.square().sum().backward()
     for name, parameter in discriminator.named_parameters():
         if name.endswith("weight"):  # biases shift what is linear almost everywhere
@@ -118,11 +118,11 @@ def test_every_weight_of_the_discriminator_learns_from_its_gradient_penalty() ->
 
 def test_autocast_keeps_the_logits_float32_and_near() -> None:
     discriminator = unsettled(StyleGAN2Discriminator((16, 16, 16)))
-    pictures = torch.randn(4, 3, 16, 16)
+    images = torch.randn(4, 3, 16, 16)
     with torch.no_grad():
-        expected = discriminator(pictures)
+        expected = discriminator(images)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = discriminator(pictures)
+            logits = discriminator(images)
     assert logits.dtype == torch.float32
     assert (logits - expected).abs().max() < 0.05 * expected.abs().max()
 

@@ -1,4 +1,4 @@
-"""dlib's recogniser in torch against what dlib itself says of the same pictures."""
+"""dlib's recognizer in torch against what dlib itself says of the same images."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from gfprestore.networks.dlib_resnet import DlibFaceRecogniser
-from gfprestore.training.loss_networks import PACKAGED_RECOGNISER
+from gfprestore.networks.dlib_resnet import DlibFaceRecognizer
+from gfprestore.training.loss_networks import PACKAGED_RECOGNIZER
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "dlib_recogniser.csv"
+GOLDEN = Path(__file__).parents[1] / "golden" / "dlib_recognizer.csv"
 
 
 @pytest.fixture(scope="module")
 def content() -> bytes:
-    package, inner = PACKAGED_RECOGNISER
+    package, inner = PACKAGED_RECOGNIZER
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
         pytest.skip(f"{package} is not here")
@@ -36,7 +36,7 @@ def chips() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 def test_descriptions_equal_those_of_dlib(content: bytes) -> None:
     with GOLDEN.open(newline="") as stream:
         expected = np.array([[float(value) for value in row] for row in csv.reader(stream)])
-    network = DlibFaceRecogniser.from_file(content)
+    network = DlibFaceRecognizer.from_file(content)
     faces = torch.from_numpy(chips()).permute(0, 3, 1, 2).float() / 127.5 - 1
     found = network(faces.contiguous(memory_format=torch.channels_last)).numpy()
     assert found.shape == expected.shape == (3, 128)
@@ -44,8 +44,8 @@ def test_descriptions_equal_those_of_dlib(content: bytes) -> None:
     assert np.abs(found - expected).max() < 2e-6
 
 
-def test_the_face_can_be_moved_towards_the_person(content: bytes) -> None:
-    network = DlibFaceRecogniser.from_file(content)
+def test_the_face_can_be_moved_toward_the_person(content: bytes) -> None:
+    network = DlibFaceRecognizer.from_file(content)
     first, _, other = torch.from_numpy(chips()).permute(0, 3, 1, 2).float() / 127.5 - 1
     aim = network(first[None])
     face = other[None].requires_grad_()
@@ -58,7 +58,7 @@ def test_the_face_can_be_moved_towards_the_person(content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoilt", "message"),
+    ("spoiled", "message"),
     [
         (lambda content: b"", "ends too early"),
         (lambda content: content[:100_000], "cut off"),
@@ -68,6 +68,6 @@ def test_the_face_can_be_moved_towards_the_person(content: bytes) -> None:
     ],
     ids=["empty", "cut in a tensor", "without its end", "twice", "without its first layer"],
 )
-def test_other_files_are_refused(spoilt: object, message: str, content: bytes) -> None:
+def test_other_files_are_refused(spoiled: object, message: str, content: bytes) -> None:
     with pytest.raises(ValueError, match=message):
-        DlibFaceRecogniser.from_file(spoilt(content))  # type: ignore[operator]
+        DlibFaceRecognizer.from_file(spoiled(content))  # type: ignore[operator]

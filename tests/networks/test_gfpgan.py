@@ -23,7 +23,7 @@ def make_official(classes: dict[str, Any], layout: Layout, size: int, **options:
     return network
 
 
-def randomise(network: nn.Module) -> nn.Module:
+def randomize(network: nn.Module) -> nn.Module:
     """Makes everything that starts at a constant (biases, noise strengths) random; the rest starts random.
 
     The modulation of many scales multiplies up, so it is kept moderate.
@@ -46,10 +46,10 @@ def ours_with_the_weights_of(official: nn.Module) -> GFPGAN:
     return ours.eval().to(memory_format=torch.channels_last)
 
 
-def assert_same_pictures(ours: Tensor, expected: Tensor) -> None:
-    """To 1e-4 of the pictures' scale, and to 1e-4 in [-1, 1] once they are scaled to fill it.
+def assert_same_images(ours: Tensor, expected: Tensor) -> None:
+    """To 1e-4 of the images' scale, and to 1e-4 in [-1, 1] once they are scaled to fill it.
 
-    The picture is linear in the weights of the RGB layers, so scaled pictures are those of other random weights.
+    The image is linear in the weights of the RGB layers, so scaled images are those of other random weights.
     """
     scale = 2 * expected.std()
     assert torch.isfinite(expected).all() and 0.1 < scale < 20
@@ -62,7 +62,7 @@ def tiny(layout: Layout, size: int = 32, modulation: Modulation = "split") -> GF
         layout, size=size, narrow=0.0625, style_dim=16, mlp_layers=2, modulation=modulation
     )
     network = GFPGAN(config)
-    randomise(network)
+    randomize(network)
     return network.to(memory_format=torch.channels_last)
 
 
@@ -133,32 +133,32 @@ def test_both_layouts_at_full_size_have_285_tensors() -> None:
         (32, {"narrow": 0.0625, "sft_half": False}),
     ],
 )
-def test_pictures_are_the_official_ones(
+def test_images_are_the_official_ones(
     layout: Layout, size: int, options: dict[str, Any], official_gfpgan: dict[str, Any]
 ) -> None:
-    official = randomise(make_official(official_gfpgan, layout, size, num_style_feat=48, **options))
+    official = randomize(make_official(official_gfpgan, layout, size, num_style_feat=48, **options))
     ours = ours_with_the_weights_of(official)
     lq = faces(2, size)
     with torch.no_grad():
         expected, expected_pyramid = official(lq.contiguous(), randomize_noise=False)
         restored, pyramid = ours(lq, return_pyramid=True)
-    assert_same_pictures(restored, expected)
-    assert [picture.shape[2] for picture in pyramid] == [8 << index for index in range(len(pyramid))]
-    for picture, official_picture in zip(pyramid, expected_pyramid, strict=True):
-        assert (picture - official_picture).abs().max() <= 1e-4 * official_picture.abs().max()
+    assert_same_images(restored, expected)
+    assert [image.shape[2] for image in pyramid] == [8 << index for index in range(len(pyramid))]
+    for image, official_image in zip(pyramid, expected_pyramid, strict=True):
+        assert (image - official_image).abs().max() <= 1e-4 * official_image.abs().max()
 
 
 @pytest.mark.parametrize(("layout", "channel_multiplier"), [("clean", 2), ("paper", 1)])
-def test_pictures_at_full_size_are_the_official_ones(
+def test_images_at_full_size_are_the_official_ones(
     layout: Layout, channel_multiplier: int, official_gfpgan: dict[str, Any]
 ) -> None:
-    official = randomise(make_official(official_gfpgan, layout, 512, channel_multiplier=channel_multiplier))
+    official = randomize(make_official(official_gfpgan, layout, 512, channel_multiplier=channel_multiplier))
     ours = ours_with_the_weights_of(official)
     lq = faces(1, 512)
     with torch.inference_mode():
         restored = ours(lq)
         expected, _ = official(lq.contiguous(), return_rgb=False, randomize_noise=False)
-    assert_same_pictures(restored, expected)
+    assert_same_images(restored, expected)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -170,7 +170,7 @@ def test_our_weights_load_into_the_official_network(layout: Layout, official_gfp
     official.load_state_dict(ours.state_dict())
     lq = faces(1, 32)
     with torch.no_grad():
-        assert_same_pictures(ours(lq), official(lq.contiguous(), randomize_noise=False)[0])
+        assert_same_images(ours(lq), official(lq.contiguous(), randomize_noise=False)[0])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -196,7 +196,7 @@ def test_seeds_draw_other_noise_than_the_stored_and_repeat_themselves() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_memory_format_does_not_change_the_picture(layout: Layout) -> None:
+def test_memory_format_does_not_change_the_image(layout: Layout) -> None:
     network, lq = tiny(layout), faces(2, 32)
     with torch.no_grad():
         expected = network(lq)
@@ -206,7 +206,7 @@ def test_memory_format_does_not_change_the_picture(layout: Layout) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 0.03), (torch.float16, 0.004)])
-def test_half_precision_gives_nearly_the_same_picture(layout: Layout, dtype: torch.dtype, limit: float) -> None:
+def test_half_precision_gives_nearly_the_same_image(layout: Layout, dtype: torch.dtype, limit: float) -> None:
     network, lq = tiny(layout), faces(1, 32)
     with torch.no_grad():
         expected = network(lq)
@@ -220,7 +220,7 @@ def test_half_precision_gives_nearly_the_same_picture(layout: Layout, dtype: tor
 def test_every_parameter_that_restores_learns(layout: Layout, modulation: Modulation) -> None:
     network = tiny(layout, modulation=modulation).train()
     restored, pyramid = network(faces(2, 32), [1, 2], return_pyramid=True)
-    (restored.square().mean() + sum(picture.square().mean() for picture in pyramid)).backward()
+    (restored.square().mean() + sum(image.square().mean() for image in pyramid)).backward()
     for name, parameter in network.named_parameters():
         if "style_mlp" in name:  # the U-Net gives w, not z
             assert parameter.grad is None
@@ -247,7 +247,7 @@ def test_split_modulation_leaves_the_first_half_alone() -> None:
         assert torch.equal(ChannelSplitSFT()(prior.clone(), scale, shift), expected)
 
 
-def test_without_modulation_the_picture_depends_on_the_style_code_only() -> None:
+def test_without_modulation_the_image_depends_on_the_style_code_only() -> None:
     network, lq = tiny("clean", modulation="none"), faces(1, 32)
     with torch.no_grad():
         latents, _ = network.remove_degradation(lq)
@@ -257,7 +257,7 @@ def test_without_modulation_the_picture_depends_on_the_style_code_only() -> None
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_share_of_the_input_stays_in_the_pictures_and_is_read_from_the_weights(layout: Layout) -> None:
+def test_a_share_of_the_input_stays_in_the_images_and_is_read_from_the_weights(layout: Layout) -> None:
     plain, lq = tiny(layout), faces(2, 32)
     network = with_stored(plain, input_share=0.25)
     with torch.no_grad():
@@ -272,9 +272,9 @@ def test_a_share_of_the_input_stays_in_the_pictures_and_is_read_from_the_weights
         assert network.to(torch.bfloat16)(lq.to(torch.bfloat16)).dtype == torch.float32
 
 
-def test_the_colours_around_a_place_stay_and_the_radius_is_read_from_the_weights() -> None:
+def test_the_colors_around_a_place_stay_and_the_radius_is_read_from_the_weights() -> None:
     plain, lq = tiny("clean"), faces(2, 32)
-    network = with_stored(plain, colour_radius=3)
+    network = with_stored(plain, colour_radius=3)  # as released files name it
     luma = torch.tensor([0.299, 0.587, 0.114])
     with torch.no_grad():
         theirs, ours = plain(lq), network(lq)
@@ -282,13 +282,13 @@ def test_the_colours_around_a_place_stay_and_the_radius_is_read_from_the_weights
     for row, column in ((16, 16), (3, 20), (0, 0), (31, 5)):
         around = (slice(None), slice(None), slice(max(row - 3, 0), row + 4), slice(max(column - 3, 0), column + 4))
         differs = (theirs - lq)[around].mean((2, 3))
-        colours = differs - (differs @ luma)[:, None]
-        assert colours.abs().max() > 1e-3
-        torch.testing.assert_close((theirs - ours)[:, :, row, column], colours, rtol=1e-4, atol=1e-5)
+        colors = differs - (differs @ luma)[:, None]
+        assert colors.abs().max() > 1e-3
+        torch.testing.assert_close((theirs - ours)[:, :, row, column], colors, rtol=1e-4, atol=1e-5)
 
 
-def test_a_grey_face_stays_grey_where_its_colours_are_kept_as_wide_as_it_is() -> None:
-    network = GFPGAN(replace(tiny("clean").config, colour_radius=31))
+def test_a_gray_face_stays_gray_where_its_colors_are_kept_as_wide_as_it_is() -> None:
+    network = GFPGAN(replace(tiny("clean").config, color_radius=31))
     lq = faces(1, 32).mean(1, keepdim=True).expand(-1, 3, -1, -1)
     with torch.no_grad():
         restored = network(lq)
@@ -298,12 +298,12 @@ def test_a_grey_face_stays_grey_where_its_colours_are_kept_as_wide_as_it_is() ->
 
 
 @pytest.mark.parametrize("radius", [torch.tensor(-1.0), torch.tensor(1e9), torch.tensor(torch.inf), torch.zeros(2)])
-def test_weights_with_an_impossible_radius_are_not_recognised(radius: Tensor) -> None:
+def test_weights_with_an_impossible_radius_are_not_recognized(radius: Tensor) -> None:
     assert config_from_state({**tiny("clean").state_dict(), "colour_radius": radius}) is None
 
 
 @pytest.mark.parametrize("share", [torch.tensor(-0.5), torch.tensor(1.0), torch.tensor(torch.nan), torch.zeros(2)])
-def test_weights_whose_share_is_none_are_not_recognised(share: Tensor) -> None:
+def test_weights_whose_share_is_none_are_not_recognized(share: Tensor) -> None:
     assert config_from_state({**tiny("clean").state_dict(), "input_share": share}) is None
 
 
@@ -324,7 +324,7 @@ def test_a_fresh_network_starts_with_sound_features(layout: Layout) -> None:
     assert torch.isfinite(restored).all() and restored.std() < 100
 
 
-def test_other_networks_are_not_recognised(official_gfpgan: dict[str, Any]) -> None:
+def test_other_networks_are_not_recognized(official_gfpgan: dict[str, Any]) -> None:
     from basicsr.archs.rrdbnet_arch import RRDBNet
     from basicsr.archs.stylegan2_arch import StyleGAN2Discriminator
 
@@ -346,7 +346,7 @@ def tiny_prior_of(classes: dict[str, Any]) -> nn.Module:
     return prior
 
 
-def test_a_damaged_state_is_still_recognised_so_that_loading_can_name_what_is_missing() -> None:
+def test_a_damaged_state_is_still_recognized_so_that_loading_can_name_what_is_missing() -> None:
     network = tiny("clean")
     state = network.state_dict()
     del state["condition_shift.1.2.bias"]

@@ -46,11 +46,11 @@ def test_features_equal_those_of_the_reference(
     monkeypatch.setattr(module, loader, lambda *_arguments, **_options: state)
     theirs = module.InceptionV3([3]).eval()
     ours = InceptionFeatures.from_state(without_counters(state))
-    pictures = torch.rand(2, 3, 299, 299)
-    pictures[1] = torch.nn.functional.avg_pool2d(pictures[1], 9, stride=1, padding=4)
+    images = torch.rand(2, 3, 299, 299)
+    images[1] = torch.nn.functional.avg_pool2d(images[1], 9, stride=1, padding=4)
     with torch.no_grad():
-        expected = theirs(pictures)[0].flatten(1)
-        features = ours((pictures * 2 - 1).contiguous(memory_format=torch.channels_last))
+        expected = theirs(images)[0].flatten(1)
+        features = ours((images * 2 - 1).contiguous(memory_format=torch.channels_last))
     assert features.shape == (2, 2048)
     assert expected.std() > 0.05 and (expected[0] - expected[1]).abs().mean() > 0.01
     assert (features - expected).abs().max() <= 1e-4 * expected.abs().max()

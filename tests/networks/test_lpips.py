@@ -41,7 +41,7 @@ def random_heads(net: str) -> dict[str, Tensor]:
     return {f"lin{number}.model.1.weight": torch.rand(1, count, 1, 1) for number, count in enumerate(CHANNELS[net])}
 
 
-def two_pictures(height: int = 72, width: int = 96) -> tuple[Tensor, Tensor]:
+def two_images(height: int = 72, width: int = 96) -> tuple[Tensor, Tensor]:
     one = torch.rand(2, 3, height, width) * 2 - 1
     return one, torch.stack([one[0] * 0.7 + 0.1, torch.roll(one[1], 2, -1)])
 
@@ -60,7 +60,7 @@ def test_distances_equal_those_of_the_package(net: str, monkeypatch: pytest.Monk
     misfit = theirs.load_state_dict(heads, strict=False)
     assert not misfit.unexpected_keys
     ours = {"vgg": vgg_lpips, "alex": alex_lpips}[net](state, heads)
-    restored, gt = two_pictures()
+    restored, gt = two_images()
     with torch.no_grad():
         expected = theirs(restored, gt).flatten()
         distances = ours(*(tensor.contiguous(memory_format=torch.channels_last) for tensor in (restored, gt)))
@@ -88,16 +88,16 @@ def test_shift_tolerant_distances_equal_those_of_the_package_with_its_own_weight
     misfit = theirs.load_state_dict(state, strict=False)
     assert not misfit.unexpected_keys and all(name.startswith("lins.") for name in misfit.missing_keys)
     ours = vgg_lpips(state, state)
-    restored, gt = two_pictures(64, 80)
+    restored, gt = two_images(64, 80)
     with torch.no_grad():
         expected = theirs(restored, gt).flatten()
         assert ours(restored, gt) == pytest.approx(expected, rel=1e-4)
     assert expected.min() > 0.002
 
 
-def test_a_distance_is_nought_for_identical_pictures_symmetric_and_has_gradients() -> None:
+def test_a_distance_is_nought_for_identical_images_symmetric_and_has_gradients() -> None:
     module = vgg_lpips(state_of(torchvision_features("vgg")), random_heads("vgg"))
-    restored, gt = two_pictures(32, 32)
+    restored, gt = two_images(32, 32)
     restored.requires_grad_()
     distances = module(restored, gt)
     assert torch.allclose(distances, module(gt, restored), rtol=1e-5)

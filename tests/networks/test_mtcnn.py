@@ -11,7 +11,7 @@ import torch
 
 from gfprestore.networks.mtcnn import OUTPUT, PROPOSAL, cascade_stage, onnx_tensors
 
-# What onnx 1.23's reference evaluator says about onet.onnx for the picture of the test that names them.
+# What onnx 1.23's reference evaluator says about onet.onnx for the image of the test that names them.
 ONNX_SHIFTS = [0.057983, -0.072687, -0.169861, 0.043738]
 ONNX_POINTS = [0.323216, 0.670102, 0.443405, 0.374723, 0.636151, 0.2613, 0.234496, 0.513564, 0.778884, 0.766142]
 ONNX_FACE = 0.00043347
@@ -20,8 +20,8 @@ ONNX_FACE = 0.00043347
 def test_networks_compute_what_the_onnx_files_say():
     stage = cascade_stage(OUTPUT, packaged(OUTPUT.file))
     x, y = np.meshgrid(np.arange(48), np.arange(48))
-    picture = np.stack([np.sin(x / 5), np.cos(y / 7), np.sin((x + 2 * y) / 9)]).astype(np.float32)
-    shifts, faces, points = stage(torch.from_numpy(picture)[None])
+    image = np.stack([np.sin(x / 5), np.cos(y / 7), np.sin((x + 2 * y) / 9)]).astype(np.float32)
+    shifts, faces, points = stage(torch.from_numpy(image)[None])
     assert torch.allclose(shifts.flatten(), torch.tensor(ONNX_SHIFTS), atol=1e-5)
     assert torch.allclose(points.flatten(), torch.tensor(ONNX_POINTS), atol=1e-5)
     assert abs(float(faces) - ONNX_FACE) < 1e-6

@@ -12,7 +12,7 @@ from gfprestore.networks.rrdbnet import RRDBNet, RRDBNetConfig, config_from_stat
 TINY = RRDBNetConfig(features=8, growth=4, blocks=2)
 
 
-def randomised(module: nn.Module) -> nn.Module:
+def randomized(module: nn.Module) -> nn.Module:
     """Weights large enough that every layer shows in the output, and biases that are not zero."""
     for parameter in module.parameters():
         fan_in = parameter[0].numel() if parameter.ndim > 1 else 4
@@ -27,7 +27,7 @@ def official_and_ours(config: RRDBNetConfig) -> tuple[nn.Module, RRDBNet]:
         config.channels, config.channels, config.scale, config.features, config.blocks, config.growth
     )
     ours = RRDBNet(config)
-    ours.load_state_dict(randomised(official).state_dict())
+    ours.load_state_dict(randomized(official).state_dict())
     return official, ours.eval().requires_grad_(False)
 
 
@@ -58,8 +58,8 @@ def test_full_size_random_network_equals_the_official_one(scale: int, blocks: in
     assert difference <= 1e-4
 
 
-def test_picture_enlarged_in_strips_is_the_picture_enlarged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = randomised(RRDBNet(TINY))
+def test_image_enlarged_in_strips_is_the_image_enlarged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = randomized(RRDBNet(TINY))
     lq = torch.rand(1, 3, 61, 30)
     at_once = network(lq)
     monkeypatch.setattr(rrdbnet, "STRIP_PIXELS", 22 * 30)
@@ -68,8 +68,8 @@ def test_picture_enlarged_in_strips_is_the_picture_enlarged_at_once(monkeypatch:
     torch.testing.assert_close(in_strips, at_once, rtol=1e-5, atol=1e-5 * float(at_once.abs().max()))
 
 
-def test_lower_precision_leaves_the_first_and_last_layer_and_changes_the_picture_little() -> None:
-    network = randomised(RRDBNet(TINY))
+def test_lower_precision_leaves_the_first_and_last_layer_and_changes_the_image_little() -> None:
+    network = randomized(RRDBNet(TINY))
     lq = torch.rand(1, 3, 32, 32)
     exact = network(lq)
     lowered = network.lower_precision(torch.bfloat16)
@@ -84,7 +84,7 @@ def test_lower_precision_leaves_the_first_and_last_layer_and_changes_the_picture
 def test_input_stays_as_it_was() -> None:
     lq = torch.rand(1, 3, 16, 16).contiguous(memory_format=torch.channels_last)
     before = lq.clone()
-    randomised(RRDBNet(TINY))(lq)
+    randomized(RRDBNet(TINY))(lq)
     assert torch.equal(lq, before)
 
 

@@ -14,7 +14,7 @@ from gfprestore.networks.srvgg import SRVGGConfig, SRVGGNetCompact, config_from_
 TINY = SRVGGConfig(scale=2, features=6, convolutions=3)
 
 
-def randomised(module: nn.Module) -> nn.Module:
+def randomized(module: nn.Module) -> nn.Module:
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=(parameter[0].numel() if parameter.ndim > 1 else 4) ** -0.5)
     return module.eval().requires_grad_(False)
@@ -27,7 +27,7 @@ def randomised(module: nn.Module) -> nn.Module:
 def test_random_network_equals_the_official_one(config: SRVGGConfig) -> None:
     from basicsr.archs.srvgg_arch import SRVGGNetCompact as OfficialSRVGG
 
-    official = randomised(OfficialSRVGG(3, 3, config.features, config.convolutions, config.scale, "prelu"))
+    official = randomized(OfficialSRVGG(3, 3, config.features, config.convolutions, config.scale, "prelu"))
     ours = SRVGGNetCompact(config)
     ours.load_state_dict(official.state_dict())
     lq = torch.rand(2, 3, 20, 28)
@@ -39,8 +39,8 @@ def test_random_network_equals_the_official_one(config: SRVGGConfig) -> None:
     assert (actual / span - expected / span).abs().max() <= 1e-4
 
 
-def test_the_tones_are_kept_over_every_neighbourhood_and_the_radius_is_read_from_the_weights() -> None:
-    plain = randomised(SRVGGNetCompact(TINY))
+def test_the_tones_are_kept_over_every_neighborhood_and_the_radius_is_read_from_the_weights() -> None:
+    plain = randomized(SRVGGNetCompact(TINY))
     state = {**plain.state_dict(), "tone_radius": torch.tensor(3.0, dtype=torch.float16)}
     config = config_from_state(state)
     assert config == replace(TINY, tone_radius=3)
@@ -58,16 +58,16 @@ def test_the_tones_are_kept_over_every_neighbourhood_and_the_radius_is_read_from
         torch.testing.assert_close(here, around, rtol=1e-4, atol=1e-5)
 
 
-def test_flat_colours_come_out_as_they_went_in_where_tones_are_kept() -> None:
-    network = randomised(SRVGGNetCompact(replace(TINY, tone_radius=2)))
+def test_flat_colors_come_out_as_they_went_in_where_tones_are_kept() -> None:
+    network = randomized(SRVGGNetCompact(replace(TINY, tone_radius=2)))
     lq = torch.rand(4, 3, 1, 1).expand(4, 3, 40, 40)
     with torch.no_grad():
         inside = network(lq)[:, :, 24:-24, 24:-24].unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).mean((3, 5))
     assert (inside - lq[:, :, :1, :1]).abs().max() < 1e-5
 
 
-def test_lower_precision_leaves_the_first_and_last_layer_and_changes_the_picture_little() -> None:
-    network = randomised(SRVGGNetCompact(TINY))
+def test_lower_precision_leaves_the_first_and_last_layer_and_changes_the_image_little() -> None:
+    network = randomized(SRVGGNetCompact(TINY))
     lq = torch.rand(1, 3, 16, 16)
     exact = network(lq)
     lowered = network.lower_precision(torch.bfloat16)

@@ -39,7 +39,7 @@ def tiny_generator(layout: Layout) -> StyleGAN2Generator:
     return generator.eval()
 
 
-def test_fir_filter_weighs_neighbours_one_three_three_one() -> None:
+def test_fir_filter_weighs_neighbors_one_three_three_one() -> None:
     impulse = torch.zeros(1, 2, 7, 7)
     impulse[0, 1, 3, 3] = 64.0
     smooth = FirFilter(padding=3)(impulse)
@@ -96,7 +96,7 @@ def test_styles_far_beyond_half_precision_do_not_overflow() -> None:
     assert (result - expected).abs().max() < 0.01 * expected.abs().max()
 
 
-def test_to_rgb_adds_to_the_upsampled_smaller_picture() -> None:
+def test_to_rgb_adds_to_the_upsampled_smaller_image() -> None:
     layer = ToRGB(5, 4, "clean")
     torch.nn.init.constant_(layer.bias, 0.25)
     features, smaller = torch.zeros(1, 5, 8, 8), torch.randn(1, 3, 4, 4)
@@ -144,7 +144,7 @@ def test_mean_latent_is_the_mean_of_the_style_networks_outputs() -> None:
     assert torch.allclose(generator.mean_latent(50, torch.Generator().manual_seed(5)), expected)
 
 
-def test_a_pictures_noise_depends_on_its_own_seed_only() -> None:
+def test_an_images_noise_depends_on_its_own_seed_only() -> None:
     generator = tiny_generator("clean")
     together, alone = generator.seeded_noise([3, 1 << 62, 3]), generator.seeded_noise([1 << 62])
     assert [noise.shape[2] for noise in together] == [4, 8, 8, 16, 16, 32, 32]
@@ -157,22 +157,22 @@ def test_a_pictures_noise_depends_on_its_own_seed_only() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_parameter_of_the_prior_learns(layout: Layout) -> None:
     generator = tiny_generator(layout)
-    picture = generator(generator.latents(torch.randn(2, 24)), generator.seeded_noise([1, 2]))
-    picture.square().mean().backward()
+    image = generator(generator.latents(torch.randn(2, 24)), generator.seeded_noise([1, 2]))
+    image.square().mean().backward()
     for name, parameter in generator.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_autocast_keeps_the_picture_float32_and_near(layout: Layout) -> None:
+def test_autocast_keeps_the_image_float32_and_near(layout: Layout) -> None:
     generator = tiny_generator(layout)
     latents = generator.latents(torch.randn(2, 24))
     with torch.no_grad():
         expected = generator(latents)
         with torch.autocast("cpu", torch.bfloat16):
-            picture = generator(latents)
-    assert picture.dtype == torch.float32
-    assert (picture - expected).abs().mean() < 0.02 * expected.std()
+            image = generator(latents)
+    assert image.dtype == torch.float32
+    assert (image - expected).abs().mean() < 0.02 * expected.std()
 
 
 def test_a_fresh_generator_gives_unit_features() -> None:

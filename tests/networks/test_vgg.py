@@ -71,11 +71,11 @@ def test_features_are_torchvisions_before_the_relu(layout: VGGLayout) -> None:
     features = torchvision_features(layout)
     index = len(features) - 3  # ends with convolution, ReLU, pooling
     ours = VGGFeatures.from_state(state_of(features), [LAST[layout], "conv1_2"])
-    pictures = torch.rand(2, 3, 32, 32) * 2 - 1
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
     with torch.no_grad():
-        normalised = ((pictures + 1) / 2 - MEAN) / DEVIATION
-        expected = {"conv1_2": features[:3](normalised), LAST[layout]: features[: index + 1](normalised)}
-        taken = ours(pictures)
+        normalized = ((images + 1) / 2 - MEAN) / DEVIATION
+        expected = {"conv1_2": features[:3](normalized), LAST[layout]: features[: index + 1](normalized)}
+        taken = ours(images)
     assert list(taken) == ["conv1_2", LAST[layout]]
     for layer, values in expected.items():
         assert near(taken[layer], values)
@@ -96,15 +96,15 @@ def test_layers_are_the_official_extractors(layout: VGGLayout, official: None, m
     }[layout]
     state = {name: tensor.clone() for name, tensor in state_of(features).items()}
     extractor = vgg_arch.VGGFeatureExtractor(layers, layout, use_input_norm=True, range_norm=True)
-    pictures = torch.rand(1, 3, 32, 32) * 2 - 1
-    expected = extractor(pictures)
-    taken = VGGFeatures.from_state(state, layers)(pictures)
+    images = torch.rand(1, 3, 32, 32) * 2 - 1
+    expected = extractor(images)
+    taken = VGGFeatures.from_state(state, layers)(images)
     assert list(taken) == list(expected) == layers
     for layer in layers:
         assert near(taken[layer], expected[layer]), layer
 
 
-def test_blurred_pooling_takes_the_maximum_and_weighs_neighbours_one_two_one() -> None:
+def test_blurred_pooling_takes_the_maximum_and_weighs_neighbors_one_two_one() -> None:
     x = torch.randn(1, 2, 6, 8)
     result = BlurredMaxPool()(x)
     assert result.shape == (1, 2, 4, 5)
@@ -119,14 +119,14 @@ def test_blurred_pooling_takes_the_maximum_and_weighs_neighbours_one_two_one() -
             assert np.allclose(result[..., row, column], (window * weights).sum((-2, -1)), atol=1e-6)
 
 
-def test_shift_tolerant_weights_are_recognised_and_run_with_blurred_poolings() -> None:
+def test_shift_tolerant_weights_are_recognized_and_run_with_blurred_poolings() -> None:
     features = torchvision_features("vgg16")
     state = shift_tolerant_names(state_of(features))
     assert config_from_state(state) == VGGConfig("vgg16", blurred=True)
-    pictures = torch.rand(1, 3, 32, 32) * 2 - 1
+    images = torch.rand(1, 3, 32, 32) * 2 - 1
     with torch.no_grad():
-        taken = VGGFeatures.from_state(state, ["conv2_2", "conv5_3"])(pictures)
-        x = ((pictures + 1) / 2 - MEAN) / DEVIATION
+        taken = VGGFeatures.from_state(state, ["conv2_2", "conv5_3"])(images)
+        x = ((images + 1) / 2 - MEAN) / DEVIATION
         for layer in features[:-2]:
             if isinstance(layer, nn.MaxPool2d):
                 x = F.pad(F.max_pool2d(x, 2, stride=1), (2, 2, 2, 2), mode="reflect")
@@ -147,8 +147,8 @@ def test_each_kind_of_weights_is_told_apart() -> None:
     assert config_from_state(plain) == VGGConfig("vgg16"), "LPIPS as its authors train it"
     assert config_from_state(dict(reversed(list(vgg19.items())))) == VGGConfig("vgg19"), "in any order"
     short = {name: tensor for name, tensor in vgg16.items() if name != "features.28.bias"}
-    batch_normalised = torchvision.models.vgg16_bn(num_classes=1, init_weights=False).features
-    for other in (short, state_of(batch_normalised), {}, {"conv1.weight": torch.zeros(1)}):
+    batch_normalized = torchvision.models.vgg16_bn(num_classes=1, init_weights=False).features
+    for other in (short, state_of(batch_normalized), {}, {"conv1.weight": torch.zeros(1)}):
         assert config_from_state(other) is None
         with pytest.raises(ValueError, match="not the weights"):
             VGGFeatures.from_state(other, ["conv1_2"])
@@ -169,20 +169,20 @@ def test_names_are_torchvisions_and_later_layers_are_not_built() -> None:
 
 
 @pytest.mark.parametrize("blurred", [False, True])
-def test_gradients_reach_the_pictures_and_not_the_weights(blurred: bool) -> None:
+def test_gradients_reach_the_images_and_not_the_weights(blurred: bool) -> None:
     state = state_of(torchvision_features("vgg16"))
     module = VGGFeatures.from_state(shift_tolerant_names(state) if blurred else state, ["conv1_2", "conv3_3"])
     assert not module.training
-    pictures = torch.rand(1, 3, 16, 16, requires_grad=True)
-    sum(features.square().mean() for features in module(pictures).values()).backward()  # type: ignore[union-attr]
-    assert pictures.grad is not None and (pictures.grad != 0).all()
+    images = torch.rand(1, 3, 16, 16, requires_grad=True)
+    sum(features.square().mean() for features in module(images).values()).backward()  # type: ignore[union-attr]
+    assert images.grad is not None and (images.grad != 0).all()
     assert all(parameter.grad is None for parameter in module.parameters())
 
 
 def test_the_packages_weights_give_the_distances_of_its_own_module(astronaut: NDArray[np.uint8]) -> None:
-    """The two numbers are what stlpips_pytorch 0.0.2's LPIPS(net="vgg", variant="shift_tolerant") gives these pictures.
+    """The two numbers are what stlpips_pytorch 0.0.2's LPIPS(net="vgg", variant="shift_tolerant") gives these images.
 
-    With plain poolings the shift would cost 0.0218, without ImageNet's normalisation the blur 0.450.
+    With plain poolings the shift would cost 0.0218, without ImageNet's normalization the blur 0.450.
     """
     state: dict[str, Any] = torch.load(packaged_file(), map_location="cpu", weights_only=True)
     module = VGGFeatures.from_state(state, ["conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3"])
@@ -191,7 +191,7 @@ def test_the_packages_weights_give_the_distances_of_its_own_module(astronaut: ND
     photo = torch.from_numpy(astronaut[40:170, 160:290]).permute(2, 0, 1)[None].float() / 127.5 - 1
 
     def distance(one: Tensor, other: Tensor) -> float:
-        """LPIPS: unit features after the ReLU, squared differences weighed by the learnt heads."""
+        """LPIPS: unit features after the ReLU, squared differences weighed by the learned heads."""
         total = torch.zeros(())
         for head, a, b in zip(heads, module(one).values(), module(other).values(), strict=True):
             difference = F.normalize(F.relu(a), dim=1) - F.normalize(F.relu(b), dim=1)

@@ -134,12 +134,12 @@ def saved(format: str, image: Image.Image | None = None, **options: object) -> b
 
 def sound_files() -> list[bytes]:
     parts = (exif_block(), ICC, XMP, RESOURCES)
-    grey, palette = pixels().convert("L"), pixels().quantize(16)
+    gray, palette = pixels().convert("L"), pixels().quantize(16)
     files = [AROUND[suffix](*parts) for suffix in SUFFIXES]
-    files += [saved("JPEG", grey, progressive=True), saved("JPEG", pixels().convert("CMYK")), saved("PNG", palette)]
-    files += [saved("PNG", pixels().convert("RGBA"), dpi=(300, 300)), saved("TIFF", grey, compression="tiff_lzw")]
+    files += [saved("JPEG", gray, progressive=True), saved("JPEG", pixels().convert("CMYK")), saved("PNG", palette)]
+    files += [saved("PNG", pixels().convert("RGBA"), dpi=(300, 300)), saved("TIFF", gray, compression="tiff_lzw")]
     files += [saved("TIFF", pixels(), exif=b"Exif\0\0" + exif_block())]
-    files += [saved("PNG", Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)), saved("GIF", palette)]
+    files += [saved("PNG", Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)), saved("GIF", palette)]
     return files
 
 
@@ -160,7 +160,7 @@ CHANGES = st.lists(CHANGE, min_size=1, max_size=4)
 
 
 def changed(content: bytes, changes: list[tuple[str, tuple[int, int], object]]) -> bytes:
-    """Each change at its place; places lean towards the beginning, where the structure is."""
+    """Each change at its place; places lean toward the beginning, where the structure is."""
     out = bytearray(content)
     for kind, (window, place), value in changes:
         at = place % max(min(window, len(out)), 1)

@@ -1,4 +1,4 @@
-"""Colours through the file's profile to sRGB and back, compared with Little CMS and with arithmetic."""
+"""Colors through the file's profile to sRGB and back, compared with Little CMS and with arithmetic."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPACES = {
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
 
-def colourants(red, green, blue, white) -> np.ndarray:  # type: ignore[no-untyped-def]
+def colorants(red, green, blue, white) -> np.ndarray:  # type: ignore[no-untyped-def]
     """Columns of XYZ adapted to D50, by the usual derivation from chromaticities."""
     primaries = np.array([[x / y, 1, (1 - x - y) / y] for x, y in (red, green, blue)]).T
     point, target = (np.array([x / y, 1, (1 - x - y) / y]) for x, y in (white, D50))
@@ -63,7 +63,7 @@ def profile(tags: dict[bytes, bytes], space: bytes, connection: bytes = b"XYZ ")
 
 def rgb_profile(name: str) -> bytes:
     *places, gamma = SPACES[name]
-    matrix = colourants(*places)
+    matrix = colorants(*places)
     tags = {
         letter + b"XYZ": b"XYZ " + struct.pack(">I3i", 0, *(round(v * 65536) for v in matrix[:, index]))
         for index, letter in enumerate((b"r", b"g", b"b"))
@@ -71,7 +71,7 @@ def rgb_profile(name: str) -> bytes:
     return profile({**tags, **{letter + b"TRC": curve_tag(gamma) for letter in (b"r", b"g", b"b")}}, b"RGB ")
 
 
-def grey_profile(gamma: float, connection: bytes = b"XYZ ") -> bytes:
+def gray_profile(gamma: float, connection: bytes = b"XYZ ") -> bytes:
     return profile({b"kTRC": curve_tag(gamma)}, b"GRAY", connection)
 
 
@@ -92,7 +92,7 @@ def test_networks_see_what_little_cms_says_is_srgb(name: str, tmp_path: Path) ->
         assert np.abs(photo.pixels.astype(int) - np.asarray(expected))[bright].max() <= 2
     else:
         assert np.abs(photo.pixels.astype(int) - np.asarray(expected)).max() <= 2
-    assert photo.metadata.colour_managed
+    assert photo.metadata.color_managed
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -107,7 +107,7 @@ def test_an_untouched_photo_comes_back_to_the_last_level_in_its_own_space(name: 
         content[:33] + png_chunk(b"iCCP", b"p\0\0" + zlib.compress(profile_bytes)) + content[33:]
     )
     photo = read_photo(tmp_path / "a.png")
-    assert photo.metadata.colour_managed
+    assert photo.metadata.color_managed
     assert photo.pixels.dtype == levels.dtype
     for suffix in (".png", ".tif"):
         write_photo(photo, tmp_path / f"b{suffix}")
@@ -127,7 +127,7 @@ def test_what_a_network_made_lands_where_little_cms_puts_it(name: str) -> None:
     assert np.abs(conversion.from_srgb(cube()).astype(int) - np.asarray(expected)).max() <= 1
 
 
-def test_saturated_colours_that_srgb_lacks_stay_saturated_when_enlarged(tmp_path: Path) -> None:
+def test_saturated_colors_that_srgb_lacks_stay_saturated_when_enlarged(tmp_path: Path) -> None:
     green = np.zeros((40, 60, 3), np.uint8)
     green[..., 1] = 255
     Image.fromarray(green).save(tmp_path / "a.png", icc_profile=rgb_profile("Adobe RGB"))
@@ -150,9 +150,9 @@ def test_the_residual_is_enlarged_without_bands(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gamma", [1.8, 2.2, 1.0])
-def test_grey_gamma_is_honoured_and_kept(gamma: float, tmp_path: Path) -> None:
+def test_gray_gamma_is_honored_and_kept(gamma: float, tmp_path: Path) -> None:
     levels = np.arange(256, dtype=np.uint8).reshape(8, 32)
-    profile_bytes = grey_profile(gamma)
+    profile_bytes = gray_profile(gamma)
     for suffix in (".png", ".tif", ".jpg"):
         image = Image.fromarray(np.repeat(np.repeat(levels, 8, 0), 8, 1))
         image.save(tmp_path / f"a{suffix}", icc_profile=profile_bytes)
@@ -169,18 +169,18 @@ def test_grey_gamma_is_honoured_and_kept(gamma: float, tmp_path: Path) -> None:
             assert np.abs(np.asarray(written).astype(int) - stored).max() <= (2 if suffix == ".jpg" else 0)
 
 
-def test_a_grey_profile_through_lightness_is_understood() -> None:
-    conversion = icc.conversion_for(grey_profile(1.0, b"Lab "), True, 8)
+def test_a_gray_profile_through_lightness_is_understood() -> None:
+    conversion = icc.conversion_for(gray_profile(1.0, b"Lab "), True, 8)
     assert conversion is not None
     middle = conversion.to_srgb(np.full((1, 1, 1), 128, np.uint8))  # L* 50.2 is 119.5 in sRGB
     assert abs(int(middle[0, 0, 0]) - 119) <= 1
 
 
-def test_a_grey_photo_that_was_coloured_loses_its_grey_profile_and_it_is_said(tmp_path: Path) -> None:
-    Image.fromarray(cube()[..., 0]).save(tmp_path / "a.png", icc_profile=grey_profile(1.8))
+def test_a_gray_photo_that_was_colored_loses_its_gray_profile_and_it_is_said(tmp_path: Path) -> None:
+    Image.fromarray(cube()[..., 0]).save(tmp_path / "a.png", icc_profile=gray_profile(1.8))
     photo = read_photo(tmp_path / "a.png")
     notes = write_photo(replace(photo, pixels=cube()), tmp_path / "b.png")
-    assert any("grey ICC profile" in note for note in notes)
+    assert any("gray ICC profile" in note for note in notes)
     with Image.open(tmp_path / "b.png") as image:
         assert "icc_profile" not in image.info
         np.testing.assert_array_equal(np.asarray(image), cube())
@@ -192,7 +192,7 @@ def test_srgb_passes_bit_for_bit(icc: str | None, tmp_path: Path) -> None:
     Image.fromarray(cube()).save(tmp_path / "a.png", icc_profile=data)
     photo = read_photo(tmp_path / "a.png")
     np.testing.assert_array_equal(photo.pixels, cube())
-    assert photo.residual is None and not photo.metadata.colour_managed
+    assert photo.residual is None and not photo.metadata.color_managed
 
 
 def table_tag(matrix: np.ndarray, entrance: np.ndarray, corners: np.ndarray, leaving: np.ndarray) -> bytes:
@@ -206,7 +206,7 @@ def table_tag(matrix: np.ndarray, entrance: np.ndarray, corners: np.ndarray, lea
 
 def test_a_profile_of_look_up_tables_works_both_ways_or_not_at_all() -> None:
     """Adobe RGB told as tables gives what it gives as a matrix, but for the corners of the cube."""
-    matrix, gamma = colourants(*SPACES["Adobe RGB"][:4]), 563 / 256
+    matrix, gamma = colorants(*SPACES["Adobe RGB"][:4]), 563 / 256
     steps, ends = np.linspace(0, 1, 1024), np.array([0, 65535])
     cells = np.array([[r, g, b] for r in (0, 1) for g in (0, 1) for b in (0, 1)])
     forth = table_tag(np.eye(3), steps**gamma * 65535, cells @ matrix.T * 32768, ends)

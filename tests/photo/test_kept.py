@@ -44,7 +44,7 @@ KEPT = {
     "comments and descriptions": (YES, YES, YES, NO_PLACE, NO_PLACE),
     "16 bits a channel": (NO_PLACE, YES, YES, NO_PLACE, NO_PLACE),
     "transparency": (NO_PLACE, YES, YES, YES, YES),
-    "grey stays one channel": (YES, YES, YES, NO_PLACE, NO_PLACE),
+    "gray stays one channel": (YES, YES, YES, NO_PLACE, NO_PLACE),
     "modification time of the file": (YES, YES, YES, YES, YES),
 }
 
@@ -65,7 +65,7 @@ TIME = 946_684_800  # the first second of the year 2000, UTC
 # --- the sources -------------------------------------------------------------------------------------------------
 
 
-def picture() -> Image.Image:
+def shown() -> Image.Image:
     """Smooth, different in each corner; 60 x 40 as stored, 40 x 60 when turned upright."""
     rows, columns = np.mgrid[0:40, 0:60]
     return Image.fromarray(np.dstack([40 + 3 * columns, 220 - 4 * rows, 60 + rows + columns]).astype(np.uint8))
@@ -91,7 +91,7 @@ def exif_block() -> bytes:
 
 def write_sources(folder: Path) -> None:
     folder.mkdir()
-    image, exif = picture(), b"Exif\0\0" + exif_block()
+    image, exif = shown(), b"Exif\0\0" + exif_block()
     photoshop = b"Photoshop 3.0\0" + RESOURCES
     segment = struct.pack(">BBH", 0xFF, 0xED, len(photoshop) + 2) + photoshop
     image.save(folder / "full.jpg", exif=exif, icc_profile=ICC, xmp=XMP, dpi=(300, 150), comment=b"a comment",
@@ -120,7 +120,7 @@ def write_sources(folder: Path) -> None:
     for suffix in (".png", ".tif"):
         transparent.save(folder / f"alpha{suffix}")
     for suffix in (".jpg", ".png", ".tif"):
-        image.convert("L").save(folder / f"grey{suffix}")
+        image.convert("L").save(folder / f"gray{suffix}")
     for path in folder.iterdir():
         os.utime(path, (TIME, TIME))
 
@@ -212,12 +212,12 @@ def enlarged(image: Image.Image) -> NDArray[np.float64]:
 
 
 def is_upright(found: dict[str, Any], source: Path, output: Path) -> bool:
-    difference = np.abs(pixels(output) - enlarged(picture().transpose(Image.Transpose.ROTATE_270))).mean()
+    difference = np.abs(pixels(output) - enlarged(shown().transpose(Image.Transpose.ROTATE_270))).mean()
     return found["orientation"] == 1 and bool(difference < 3)
 
 
 def has_new_thumbnail(found: dict[str, Any], source: Path, output: Path) -> bool:
-    """The old one was red; the new one shows the picture."""
+    """The old one was red; the new one shows the image."""
     with Image.open(io.BytesIO(found["thumbnail"])) as thumbnail:
         small = np.asarray(thumbnail.convert("RGB"), np.float64)
     expected = cv2.resize(pixels(output), (small.shape[1], small.shape[0]), interpolation=cv2.INTER_AREA)
@@ -274,7 +274,7 @@ ROWS: dict[str, Callable[[dict[str, Any], Path, Path], bool]] = dict(
         strict=True,
     )
 )
-FILES = {"16 bits a channel": "deep", "transparency": "alpha", "grey stays one channel": "grey"}
+FILES = {"16 bits a channel": "deep", "transparency": "alpha", "gray stays one channel": "gray"}
 NOT_FOR_EXIFTOOL = (*FILES, "maker note, byte for byte")  # it shows neither pixels nor the bytes of an unknown note
 CELLS = [
     (thing, name, reader)

@@ -60,7 +60,7 @@ def test_exif_of_every_directory_survives_a_change_of_size_and_format(origin: st
     assert size == (180, 240)  # upright and twice as large
     assert found.get(0x0112, 1) == 1
     assert found[271].strip("\0") == "Kodak"
-    if origin != ".heic":  # its reader turns the picture by itself, and leaves these two as they are
+    if origin != ".heic":  # its reader turns the image by itself, and leaves these two as they are
         assert (float(found[282]), float(found[283])) == (300, 600)  # turned, then doubled: the print size stays
     assert details[36867].strip("\0") == "1999:01:02 03:04:05"
     assert bytes(details[37500]) == MAKER_NOTE
@@ -110,7 +110,7 @@ def test_a_photo_comes_out_as_a_viewer_shows_it(orientation: int, tmp_path: Path
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_subject_area_turns_with_the_picture(orientation: int, tmp_path: Path) -> None:
+def test_the_subject_area_turns_with_the_image(orientation: int, tmp_path: Path) -> None:
     from PIL import ImageOps
 
     mark = np.zeros((90, 120), np.uint8)
@@ -123,7 +123,7 @@ def test_the_subject_area_turns_with_the_picture(orientation: int, tmp_path: Pat
     assert area == (x, y, *((10, 6) if orientation < 5 else (6, 10)))
 
 
-def test_the_thumbnail_shows_the_new_picture(tmp_path: Path) -> None:
+def test_the_thumbnail_shows_the_new_image(tmp_path: Path) -> None:
     source = write_source(tmp_path / "source.jpg")
     photo = read_photo(source)
     blue = np.zeros((240, 180, 3), np.uint8)
@@ -140,7 +140,7 @@ def test_a_thumbnail_stored_uncompressed_becomes_a_jpeg() -> None:
     fields = [exif.Field(271, exif.ASCII, 6, b"Kodak\0")]
     first = exif.block_of(fields, ">")
     strips = [exif.Field(0x0103, exif.SHORT, 1, b"\0\1"), exif.Field(0x0111, exif.LONG, 1, bytes(4))]
-    block = bytearray(first + exif.serialise(strips, ">", len(first)))
+    block = bytearray(first + exif.serialize(strips, ">", len(first)))
     block[8 + 2 + 12 : 8 + 2 + 12 + 4] = struct.pack(">I", len(first))
     small = io.BytesIO()
     Image.new("RGB", (16, 12), (0, 200, 0)).save(small, "JPEG")
@@ -279,7 +279,7 @@ def test_other_segments_of_a_jpeg_are_kept_and_those_of_the_old_pixels_named(tmp
         stream.write(b"a clip follows")
     photo = read_photo(tmp_path / "source.jpg")
     assert "MPF" in " ".join(photo.metadata.warnings)
-    assert "14 bytes after the picture" in " ".join(photo.metadata.warnings)
+    assert "14 bytes after the image" in " ".join(photo.metadata.warnings)
     write_photo(photo, tmp_path / "output.jpg")
     written = (tmp_path / "output.jpg").read_bytes()
     assert jpeg_segment(0xE4, b"Kept by its maker") in written

@@ -60,7 +60,7 @@ SHALLOW: dict[str, tuple[Image.Image, np.ndarray, bool]] = {
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
 @pytest.mark.parametrize("mode", SHALLOW)
 def test_8_bit_pixels_of_every_mode_pass_unchanged(mode: str, suffix: str, tmp_path: Path) -> None:
-    image, expected, grey = SHALLOW[mode]
+    image, expected, gray = SHALLOW[mode]
     image.save(tmp_path / f"source{suffix}", **({"lossless": True, "exact": True} if suffix == ".webp" else {}))
     photo = read_photo(tmp_path / f"source{suffix}")
     np.testing.assert_array_equal(photo.pixels, expected[..., :3])
@@ -71,13 +71,13 @@ def test_8_bit_pixels_of_every_mode_pass_unchanged(mode: str, suffix: str, tmp_p
     write_photo(photo, tmp_path / f"output{suffix}")
     with Image.open(tmp_path / f"output{suffix}") as written:
         if suffix != ".webp":
-            assert photo.grey == grey
+            assert photo.gray == gray
             assert written.mode == {"1": "L"}.get(mode, mode)
         np.testing.assert_array_equal(np.asarray(written.convert("RGBA"))[..., : expected.shape[2]], expected)
 
 
 @pytest.mark.parametrize("transparent", [False, True])
-def test_a_palette_becomes_its_colours(transparent: bool, tmp_path: Path) -> None:
+def test_a_palette_becomes_its_colors(transparent: bool, tmp_path: Path) -> None:
     image = Image.fromarray(NOISE[..., :3]).quantize(16)
     image.save(tmp_path / "source.png", **({"transparency": 3} if transparent else {}))
     with Image.open(tmp_path / "source.png") as opened:
@@ -102,7 +102,7 @@ def test_a_still_gif_or_bmp_is_read_and_written_as_png(suffix: str, tmp_path: Pa
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("target", [".png", ".tif"])
-def test_16_bit_png_of_every_colour_type_passes_unchanged(channels: int, target: str, tmp_path: Path) -> None:
+def test_16_bit_png_of_every_color_type_passes_unchanged(channels: int, target: str, tmp_path: Path) -> None:
     levels = DEEP[..., {1: [0], 2: [0, 3], 3: [0, 1, 2], 4: [0, 1, 2, 3]}[channels]]
     photo = read_photo(saved(tmp_path / "source.png", deep_png(levels)))
     assert photo.pixels.dtype == np.uint16
@@ -113,7 +113,7 @@ def test_16_bit_png_of_every_colour_type_passes_unchanged(channels: int, target:
         np.testing.assert_array_equal(photo.alpha, DEEP[..., 3])
     write_photo(photo, tmp_path / f"output{target}")
     if target == ".tif" and channels == 2:
-        again = read_photo(tmp_path / "output.tif")  # OpenCV reads no grey TIFF with alpha
+        again = read_photo(tmp_path / "output.tif")  # OpenCV reads no gray TIFF with alpha
         np.testing.assert_array_equal(again.pixels, expected)
         np.testing.assert_array_equal(again.alpha, photo.alpha)
         return
@@ -123,7 +123,7 @@ def test_16_bit_png_of_every_colour_type_passes_unchanged(channels: int, target:
     np.testing.assert_array_equal(written, shown)
 
 
-def test_a_transparent_colour_of_a_16_bit_png_becomes_alpha(tmp_path: Path) -> None:
+def test_a_transparent_color_of_a_16_bit_png_becomes_alpha(tmp_path: Path) -> None:
     levels = DEEP[..., :3].copy()
     levels[4, 5] = (1, 2, 3)
     photo = read_photo(saved(tmp_path / "a.png", deep_png(levels, png_chunk(b"tRNS", struct.pack(">3H", 1, 2, 3)))))
@@ -143,11 +143,11 @@ def test_16_bit_tiff_of_every_layout_is_read_exactly(
     content = tiff(levels, order, 2, planar, coding != "plain", coding == "predictor", tile)
     photo = read_photo(saved(tmp_path / "a.tif", content))
     np.testing.assert_array_equal(photo.pixels, levels)
-    assert not photo.grey
+    assert not photo.gray
     assert photo_size(tmp_path / "a.tif") == (53, 37)
 
 
-def test_16_bit_grey_tiff_keeps_its_depth_its_channel_and_its_sense_of_white(tmp_path: Path) -> None:
+def test_16_bit_gray_tiff_keeps_its_depth_its_channel_and_its_sense_of_white(tmp_path: Path) -> None:
     for photometric in (0, 1):
         photo = read_photo(saved(tmp_path / "a.tif", tiff(DEEP[..., 0], ">", photometric)))
         np.testing.assert_array_equal(photo.pixels[..., 1], DEEP[..., 0] if photometric else 65535 - DEEP[..., 0])
@@ -157,7 +157,7 @@ def test_16_bit_grey_tiff_keeps_its_depth_its_channel_and_its_sense_of_white(tmp
 
 
 @pytest.mark.parametrize("coding", ["tiff_lzw", "packbits", "tiff_adobe_deflate"])
-def test_16_bit_grey_tiff_of_another_writer(coding: str, tmp_path: Path) -> None:
+def test_16_bit_gray_tiff_of_another_writer(coding: str, tmp_path: Path) -> None:
     Image.fromarray(DEEP[..., 0]).save(tmp_path / "a.tif", compression=coding)
     np.testing.assert_array_equal(read_photo(tmp_path / "a.tif").pixels[..., 2], DEEP[..., 0])
 
@@ -193,14 +193,14 @@ def test_16_bits_become_8_only_where_the_format_asks_and_it_is_said(tmp_path: Pa
         assert np.asarray(image)[8, 8].tolist() == [128, 128, 128]
 
 
-def test_a_coloured_grey_photo_is_written_in_colour_and_a_grey_one_as_one_channel(tmp_path: Path) -> None:
+def test_a_colored_gray_photo_is_written_in_color_and_a_gray_one_as_one_channel(tmp_path: Path) -> None:
     Image.fromarray(ramp()[..., 0]).save(tmp_path / "a.jpg")
     photo = read_photo(tmp_path / "a.jpg")
     write_photo(photo, tmp_path / "b.jpg")
     write_photo(replace(photo, pixels=ramp()), tmp_path / "c.jpg")
-    with Image.open(tmp_path / "b.jpg") as grey, Image.open(tmp_path / "c.jpg") as colour:
-        assert (grey.mode, colour.mode) == ("L", "RGB")
-        assert np.abs(np.asarray(colour).astype(int) - ramp()).max() <= 12
+    with Image.open(tmp_path / "b.jpg") as gray, Image.open(tmp_path / "c.jpg") as color:
+        assert (gray.mode, color.mode) == ("L", "RGB")
+        assert np.abs(np.asarray(color).astype(int) - ramp()).max() <= 12
 
 
 def test_transparency_is_laid_on_white_in_a_jpeg_and_it_is_said(tmp_path: Path) -> None:
@@ -215,8 +215,8 @@ def test_transparency_is_laid_on_white_in_a_jpeg_and_it_is_said(tmp_path: Path) 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCCK"])
 def test_cmyk_jpeg_is_converted_and_it_is_said(mode: str, tmp_path: Path) -> None:
-    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0], [128, 128, 128]], np.uint8)
-    image = Image.fromarray(np.repeat(np.repeat(colours[None], 16, 0), 16, 1)).convert("CMYK")
+    colors = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0], [128, 128, 128]], np.uint8)
+    image = Image.fromarray(np.repeat(np.repeat(colors[None], 16, 0), 16, 1)).convert("CMYK")
     image.save(tmp_path / "a.jpg", quality=95)
     content = (tmp_path / "a.jpg").read_bytes()
     if mode == "YCCK":
@@ -232,7 +232,7 @@ def test_cmyk_jpeg_is_converted_and_it_is_said(mode: str, tmp_path: Path) -> Non
         content = content[: at + 11] + b"\2" + content[at + 12 :]
     photo = read_photo(saved(tmp_path / "a.jpg", content))
     assert any("CMYK" in warning for warning in photo.metadata.warnings)
-    assert np.abs(photo.pixels[8, 8::16].astype(int) - colours).max() <= 6
+    assert np.abs(photo.pixels[8, 8::16].astype(int) - colors).max() <= 6
     write_photo(photo, tmp_path / "b.jpg")
     with Image.open(tmp_path / "b.jpg") as written:
         assert written.mode == "RGB"
@@ -258,7 +258,7 @@ def test_jpeg_quality_is_what_was_asked_for(tmp_path: Path) -> None:
     assert read_photo(tmp_path / "b.jpg").metadata.quality == 60
 
 
-def test_unusual_quantisation_tables_are_bettered(tmp_path: Path) -> None:
+def test_unusual_quantization_tables_are_bettered(tmp_path: Path) -> None:
     tables = [list(RANDOM.integers(3, 60, 64)), list(RANDOM.integers(3, 60, 64))]
     Image.fromarray(ramp()).save(tmp_path / "a.jpg", qtables=tables)
     write_photo(read_photo(tmp_path / "a.jpg"), tmp_path / "b.jpg")
@@ -578,7 +578,7 @@ def test_the_same_photo_gives_the_same_bytes(suffix: str, tmp_path: Path) -> Non
     assert (tmp_path / f"b{suffix}").read_bytes() == (tmp_path / f"c{suffix}").read_bytes()
 
 
-def test_a_picture_too_large_for_its_format_is_refused_with_the_limit(tmp_path: Path) -> None:
+def test_an_image_too_large_for_its_format_is_refused_with_the_limit(tmp_path: Path) -> None:
     photo = read_photo(saved(tmp_path / "a.jpg", jpeg_bytes()))
     wide = replace(photo, pixels=np.zeros((1, 70_000, 3), np.uint8))
     with pytest.raises(PhotoWriteError, match="65535"):
@@ -592,7 +592,7 @@ def test_a_picture_too_large_for_its_format_is_refused_with_the_limit(tmp_path: 
 def test_writing_needs_little_memory_beyond_the_pixels(suffix: str, tmp_path: Path) -> None:
     photo = read_photo(saved(tmp_path / "a.jpg", jpeg_bytes()))
     large = replace(photo, pixels=np.zeros((4000, 4000, 3), np.uint8))
-    tracemalloc.start()  # Pillow's own picture, 4 bytes a pixel, is not seen by it
+    tracemalloc.start()  # Pillow's own image, 4 bytes a pixel, is not seen by it
     write_photo(large, tmp_path / f"b{suffix}")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""Backgrounds: the official picture, grey that stays grey, 16 bit, tiny photos, half precision that fails, memory."""
+"""Backgrounds: the official image, gray that stays gray, 16 bit, tiny photos, half precision that fails, memory."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def astronaut(top: int, left: int, height: int, width: int) -> NDArray[np.uint8]
 
 
 def tiny_network(scale: int = 4) -> RRDBNet:
-    """A network that enlarges by random weights, whose picture keeps within [0, 1] for the most part."""
+    """A network that enlarges by random weights, whose image keeps within [0, 1] for the most part."""
     network = RRDBNet(RRDBNetConfig(scale=scale, features=16, growth=8, blocks=1))
     nn.init.constant_(network.conv_last.bias, 0.5)
     return network
 
 
-def official_picture(state: dict[str, Tensor], pixels: NDArray[Any], upscale: float, folder: Path) -> NDArray[Any]:
-    """What RealESRGANer makes of RGB pixels (H, W, 3) or grey ones (H, W) with its default settings."""
+def official_image(state: dict[str, Tensor], pixels: NDArray[Any], upscale: float, folder: Path) -> NDArray[Any]:
+    """What RealESRGANer makes of RGB pixels (H, W, 3) or gray ones (H, W) with its default settings."""
     from basicsr.archs.rrdbnet_arch import RRDBNet as OfficialRRDBNet
     from realesrgan import RealESRGANer
 
@@ -56,8 +56,8 @@ def official_picture(state: dict[str, Tensor], pixels: NDArray[Any], upscale: fl
     torch.save({"params_ema": state}, folder / "weights.pth")
     upsampler = RealESRGANer(config.scale, str(folder / "weights.pth"), model=model, device=CPU)
     bgr = pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[:, :, ::-1])
-    picture, _ = upsampler.enhance(bgr, upscale)
-    return picture if picture.ndim == 2 else picture[:, :, ::-1]
+    image, _ = upsampler.enhance(bgr, upscale)
+    return image if image.ndim == 2 else image[:, :, ::-1]
 
 
 def share_beyond(levels: int, actual: NDArray[Any], expected: NDArray[Any]) -> float:
@@ -79,12 +79,12 @@ def released() -> RRDBNet:
 
 @pytest.mark.usefixtures("official")
 @pytest.mark.parametrize(("scale", "height", "width"), [(4, 61, 47), (2, 61, 47), (2, 40, 64), (4, 12, 11)])
-def test_picture_of_a_random_network_is_that_of_the_official_tool(
+def test_image_of_a_random_network_is_that_of_the_official_tool(
     tmp_path: Path, scale: int, height: int, width: int
 ) -> None:
     network = tiny_network(scale)
     pixels = astronaut(30, 200, height, width)
-    expected = official_picture(network.state_dict(), pixels, scale, tmp_path)
+    expected = official_image(network.state_dict(), pixels, scale, tmp_path)
     assert expected.std() > 1
     actual = NetworkBackground(network, "tiny", CPU, torch.float32).enlarge(pixels, scale)
     assert share_beyond(0, actual, expected) < 0.005
@@ -93,11 +93,11 @@ def test_picture_of_a_random_network_is_that_of_the_official_tool(
 
 @pytest.mark.usefixtures("official")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_released_network_gives_the_picture_of_the_official_tool(
+def test_released_network_gives_the_image_of_the_official_tool(
     tmp_path: Path, released: RRDBNet, dtype: torch.dtype
 ) -> None:
     pixels = astronaut(70, 190, 48, 64)
-    expected = official_picture(released.state_dict(), pixels, 4, tmp_path)
+    expected = official_image(released.state_dict(), pixels, 4, tmp_path)
     actual = NetworkBackground(released, "x4plus", CPU, dtype).enlarge(pixels, 4)
     assert share_beyond(1, actual, expected) <= 0.005
     if dtype == torch.float32:
@@ -105,20 +105,20 @@ def test_released_network_gives_the_picture_of_the_official_tool(
 
 
 @pytest.mark.usefixtures("official")
-def test_a_grey_photo_gives_the_grey_picture_of_the_official_tool(tmp_path: Path) -> None:
+def test_a_gray_photo_gives_the_gray_image_of_the_official_tool(tmp_path: Path) -> None:
     network = tiny_network()
-    grey = astronaut(30, 200, 45, 52)[:, :, 1]
-    expected = official_picture(network.state_dict(), grey, 4, tmp_path)
-    actual = NetworkBackground(network, "tiny", CPU, torch.float32).enlarge(grey[:, :, None].repeat(3, axis=2), 4)
+    gray = astronaut(30, 200, 45, 52)[:, :, 1]
+    expected = official_image(network.state_dict(), gray, 4, tmp_path)
+    actual = NetworkBackground(network, "tiny", CPU, torch.float32).enlarge(gray[:, :, None].repeat(3, axis=2), 4)
     for channel in range(3):
         assert share_beyond(1, actual[:, :, channel], expected) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("official")
-def test_released_network_in_tiles_gives_the_picture_of_the_official_tool(tmp_path: Path, released: RRDBNet) -> None:
+def test_released_network_in_tiles_gives_the_image_of_the_official_tool(tmp_path: Path, released: RRDBNet) -> None:
     pixels = astronaut(0, 60, 320, 360)
-    expected = official_picture(released.state_dict(), pixels, 4, tmp_path)
+    expected = official_image(released.state_dict(), pixels, 4, tmp_path)
     for tile in (None, 128, 256):
         actual = NetworkBackground(released, "x4plus", CPU, tile=tile).enlarge(pixels, 4)
         assert share_beyond(1, actual, expected) <= 0.005
@@ -135,10 +135,10 @@ def test_tiles_of_the_released_network_do_not_show(released: RRDBNet) -> None:
 
 @pytest.mark.parametrize("upscale", [1, 1.5, 2, 3.3, 4])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_grey_stays_grey(upscale: float, dtype: type) -> None:
-    grey = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (40, 33, 1), dtype=dtype).repeat(3, axis=2)
+def test_gray_stays_gray(upscale: float, dtype: type) -> None:
+    gray = np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (40, 33, 1), dtype=dtype).repeat(3, axis=2)
     for method in (NetworkBackground(tiny_network(), "tiny", CPU), LanczosBackground(), NoBackground()):
-        enlarged = method.enlarge(grey, upscale)
+        enlarged = method.enlarge(gray, upscale)
         assert enlarged.dtype == dtype
         assert enlarged.shape == (*enlarged_size(40, 33, upscale), 3)
         assert enlarged.std() > 0
@@ -146,12 +146,12 @@ def test_grey_stays_grey(upscale: float, dtype: type) -> None:
         assert np.array_equal(enlarged[:, :, 0], enlarged[:, :, 2])
 
 
-def test_colour_photo_keeps_its_channels_apart() -> None:
+def test_color_photo_keeps_its_channels_apart() -> None:
     enlarged = NetworkBackground(tiny_network(), "tiny", CPU).enlarge(astronaut(0, 0, 30, 30), 2)
     assert not np.array_equal(enlarged[:, :, 0], enlarged[:, :, 1])
 
 
-def test_sixteen_bit_is_the_eight_bit_picture_with_finer_levels() -> None:
+def test_sixteen_bit_is_the_eight_bit_image_with_finer_levels() -> None:
     pixels = astronaut(60, 200, 50, 40)
     for method in (
         NetworkBackground(tiny_network(), "tiny", CPU, torch.float32),
@@ -189,7 +189,7 @@ def test_small_network_is_a_background_too() -> None:
 
 
 @pytest.mark.parametrize("tone_radius", [0, 8])
-def test_tiles_of_the_small_network_are_the_whole_picture_pixel_for_pixel(tone_radius: int) -> None:
+def test_tiles_of_the_small_network_are_the_whole_image_pixel_for_pixel(tone_radius: int) -> None:
     torch.manual_seed(0)
     network = SRVGGNetCompact(SRVGGConfig(scale=2, features=8, convolutions=16, tone_radius=tone_radius))
     for name, parameter in network.named_parameters():
@@ -201,7 +201,7 @@ def test_tiles_of_the_small_network_are_the_whole_picture_pixel_for_pixel(tone_r
         NetworkBackground(network, "compact", CPU, torch.float32, tile).enlarge(pixels, 2) for tile in (4096, 64)
     )
     assert whole.std() > 20
-    assert abs(whole.astype(int) - tiled).max() <= 1  # sums in another order round to a neighbour
+    assert abs(whole.astype(int) - tiled).max() <= 1  # sums in another order round to a neighbor
 
 
 def test_the_small_network_on_the_cpu_works_in_tiles_that_stay_in_cheap_memory(monkeypatch: pytest.MonkeyPatch) -> None:

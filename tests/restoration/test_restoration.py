@@ -22,7 +22,7 @@ from gfprestore.restoration.restorers import FaceLimits
 
 @pytest.fixture
 def scene() -> NDArray[np.uint8]:
-    """A smooth colourful picture (160, 240, 3) without any face."""
+    """A smooth colorful image (160, 240, 3) without any face."""
     y, x = np.mgrid[0:160, 0:240].astype(np.float32)
     channels = [128 + 100 * np.sin(x / 37 + y / 53), 60 + y, 200 - x / 2]
     return np.clip(np.stack(channels, axis=2), 0, 255).astype(np.uint8)
@@ -38,7 +38,7 @@ def test_the_library_is_found_at_the_top_and_importing_the_package_alone_loads_n
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_faces_are_painted_and_all_else_is_the_enlarged_photo(scene: NDArray[np.uint8], dtype: type) -> None:
     pixels = scene.astype(dtype) * (257 if dtype is np.uint16 else 1)
-    red = Painter(colour=(1.0, -1.0, -1.0))
+    red = Painter(color=(1.0, -1.0, -1.0))
     finder = Finder([(60, 60), (180, 90)])
     result = opened(red, finder, RunOptions(upscale=2)).restore(pixels)
     plain = opened(red, Finder([]), RunOptions(upscale=2)).restore(pixels)
@@ -58,7 +58,7 @@ def test_faces_are_painted_and_all_else_is_the_enlarged_photo(scene: NDArray[np.
 
 
 def test_a_face_that_fails_is_left_as_it_was_and_counted_as_not_restored(scene: NDArray[np.uint8]) -> None:
-    red = Painter(colour=(1.0, -1.0, -1.0), broken=[1])
+    red = Painter(color=(1.0, -1.0, -1.0), broken=[1])
     finder = Finder([(60, 60), (180, 90)])
     result = opened(red, finder).restore(scene)
     plain = opened(Painter(), Finder([])).restore(scene)
@@ -69,7 +69,7 @@ def test_a_face_that_fails_is_left_as_it_was_and_counted_as_not_restored(scene: 
 
 
 def test_faces_beyond_the_restorers_limits_are_found_and_left_as_they_were(scene: NDArray[np.uint8]) -> None:
-    red = Painter(colour=(1.0, -1.0, -1.0), limits=FaceLimits(least_side=(90, 120)))
+    red = Painter(color=(1.0, -1.0, -1.0), limits=FaceLimits(least_side=(90, 120)))
     result = opened(red, Finder([(60, 60), (180, 90)], eyes=20)).restore(scene)  # 20 pixels of 126 in a crop of 512
     assert (len(result.faces), len(result.crops), result.restored_faces) == (2, 0, 0)
     assert red.seen == []
@@ -80,8 +80,8 @@ def test_faces_near_the_restorers_limits_are_blended(scene: NDArray[np.uint8]) -
     side = 20 * 512 / 126.0
     half = FaceLimits(least_side=(side - 10, side + 10))
     full, blended, plain = (
-        opened(Painter((1.0, -1.0, -1.0), limits=limits), Finder(centres), RunOptions(upscale=1)).restore(scene).pixels
-        for limits, centres in ((None, [(60, 60)]), (half, [(60, 60)]), (None, []))
+        opened(Painter((1.0, -1.0, -1.0), limits=limits), Finder(centers), RunOptions(upscale=1)).restore(scene).pixels
+        for limits, centers in ((None, [(60, 60)]), (half, [(60, 60)]), (None, []))
     )
     at = (70, 60)
     expected = (full[at].astype(float) + plain[at]) / 2
@@ -114,14 +114,14 @@ def test_seeds_come_from_the_photos_name_and_the_faces_index_only(scene: NDArray
     assert painter.seen == [(1, None)]
 
 
-def test_a_grey_photo_stays_grey_unless_colour_is_asked_for(scene: NDArray[np.uint8]) -> None:
-    grey = np.repeat(cv2.cvtColor(scene, cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
-    orange = Painter(colour=(0.6, 0.0, -0.6))
+def test_a_gray_photo_stays_gray_unless_color_is_asked_for(scene: NDArray[np.uint8]) -> None:
+    gray = np.repeat(cv2.cvtColor(scene, cv2.COLOR_RGB2GRAY)[:, :, None], 3, axis=2)
+    orange = Painter(color=(0.6, 0.0, -0.6))
     finder = Finder([(120, 70)])
-    kept = opened(orange, finder).restore(grey).pixels.astype(int)
-    coloured = opened(orange, finder, RunOptions(colour="restore")).restore(grey).pixels.astype(int)
+    kept = opened(orange, finder).restore(gray).pixels.astype(int)
+    colored = opened(orange, finder, RunOptions(color="restore")).restore(gray).pixels.astype(int)
     assert (kept.max(axis=2) - kept.min(axis=2)).max() <= 1
-    assert (coloured[160, 240, 0] - coloured[160, 240, 2]) > 100
+    assert (colored[160, 240, 0] - colored[160, 240, 2]) > 100
 
 
 def test_files_keep_their_type_alpha_and_metadata(scene: NDArray[np.uint8], tmp_path: Path) -> None:

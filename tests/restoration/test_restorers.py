@@ -69,9 +69,9 @@ def test_a_face_that_is_not_finite_in_fp32_comes_back_as_nan_and_the_others_whol
 
 
 def test_a_black_answer_to_a_black_face_is_sound() -> None:
-    black, grey = torch.full((1, 3, 8, 8), -1.0), torch.zeros(1, 3, 8, 8)
+    black, gray = torch.full((1, 3, 8, 8), -1.0), torch.zeros(1, 3, 8, 8)
     assert sound_faces(black, black).tolist() == [True]
-    assert sound_faces(grey, black).tolist() == [False]
+    assert sound_faces(gray, black).tolist() == [False]
 
 
 def test_a_faces_noise_depends_on_its_seed_and_not_on_its_batch() -> None:
@@ -88,7 +88,7 @@ def test_a_faces_noise_depends_on_its_seed_and_not_on_its_batch() -> None:
 
 
 @pytest.mark.parametrize(("side", "share"), [(30, 0), (40, 0), (45, 0.25), (50, 0.5), (60, 1), (2000, 1)])
-def test_less_of_a_face_is_taken_towards_each_limit(side: float, share: float) -> None:
+def test_less_of_a_face_is_taken_toward_each_limit(side: float, share: float) -> None:
     limits = FaceLimits(least_side=(40, 60), sharpness=(0.5, 0.7))
     assert limits.share(side, 0.2) == limits.share(side, 0.5) == pytest.approx(share)
     assert limits.share(side, 0.6) == pytest.approx(min(share, 0.5))

@@ -66,7 +66,7 @@ def test_at_the_scale_of_the_function_every_pixel_is_exactly_its_own(
 
 
 @pytest.mark.parametrize("upscale", [1.0, 1.37, 2.0, 2.5, 3.0, 3.99])
-def test_other_sizes_are_the_whole_upscaled_picture_resized_once(upscale: float) -> None:
+def test_other_sizes_are_the_whole_upscaled_image_resized_once(upscale: float) -> None:
     image = noise(215, 150)
     size = round(215 * upscale), round(150 * upscale)
     whole = image.repeat(4, axis=0).repeat(4, axis=1)
@@ -220,7 +220,7 @@ def test_tiles_too_small_to_fade_are_refused(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("upscale", [4, 2])
-def test_memory_does_not_follow_the_size_of_the_picture(upscale: int) -> None:
+def test_memory_does_not_follow_the_size_of_the_image(upscale: int) -> None:
     image = noise(900, 900)
     output = np.zeros((900 * upscale, 900 * upscale, 3), np.uint8)
     tracemalloc.start()

@@ -27,7 +27,7 @@ from gfprestore.training.background import BackgroundRecipe, open_student, open_
 from gfprestore.training.config import TrainConfig, make_config
 from gfprestore.training.distillation import PART, make_pairs, missing_parts, open_patches, pairs_folder, read_pairs
 from gfprestore.training.distributed import World
-from gfprestore.training.loss_networks import Critics
+from gfprestore.training.loss_networks import LossNetworks
 from gfprestore.training.plan import plan
 from gfprestore.training.presets import BACKGROUND_PRESETS, Distillation, LossWeights
 from gfprestore.training.recipe import Batch
@@ -41,7 +41,7 @@ L1 = LossWeights(reconstruction=1.0, perceptual=0, pyramid=0, adversarial=0, com
 
 
 class Doubling:
-    """A teacher whose picture is known: every pixel four times, ten levels lighter."""
+    """A teacher whose image is known: every pixel four times, ten levels lighter."""
 
     name = "doubling"
 
@@ -103,7 +103,7 @@ def log_of(output: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
 
 
-def test_every_piece_is_of_the_same_place_in_both_pictures_however_it_is_turned(data: Path, tmp_path: Path) -> None:
+def test_every_piece_is_of_the_same_place_in_both_images_however_it_is_turned(data: Path, tmp_path: Path) -> None:
     config = config_of(data, tmp_path)
     make_pairs(config, made_by(Doubling()), print)
     pairs = read_pairs(config)
@@ -186,7 +186,9 @@ def test_a_damaged_part_is_named(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_student_comes_to_do_as_the_teacher(data: Path, tmp_path: Path, store: WeightsStore) -> None:
-    config = config_of(data, tmp_path / "out", tone_radius=0, steps=80, rate=8e-3, milestones=(), ema_halflife=5.0)
+    config = config_of(
+        data, tmp_path / "out", tone_radius=0, steps=80, learning_rate=8e-3, milestones=(), ema_half_life=5.0
+    )
     make_pairs(config, made_by(Doubling()), print)
     train(config, print, store=store)
     losses = [line["reconstruction"] for line in log_of(config.output)]
@@ -197,8 +199,8 @@ def test_the_student_comes_to_do_as_the_teacher(data: Path, tmp_path: Path, stor
         CPU,
         torch.float32,  # type: ignore[arg-type]
     )
-    grey = np.full((40, 40, 3), 120, np.uint8)
-    assert abs(background.enlarge(grey, 2).astype(int) - 130).mean() < 5  # 10 levels lighter, as it was taught
+    gray = np.full((40, 40, 3), 120, np.uint8)
+    assert abs(background.enlarge(gray, 2).astype(int) - 130).mean() < 5  # 10 levels lighter, as it was taught
 
 
 def test_where_tones_are_kept_the_teachers_tones_do_not_count(data: Path, tmp_path: Path) -> None:
@@ -214,7 +216,7 @@ def test_where_tones_are_kept_the_teachers_tones_do_not_count(data: Path, tmp_pa
 
     def losses(tone_radius: int) -> list[float]:
         config = config_of(data, tmp_path, tone_radius=tone_radius)
-        recipe = BackgroundRecipe(config, None, Critics(), CPU)
+        recipe = BackgroundRecipe(config, None, LossNetworks(), CPU)
         batches = (Batch(Sample(lq, repeated + detail + tone, torch.zeros(2, 3, 4)), [0, 1]) for tone in (0.0, 0.2))
         return [recipe.losses_of(batch, 1)["reconstruction"].item() for batch in batches]
 
@@ -271,7 +273,7 @@ def test_a_training_starts_from_a_student_of_its_sizes_only(data: Path, tmp_path
     assert open_student(config_of(data, tmp_path)) is None
 
 
-def test_the_perceptual_loss_sees_a_piece_of_both_pictures(data: Path, tmp_path: Path, store: WeightsStore) -> None:
+def test_the_perceptual_loss_sees_a_piece_of_both_images(data: Path, tmp_path: Path, store: WeightsStore) -> None:
     pytest.importorskip("stlpips_pytorch")
     losses = replace(L1, perceptual=0.1)
     config = config_of(data, tmp_path / "out", steps=1, losses=losses, perceptual_crop=32)

@@ -25,10 +25,16 @@ def config_of(preset: str = "paper", **options: Any) -> TrainConfig:
 def test_the_papers_preset_has_the_papers_numbers() -> None:
     """Section 4.1 of the paper; batch, R1 and EMA as in the official configuration."""
     paper = PRESETS["paper"]
-    assert (paper.size, paper.steps, paper.batch_size, paper.rate) == (512, 800_000, 12, 2e-3)
-    assert [paper.rate_factor(step) for step in (1, 700_000, 700_001, 750_000, 750_001)] == [1, 1, 0.5, 0.5, 0.25]
+    assert (paper.size, paper.steps, paper.batch_size, paper.learning_rate) == (512, 800_000, 12, 2e-3)
+    assert [paper.learning_rate_factor(step) for step in (1, 700_000, 700_001, 750_000, 750_001)] == [
+        1,
+        1,
+        0.5,
+        0.5,
+        0.25,
+    ]
     assert (paper.r1_gamma, paper.r1_every, paper.pyramid_until) == (10, 16, 50_000)
-    assert 0.5 ** (1 / paper.ema_halflife) == pytest.approx(0.5 ** (32 / 10_000), rel=1e-12)
+    assert 0.5 ** (1 / paper.ema_half_life) == pytest.approx(0.5 ** (32 / 10_000), rel=1e-12)
     assert (paper.degradation, paper.perceptual_network, paper.train_decoder) == (PAPER, "vgg19", False)
     assert paper.losses.used() == {
         "reconstruction": 0.1, "perceptual": 1, "pyramid": 1, "adversarial": 0.1, "components": 1,
@@ -48,7 +54,7 @@ def test_the_official_preset_differs_where_the_official_file_does() -> None:
 
 def test_compact_is_a_small_network_for_old_prints_that_needs_no_prior() -> None:
     compact = PRESETS["compact"]
-    assert (compact.size, compact.narrow, compact.channel_multiplier, compact.rate) == (256, 0.25, 2, 3e-4)
+    assert (compact.size, compact.narrow, compact.channel_multiplier, compact.learning_rate) == (256, 0.25, 2, 3e-4)
     assert (compact.layout, compact.start, compact.degradation) == ("clean", "nothing", OLD_PRINTS)
     numbers = sum(parameter.numel() for parameter in GFPGAN(compact.network()).parameters())
     assert 4e6 < numbers < 6e6, "10 MB in half precision"
@@ -62,13 +68,13 @@ def test_the_small_prior_is_of_the_small_restorers_sizes_and_has_rates_of_its_ow
     restorer = PRESETS["compact"]
     assert prior.network().channels == restorer.network().channels[:4]
     assert (prior.decoder_noise, prior.path_weight, prior.exports_half) == (False, 0, False)
-    assert prior.rate < 3e-4, "the clean layout's plain weights of 0.03 move by a hundredth a step as it is"
+    assert prior.learning_rate < 3e-4, "the clean layout's plain weights of 0.03 move by a hundredth a step as it is"
     assert make_config(Path("faces"), Path("out"), "paper", stage="prior").preset == PRESETS["paper"]
 
 
 def test_finetuning_spares_loaded_weights() -> None:
     finetune = PRESETS["finetune"]
-    assert finetune.rate <= 2e-3 / 20, "2e-3 destroys loaded weights"
+    assert finetune.learning_rate <= 2e-3 / 20, "2e-3 destroys loaded weights"
     assert finetune.discriminator_warmup > 0
     assert finetune.network().channels == (512, 512, 512, 512, 512, 256, 128, 64), "channel multiplier 2"
 
@@ -160,12 +166,24 @@ def test_a_teacher_counts_ten_times_what_the_reconstruction_does() -> None:
 
 
 def test_any_value_of_the_preset_can_be_set() -> None:
-    values = ["rate=1e-4", "losses.identity=8", "milestones=100,200", "betas=0,0.9", "pyramid-until=70", "steps = 9"]
-    values += ["degradation.ageing.grain=1,2", "degradation.clean-probability=0.5", "gradient_limit=none"]
+    values = [
+        "learning_rate=1e-4",
+        "losses.identity=8",
+        "milestones=100,200",
+        "betas=0,0.9",
+        "pyramid-until=70",
+        "steps = 9",
+    ]
+    values += ["degradation.aging.grain=1,2", "degradation.clean-probability=0.5", "max_grad_norm=none"]
     preset = config_of("compact", values=[*values, "train_decoder=false", "start=prior"]).preset
-    assert (preset.rate, preset.losses.identity, preset.milestones, preset.betas) == (1e-4, 8.0, (100, 200), (0.0, 0.9))
-    assert (preset.pyramid_until, preset.steps, preset.gradient_limit, preset.start) == (70, 9, None, "prior")
-    assert preset.degradation.ageing is not None and preset.degradation.ageing.grain == (1.0, 2.0)
+    assert (preset.learning_rate, preset.losses.identity, preset.milestones, preset.betas) == (
+        1e-4,
+        8.0,
+        (100, 200),
+        (0.0, 0.9),
+    )
+    assert (preset.pyramid_until, preset.steps, preset.max_grad_norm, preset.start) == (70, 9, None, "prior")
+    assert preset.degradation.aging is not None and preset.degradation.aging.grain == (1.0, 2.0)
     assert (preset.degradation.clean_probability, preset.train_decoder) == (0.5, False)
     assert config_of("compact", values=["milestones="]).preset.milestones == ()
     assert config_of("compact", values=["losses.identity=3"], without=["identity"]).preset.losses.identity == 0
@@ -176,26 +194,26 @@ def test_any_value_of_the_preset_can_be_set() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("rate", "--set rate: a value is set as NAME=VALUE"),
+        ("learning_rate", "--set learning_rate: a value is set as NAME=VALUE"),
         ("rates=1", "rates is none of about, layout, size"),
         ("losses.gan=1", "--set losses.gan=1: gan is none of reconstruction, perceptual"),
-        ("rate.first=1", "rate has no values of its own; set rate=VALUE"),
-        ("rate=fast", "--set rate=fast: a number is wanted, not 'fast'"),
+        ("learning_rate.first=1", "learning_rate has no values of its own; set learning_rate=VALUE"),
+        ("learning_rate=fast", "--set learning_rate=fast: a number is wanted, not 'fast'"),
         ("losses=1", "has values of its own; name one of them after a dot"),
         ("betas=0.5", "2 values are wanted, with commas"),
         ("layout=old", "one of paper, clean is wanted, not old"),
         ("train_decoder=yes", "one of true, false is wanted, not yes"),
         ("degradation.sigma=4,1", r"--set degradation.sigma=4,1: sigma is a range"),
-        ("rate=-1", "learning rates are above 0"),
-        ("rate=nan", "--set rate=nan: a number is wanted, not 'nan'"),
+        ("learning_rate=-1", "learning rates are above 0"),
+        ("learning_rate=nan", "--set learning_rate=nan: a number is wanted, not 'nan'"),
         ("losses.identity=-3", "losses.identity is 0 or more, not -3"),
         ("steps=1e3", "--set steps=1e3: a whole number is wanted, not '1e3'"),
-        ("ema-halflife=0", "--set ema-halflife=0: ema_halflife is above 0, not 0"),
-        ("gradient-limit=-1", "gradient_limit is above 0, not -1"),
+        ("ema-half-life=0", "--set ema-half-life=0: ema_half_life is above 0, not 0"),
+        ("max-grad-norm=-1", "max_grad_norm is above 0, not -1"),
         ("betas=0,1", "betas are from 0 to below 1, not 0, 1"),
         ("component-width=0", "component_width is 1 or more, not 0"),
         ("r1-every=0", "r1_every is 1 or more, not 0"),
-        ("unet-after=-1", "unet_after is 0 or more, not -1"),
+        ("unet-start-step=-1", "unet_start_step is 0 or more, not -1"),
         ("mixing=1.5", "mixing is from 0 to 1, not 1.5"),
         ("input-share=5", "input_share is from 0 to below 1, not 5"),
     ],
@@ -222,5 +240,5 @@ def test_options_override_the_preset_and_leave_the_table_alone() -> None:
     config = config_of("compact", steps=7, batch_size=2, size=128, perceptual_network="vgg19")
     preset = config.preset
     assert (preset.steps, preset.batch_size, preset.size, preset.perceptual_network) == (7, 2, 128, "vgg19")
-    assert preset.rate == PRESETS["compact"].rate
+    assert preset.learning_rate == PRESETS["compact"].learning_rate
     assert (PRESETS["compact"].steps, PRESETS["compact"].size) == (3_000, 256)

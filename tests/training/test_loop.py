@@ -133,8 +133,8 @@ class Bursting(Descent):
         super().__init__()
         self.burst = burst
 
-    def step(self, batches: Sequence[Batch], step: int, rate_scale: float) -> dict[str, Tensor]:
-        loss = super().step(batches, step, rate_scale)["distance"] * 0 + 0.2
+    def step(self, batches: Sequence[Batch], step: int, learning_rate_scale: float) -> dict[str, Tensor]:
+        loss = super().step(batches, step, learning_rate_scale)["distance"] * 0 + 0.2
         if step == self.burst:
             self.burst, loss = 0, loss * 100
         return {"reconstruction": loss}
@@ -147,7 +147,7 @@ def test_a_loss_that_bursts_goes_back_as_well_once_it_is_known_what_is_usual(
     told: list[str] = []
     config = config_of(data, tmp_path, steps=30, save_every=5)
     report = fitted(Bursting(burst), config, told)
-    assert report.returns == returns
+    assert report.rollbacks == returns
     expected = "reconstruction is 20, over 10 times what it was, at step 28: back to step 25"
     assert any(line.startswith(expected) for line in told) == bool(returns)
     assert [line["step"] for line in log_of(tmp_path)] == list(range(1, 31))
@@ -179,7 +179,7 @@ def test_a_loss_that_is_no_number_goes_back_to_the_last_checkpoint_at_half_the_r
     recipe = Descent(breaks=[5, 6])
     config = config_of(data, tmp_path, steps=8, save_every=4)
     report = fitted(recipe, config, told)
-    assert report.returns == 2
+    assert report.rollbacks == 2
     assert recipe.rates == [(step, 0.1) for step in (1, 2, 3, 4, 5)] + [(5, 0.05), (6, 0.05)] + [
         (step, 0.025) for step in (5, 6, 7, 8)
     ]
@@ -189,7 +189,7 @@ def test_a_loss_that_is_no_number_goes_back_to_the_last_checkpoint_at_half_the_r
         "distance is no number at step 5: back to step 4, learning rates now 0.5 of the preset's.",
         "distance is no number at step 6: back to step 4, learning rates now 0.25 of the preset's.",
     ]
-    assert read_checkpoint(tmp_path / "checkpoint.pt", SIZES).rate_scale == 0.25
+    assert read_checkpoint(tmp_path / "checkpoint.pt", SIZES).learning_rate_scale == 0.25
 
 
 def test_weights_that_are_no_numbers_are_never_written(data: Path, tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_torn_line_of_the_log_is_taken_out_on_resuming(data: Path, tmp_path: P
     assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3]
 
 
-def test_the_sample_picture_shows_the_same_faces_in_columns(data: Path, tmp_path: Path) -> None:
+def test_the_sample_image_shows_the_same_faces_in_columns(data: Path, tmp_path: Path) -> None:
     config = tiny_config(data, tmp_path, losses={"reconstruction": 1.0}, steps=2, sample_every=1)
     train(config, print)
     first, second = (pixels_of(tmp_path / "samples" / f"000000{step}.png").astype(int) for step in (1, 2))
@@ -316,7 +316,7 @@ def test_the_sample_picture_shows_the_same_faces_in_columns(data: Path, tmp_path
     assert (first[:, 64:96] != second[:, 64:96]).any(), "the restored faces change"
 
 
-def test_a_damaged_picture_is_left_out_and_named_once(data: Path, tmp_path: Path) -> None:
+def test_a_damaged_image_is_left_out_and_named_once(data: Path, tmp_path: Path) -> None:
     faces = make_faces(tmp_path / "faces", count=3)
     (faces / "01.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
     told: list[str] = []
@@ -326,14 +326,14 @@ def test_a_damaged_picture_is_left_out_and_named_once(data: Path, tmp_path: Path
 
 def test_an_empty_folder_is_an_error_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "faces").mkdir()
-    with pytest.raises(FolderError, match="no pictures"):
+    with pytest.raises(FolderError, match="no images"):
         train(config_of(tmp_path / "faces", tmp_path / "out"), print)
     assert not (tmp_path / "out").exists()
 
 
-def test_pictures_that_are_all_too_small_are_an_error_in_a_worker_too(tmp_path: Path) -> None:
+def test_images_that_are_all_too_small_are_an_error_in_a_worker_too(tmp_path: Path) -> None:
     faces = make_faces(tmp_path / "faces", count=2, size=16)
-    with pytest.raises(FolderError, match=r"^None of the 2 pictures .*16 pixels a side") as held:
+    with pytest.raises(FolderError, match=r"^None of the 2 images .*16 pixels a side") as held:
         fitted(Descent(), config_of(faces, tmp_path / "out", workers=1))
     assert not multiprocessing.active_children(), f"no worker outlives {held.type}, which still holds the loader"
 
@@ -346,7 +346,7 @@ def test_a_worker_that_is_stuck_and_deaf_ends_with_the_training(
     class Stuck(FaceDataset):
         def __getitem__(self, position: int) -> Sample:
             if position >= 8:
-                time.sleep(3600)  # a network folder that went away, while pictures are loaded ahead
+                time.sleep(3600)  # a network folder that went away, while images are loaded ahead
             return super().__getitem__(position)
 
     config = config_of(data, tmp_path, steps=3, workers=1)
@@ -365,10 +365,10 @@ def test_an_output_that_is_a_file_is_an_error(data: Path, tmp_path: Path) -> Non
 
 def test_too_little_memory_names_the_way_out(data: Path, tmp_path: Path) -> None:
     class Hungry(Descent):
-        def step(self, batches: Any, step: int, rate_scale: float) -> dict[str, Tensor]:
+        def step(self, batches: Any, step: int, learning_rate_scale: float) -> dict[str, Tensor]:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(DeviceError, match="too little memory for 2 pictures at once.*--accumulate 2") as error:
+    with pytest.raises(DeviceError, match="too little memory for 2 images at once.*--accumulate 2") as error:
         fitted(Hungry(), config_of(data, tmp_path))
     assert error.value.exit_code == ExitCode.DEVICE
 
@@ -398,11 +398,11 @@ def test_as_many_workers_load_as_keep_up(
 def test_the_number_of_workers_is_measured_and_told(data: Path, tmp_path: Path) -> None:
     told: list[str] = []
     report = fitted(Descent(), config_of(data, tmp_path, steps=4, workers=None), told)
-    (line,) = [line for line in told if "Loading a step's 2 pictures takes" in line]
+    (line,) = [line for line in told if "Loading a step's 2 images takes" in line]
     assert line.endswith(f"{report.workers} worker process(es).") or report.workers == 0
 
 
-def test_measured_or_given_workers_see_the_same_pictures(data: Path, tmp_path: Path) -> None:
+def test_measured_or_given_workers_see_the_same_images(data: Path, tmp_path: Path) -> None:
     weights = []
     for name, workers in (("none", 0), ("two", 2), ("measured", None)):
         recipe = Descent()
@@ -476,10 +476,10 @@ def trained_by_two(data: Path, output: Path, lateness: float = 0.0) -> subproces
 
 
 def test_two_processes_learn_what_one_does(data: Path, tmp_path: Path) -> None:
-    """The same pictures in all: discriminator, components and penalties included."""
+    """The same images in all: discriminator, components and penalties included."""
     train(tiny_config(data, tmp_path / "1", batch_size=8, steps=3, r1_every=2), print)
     done = trained_by_two(data, tmp_path / "2")
-    assert done.stdout.count("pictures in") == 1, "one process talks"
+    assert done.stdout.count("images in") == 1, "one process talks"
     one, two = (
         flattened(torch.load(tmp_path / processes / "checkpoint.pt", weights_only=True)["recipe"])
         for processes in ("1", "2")
@@ -502,13 +502,13 @@ def test_a_late_process_does_not_take_the_first_checkpoint_for_an_earlier_traini
 
 
 def test_the_stream_is_the_datasets_own(data: Path, tmp_path: Path) -> None:
-    """What a step sees does not depend on how its batch is cut: 8 pictures at once, or in four parts."""
+    """What a step sees does not depend on how its batch is cut: 8 images at once, or in four parts."""
     seen: dict[int, list[Tensor]] = {}
 
     class Watching(Descent):
-        def step(self, batches: Any, step: int, rate_scale: float) -> dict[str, Tensor]:
+        def step(self, batches: Any, step: int, learning_rate_scale: float) -> dict[str, Tensor]:
             seen.setdefault(len(batches), []).append(torch.cat([batch.sample.gt for batch in batches]))
-            return super().step(batches, step, rate_scale)
+            return super().step(batches, step, learning_rate_scale)
 
     for parts in (1, 4):
         config = config_of(data, tmp_path / str(parts), steps=2, batch_size=8, accumulate=parts)

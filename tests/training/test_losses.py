@@ -32,7 +32,7 @@ def near(ours: Tensor, expected: Tensor, tolerance: float = 1e-5) -> bool:
     return bool((ours - expected).abs().max() <= tolerance * expected.abs().max())
 
 
-def pictures(count: int = 2, size: int = 32) -> Tensor:
+def images(count: int = 2, size: int = 32) -> Tensor:
     return torch.rand(count, 3, size, size) * 2 - 1
 
 
@@ -46,7 +46,7 @@ def unsettled(module: nn.Module) -> nn.Module:
 def test_reconstruction_is_the_official_l1(official: None) -> None:
     from basicsr.losses.basic_loss import L1Loss
 
-    restored, gt = pictures(), pictures()
+    restored, gt = images(), images()
     assert near(losses.reconstruction_loss(restored, gt), L1Loss()(restored, gt))
     assert losses.reconstruction_loss(gt + 0.25, gt).item() == pytest.approx(0.25, abs=1e-6)
 
@@ -69,7 +69,7 @@ def test_perceptual_and_style_losses_are_the_official_ones(
     official_loss = PerceptualLoss(weights, layout, range_norm=True, perceptual_weight=1, style_weight=50)
     ours = VGGFeatures.from_state(state, list(weights))
 
-    restored, gt = pictures().requires_grad_(), pictures()
+    restored, gt = images().requires_grad_(), images()
     expected, expected_style = official_loss(restored, gt)
     features, gt_features = ours(restored), ours(gt)
     perceptual = losses.perceptual_loss(features, gt_features, weights)
@@ -96,12 +96,12 @@ def test_gram_matrix_is_the_official_one_in_any_memory_format(official_model: An
 
 
 def test_pyramid_loss_is_the_official_sum_over_the_scales(official_model: Any) -> None:
-    gt = pictures(size=32)
+    gt = images(size=32)
     official = SimpleNamespace(gt=gt, log_size=5)
     targets = official_model.construct_img_pyramid(official)
-    pyramid = [pictures(size=size) for size in (8, 16, 32)]
+    pyramid = [images(size=size) for size in (8, 16, 32)]
     assert [target.shape[2] for target in targets] == [8, 16, 32]
-    expected = sum(F.l1_loss(picture, target) for picture, target in zip(pyramid, targets, strict=True))
+    expected = sum(F.l1_loss(image, target) for image, target in zip(pyramid, targets, strict=True))
     assert near(losses.pyramid_loss(pyramid, gt), expected)  # type: ignore[arg-type]
     assert losses.pyramid_loss(targets, gt).item() < 1e-6
 
@@ -132,7 +132,7 @@ def test_r1_penalty_and_what_it_teaches_are_the_official_ones(official_gfpgan: d
     theirs = unsettled(OfficialDiscriminator(16, channel_multiplier=1, narrow=0.03125))
     ours = StyleGAN2Discriminator((16, 16, 16))
     ours.load_state_dict(theirs.state_dict())
-    real = pictures(4, 16).requires_grad_()
+    real = images(4, 16).requires_grad_()
     penalty, expected = losses.r1_penalty(real, ours(real)), r1_penalty(theirs(real), real)
     assert expected > 1e-3
     assert near(penalty, expected)
@@ -145,7 +145,7 @@ def test_r1_penalty_and_what_it_teaches_are_the_official_ones(official_gfpgan: d
 
 def test_r1_penalty_of_a_linear_discriminator_is_its_weights_squared_norm() -> None:
     weights = torch.randn(3, 4, 4)
-    real = pictures(5, 4).requires_grad_()
+    real = images(5, 4).requires_grad_()
     logits = (real * weights).sum((1, 2, 3))[:, None]
     assert losses.r1_penalty(real, logits).item() == pytest.approx(weights.square().sum().item(), rel=1e-5)
 
@@ -165,9 +165,9 @@ def test_path_length_penalty_and_what_it_teaches_are_the_official_ones(
     ours.load_state_dict(theirs.state_dict())
     z = torch.randn(3, 16)
 
-    expected_pictures, expected_latents = theirs([z], randomize_noise=False, return_latents=True)
+    expected_images, expected_latents = theirs([z], randomize_noise=False, return_latents=True)
     torch.manual_seed(7)
-    expected, expected_lengths, expected_mean = g_path_regularize(expected_pictures, expected_latents, 0.3)
+    expected, expected_lengths, expected_mean = g_path_regularize(expected_images, expected_latents, 0.3)
 
     torch.manual_seed(7)
     directions = torch.randn(3, 3, 64, 64)
@@ -189,7 +189,7 @@ def test_path_length_penalty_and_what_it_teaches_are_the_official_ones(
 
 
 def test_path_length_of_a_linear_generator_is_its_gain() -> None:
-    """Pictures that follow one latent with gain g have paths of length g times a direction's length."""
+    """Images that follow one latent with gain g have paths of length g times a direction's length."""
     latents = torch.randn(2, 1, 3, requires_grad=True)
     gain = torch.tensor([2.0, 5.0])
     drawn = (gain[:, None] * latents[:, 0]).view(2, 3, 1, 1)
@@ -202,11 +202,11 @@ def test_path_length_of_a_linear_generator_is_its_gain() -> None:
 
 
 def test_patches_are_the_official_ones(official_model: Any) -> None:
-    """Official boxes count from pixel centres, ours from the picture's edge: half a pixel."""
-    restored, gt = pictures(2, 512), pictures(2, 512)
-    centres = torch.rand(2, 3, 2) * 300 + 100
+    """Official boxes count from pixel centers, ours from the image's edge: half a pixel."""
+    restored, gt = images(2, 512), images(2, 512)
+    centers = torch.rand(2, 3, 2) * 300 + 100
     halves = torch.tensor([37.0, 41.5, 60.0])[None, :, None]
-    boxes = torch.cat([centres - halves, centres + halves], dim=2)
+    boxes = torch.cat([centers - halves, centers + halves], dim=2)
     loc = boxes - 0.5
     official = SimpleNamespace(
         opt={"network_g": {"out_size": 512}}, device="cpu", gt=gt, output=restored,
@@ -221,7 +221,7 @@ def test_patches_are_the_official_ones(official_model: Any) -> None:
 
 
 def test_a_patch_as_large_as_its_box_is_cut_out_pixel_by_pixel() -> None:
-    face = pictures(1, 128)  # patches of 20, 20 and 30 pixels
+    face = images(1, 128)  # patches of 20, 20 and 30 pixels
     boxes = torch.tensor([[[10.0, 30, 30, 50], [70, 30, 90, 50], [40, 80, 70, 110]]])
     patches = losses.component_patches(face, boxes)
     assert torch.allclose(patches["left_eye"], face[..., 30:50, 10:30], atol=1e-6)
@@ -230,7 +230,7 @@ def test_a_patch_as_large_as_its_box_is_cut_out_pixel_by_pixel() -> None:
 
 
 def test_components_without_a_box_are_left_out() -> None:
-    faces = pictures(3, 64)
+    faces = images(3, 64)
     boxes = torch.tensor([[5.0, 5, 25, 25], [35, 5, 55, 25], [20, 35, 45, 60]]).repeat(3, 1, 1)
     complete = losses.component_patches(faces, boxes)
     boxes[0, 0] = math.nan
@@ -243,7 +243,7 @@ def test_components_without_a_box_are_left_out() -> None:
 
 
 def test_without_patches_the_component_losses_are_zero_and_give_gradients() -> None:
-    faces = pictures(1, 64).requires_grad_()
+    faces = images(1, 64).requires_grad_()
     discriminator = FacialComponentDiscriminator(4)
     patches = losses.component_patches(faces, torch.full((1, 3, 4), math.nan))["mouth"]
     logits, features = discriminator(patches, with_features=True)
@@ -277,18 +277,18 @@ def test_style_does_not_mind_where_features_stand_and_matching_does() -> None:
     assert near(losses.component_matching_loss(turned, features), expected)
 
 
-def test_identity_compares_embeddings_of_official_grey_faces(official_model: Any) -> None:
-    faces = pictures(2, 256)
-    grey = losses.grey_for_identity(faces)
-    assert grey.shape == (2, 1, 128, 128)
-    assert near(grey, official_model.gray_resize_for_identity(None, faces))
-    white = losses.grey_for_identity(torch.ones(1, 3, 128, 128))
+def test_identity_compares_embeddings_of_official_gray_faces(official_model: Any) -> None:
+    faces = images(2, 256)
+    gray = losses.gray_for_identity(faces)
+    assert gray.shape == (2, 1, 128, 128)
+    assert near(gray, official_model.gray_resize_for_identity(None, faces))
+    white = losses.gray_for_identity(torch.ones(1, 3, 128, 128))
     assert np.allclose(white, 0.9999), "the weights do not quite add up to one"
     embeddings = torch.randn(2, 512)
     assert losses.identity_loss(embeddings + 0.5, embeddings).item() == pytest.approx(0.5, abs=1e-6)
 
 
-def test_a_face_is_shown_to_dlib_alone_and_grey() -> None:
+def test_a_face_is_shown_to_dlib_alone_and_gray() -> None:
     faces = torch.full((2, 3, 512, 512), -1.0)
     left, top, right, bottom = losses.DLIB_CHIP
     faces[:, 1, top:bottom, left:right] = 1.0
@@ -300,15 +300,15 @@ def test_a_face_is_shown_to_dlib_alone_and_grey() -> None:
     assert (half - green).abs().mean() < 0.01
     checks = torch.ones(1, 3, 512, 512)
     checks[..., ::2] = -1.0
-    assert losses.chip_for_identity(checks).abs().max() < 0.3, "fine stripes become grey, not coarse ones"
+    assert losses.chip_for_identity(checks).abs().max() < 0.3, "fine stripes become gray, not coarse ones"
 
 
-def test_dlib_asks_for_no_colours() -> None:
+def test_dlib_asks_for_no_colors() -> None:
     """What it sees is the luma; what it asks for is the same of red, green and blue."""
-    faces = pictures(1, 64).requires_grad_()
+    faces = images(1, 64).requires_grad_()
     chips = losses.chip_for_identity(faces, 16)
     left, top, right, bottom = (round(edge / 8) for edge in losses.DLIB_CHIP)
-    luma = torch.einsum("bchw,c->bhw", faces[..., top:bottom, left:right], torch.tensor(losses.GREY_WEIGHTS))
+    luma = torch.einsum("bchw,c->bhw", faces[..., top:bottom, left:right], torch.tensor(losses.GRAY_WEIGHTS))
     shrunk = torch.nn.functional.interpolate(luma[:, None], size=(16, 16), mode="bilinear", antialias=True)
     torch.testing.assert_close(chips, shrunk.expand(-1, 3, -1, -1))
     (gradient,) = torch.autograd.grad((chips * torch.rand_like(chips)).sum(), faces)
@@ -326,7 +326,7 @@ def test_the_distance_of_embeddings_is_euclidean_and_has_a_gradient_at_nothing()
 
 
 def test_the_side_of_the_gt_gets_no_gradient() -> None:
-    restored, gt = pictures(2, 16).requires_grad_(), pictures(2, 16).requires_grad_()
+    restored, gt = images(2, 16).requires_grad_(), images(2, 16).requires_grad_()
     weights = {"a": 1.0}
     total = (
         losses.reconstruction_loss(restored, gt)
@@ -344,7 +344,7 @@ def test_the_side_of_the_gt_gets_no_gradient() -> None:
 
 
 def test_losses_are_float32_under_autocast_and_of_half_precision_features() -> None:
-    restored, gt = pictures(2, 16), pictures(2, 16)
+    restored, gt = images(2, 16), images(2, 16)
     weights = {"a": 1.0}
 
     def all_of(restored: Tensor, gt: Tensor) -> list[Tensor]:
@@ -359,7 +359,7 @@ def test_losses_are_float32_under_autocast_and_of_half_precision_features() -> N
             losses.identity_loss(restored, gt),
             losses.embedding_distance(restored.flatten(1), gt.flatten(1)),
             losses.chip_for_identity(restored, 8).mean(),
-            losses.grey_for_identity(restored, 8).mean(),
+            losses.gray_for_identity(restored, 8).mean(),
             losses.component_patches(restored, torch.tensor([2.0, 2, 9, 9]).expand(2, 3, 4))["mouth"].mean(),
         ]
 
@@ -399,5 +399,5 @@ def test_pieces_of_faces_are_cut_at_the_same_random_places_within_the_face() -> 
 
 
 def test_a_piece_larger_than_the_face_is_the_whole_face() -> None:
-    faces = pictures(size=16)
+    faces = images(size=16)
     assert torch.equal(losses.random_face_pieces([faces], 128)[0], faces)

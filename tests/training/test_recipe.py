@@ -27,8 +27,13 @@ from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
 from gfprestore.networks.stylegan2 import StyleGAN2Generator
 from gfprestore.training.config import TrainConfig, make_config
 from gfprestore.training.gfpgan import RestorationRecipe
-from gfprestore.training.initial_weights import COMPONENTS_NAME, DISCRIMINATOR_NAME, Start, open_start
-from gfprestore.training.loss_networks import Critics, open_critics
+from gfprestore.training.initial_weights import (
+    COMPONENTS_NAME,
+    DISCRIMINATOR_NAME,
+    InitialWeights,
+    open_initial_weights,
+)
+from gfprestore.training.loss_networks import LossNetworks, open_loss_networks
 from gfprestore.training.losses import COMPONENTS
 from gfprestore.training.optimizers import update_average
 from gfprestore.training.overrides import ablated
@@ -50,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe_of(config: TrainConfig, **options: Any) -> RestorationRecipe:
-    return RestorationRecipe(config, open_start(config, WeightsStore()), Critics(), CPU, **options)
+    return RestorationRecipe(config, open_initial_weights(config, WeightsStore()), LossNetworks(), CPU, **options)
 
 
 def batch_of(config: TrainConfig, count: int = 2, first: int = 0) -> Batch:
@@ -74,7 +79,9 @@ def restorer_state(**options: Any) -> dict[str, Tensor]:
 
 def test_the_reconstruction_loss_falls_by_half(data: Path, tmp_path: Path) -> None:
     losses = {"reconstruction": 1.0, "pyramid": 1.0}
-    config = tiny_config(data, tmp_path, losses=losses, narrow=1 / 8, batch_size=6, rate=3e-3, steps=50, log_every=1)
+    config = tiny_config(
+        data, tmp_path, losses=losses, narrow=1 / 8, batch_size=6, learning_rate=3e-3, steps=50, log_every=1
+    )
     train(config, print)
     log = [json.loads(line)["reconstruction"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert sum(log[-5:]) / 5 < 0.5 * log[0]
@@ -154,10 +161,10 @@ def test_the_penalty_comes_every_so_many_steps_and_the_rates_fit(data: Path, tmp
     assert penalties[:2] == [0.0, 0.0]
     assert penalties[2] == penalties[3] == penalties[4] > 0
     assert penalties[5] == penalties[6] != penalties[4]
-    group = recipe.updates.optimisers["discriminator"].param_groups[0]
-    assert group["lr"] == pytest.approx(config.preset.discriminator_rate * 3 / 4)
+    group = recipe.optimizers.optimizers["discriminator"].param_groups[0]
+    assert group["lr"] == pytest.approx(config.preset.discriminator_learning_rate * 3 / 4)
     assert group["betas"] == pytest.approx((0.0, 0.99 ** (3 / 4)))
-    assert recipe.updates.optimisers["components"].param_groups[0]["betas"] == (0.9, 0.99)
+    assert recipe.optimizers.optimizers["components"].param_groups[0]["betas"] == (0.9, 0.99)
 
 
 def test_the_pyramid_loss_ends_when_the_preset_says_so(data: Path, tmp_path: Path) -> None:
@@ -168,12 +175,12 @@ def test_the_pyramid_loss_ends_when_the_preset_says_so(data: Path, tmp_path: Pat
 
 
 def test_rates_are_halved_by_milestones_and_by_the_loops_scale(data: Path, tmp_path: Path) -> None:
-    config = tiny_config(data, tmp_path, losses={"reconstruction": 1.0}, milestones=(2, 3), rate=8e-3)
+    config = tiny_config(data, tmp_path, losses={"reconstruction": 1.0}, milestones=(2, 3), learning_rate=8e-3)
     recipe = recipe_of(config)
     rates = []
     for step in (2, 3, 4):
         recipe.step([batch_of(config)], step, 0.5)
-        rates.append(recipe.rate())
+        rates.append(recipe.learning_rate())
     assert rates == pytest.approx([4e-3, 2e-3, 1e-3])
 
 
@@ -193,7 +200,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(data: Path, tmp_path: Path) -> Non
 
 
 def test_steps_of_the_paper_are_those_of_the_official_classes(official: None) -> None:
-    """All losses, all five networks and their optimisers: a difference in any shows in the next step's loss."""
+    """All losses, all five networks and their optimizers: a difference in any shows in the next step's loss."""
     benchmark = Path(__file__).resolve().parents[1] / "benchmarks" / "bench_training.py"
     spec = importlib.util.spec_from_file_location("bench_training", benchmark)
     assert spec is not None and spec.loader is not None
@@ -205,7 +212,7 @@ def test_steps_of_the_paper_are_those_of_the_official_classes(official: None) ->
     batch = bench.faces(64, 2)  # patches of 10 and 15 pixels: no size is rounded
     lq, gt, boxes = batch.sample.lq.contiguous(), batch.sample.gt.contiguous(), batch.sample.boxes
     for step, tolerance in ((1, 1e-5), (16, 1e-3), (17, 1e-2)):  # the penalty comes at 16; Adam enlarges differences
-        expected = step_of_official(lq, gt, boxes - 0.5, step == 16)  # theirs counts from a pixel's centre
+        expected = step_of_official(lq, gt, boxes - 0.5, step == 16)  # theirs counts from a pixel's center
         losses = recipe.step([batch], step, 1.0)
         assert float(recipe.weighted(losses)) == pytest.approx(expected, rel=tolerance), step
 
@@ -218,13 +225,13 @@ def test_the_generator_is_pushed_by_the_weighted_sum_of_its_losses(data: Path, t
     gt = batch.sample.gt
     total = 0.5 * (restored - gt).abs().mean()
     total = total + 0.25 * torch.log1p(torch.exp(-recipe.discriminator(restored))).mean()
-    for picture in pyramid:
-        smaller = nn.functional.interpolate(gt, size=picture.shape[2:], mode="bilinear", antialias=False)
-        if picture.shape[2] == 8:  # halved twice, which is not quartered
+    for image in pyramid:
+        smaller = nn.functional.interpolate(gt, size=image.shape[2:], mode="bilinear", antialias=False)
+        if image.shape[2] == 8:  # halved twice, which is not quartered
             smaller = nn.functional.avg_pool2d(gt, 4)
-        total = total + 2.0 * (picture - smaller).abs().mean()
+        total = total + 2.0 * (image - smaller).abs().mean()
     expected = torch.autograd.grad(total, recipe.generator.final_linear.weight)[0]
-    recipe.updates.apply = lambda name, factor, limit=None: None  # type: ignore[method-assign]
+    recipe.optimizers.apply = lambda name, factor, limit=None: None  # type: ignore[method-assign]
     recipe.step([batch], 1, 1.0)
     torch.testing.assert_close(recipe.generator.final_linear.weight.grad, expected, rtol=1e-3, atol=1e-6)
 
@@ -296,15 +303,15 @@ def test_a_prior_goes_into_the_decoder_and_stays_there(data: Path, tmp_path: Pat
     told: list[str] = []
     config = tiny_config(data, tmp_path / "restorer", "paper", steps=2, weights=report.weights)
     restorer = load_state(train(config, told.append).weights)
-    critic = tmp_path / "prior" / "discriminator.safetensors"
-    assert f"Starting from the prior {report.weights} with the discriminator {critic}." in told
+    loss_network = tmp_path / "prior" / "discriminator.safetensors"
+    assert f"Starting from the prior {report.weights} with the discriminator {loss_network}." in told
     for name, tensor in load_state(report.weights).items():
         assert torch.equal(restorer[f"stylegan_decoder.{name}"], tensor), name
 
 
 def test_a_prior_learns_by_its_own_losses(data: Path, tmp_path: Path) -> None:
     config = replace(tiny_config(data, tmp_path, "paper", r1_every=2, path_every=2), stage="prior")
-    recipe = PriorRecipe(config, Start(config.preset.network(), {}), CPU)
+    recipe = PriorRecipe(config, InitialWeights(config.preset.network(), {}), CPU)
     before = snapshot(recipe.generator)
     values = [recipe.step([batch_of(config)], step, 1.0) for step in (1, 2)]
     assert set(values[0]) == {"discriminator", "adversarial", "r1", "path"}
@@ -314,7 +321,7 @@ def test_a_prior_learns_by_its_own_losses(data: Path, tmp_path: Path) -> None:
     still = set(before) - changed(recipe.generator, before)
     assert {name.split(".")[0] for name in still} == {"noises"}
     lazy = config.preset.path_every / (config.preset.path_every + 1)
-    assert recipe.rate() == pytest.approx(config.preset.rate * lazy)
+    assert recipe.learning_rate() == pytest.approx(config.preset.learning_rate * lazy)
 
 
 def small_prior(data: Path, output: Path, **options: Any) -> Path:
@@ -325,17 +332,17 @@ def small_prior(data: Path, output: Path, **options: Any) -> Path:
 def test_a_prior_grows_and_its_discriminator_with_it(data: Path, tmp_path: Path) -> None:
     small = small_prior(data, tmp_path / "small")
     config = replace(tiny_config(data, tmp_path / "large", weights=small), stage="prior")
-    recipe = PriorRecipe(config, open_start(config, WeightsStore()), CPU)
+    recipe = PriorRecipe(config, open_initial_weights(config, WeightsStore()), CPU)
     smaller = StyleGAN2Generator((16, 16, 16), 32, 2, "clean")
     smaller.load_state_dict(load_state(small))
     latents = recipe.generator.latents(torch.randn(3, 32, generator=torch.Generator().manual_seed(1)))
     with torch.no_grad():
-        picture = recipe.generator(latents)
+        image = recipe.generator(latents)
         enlarged = torch.nn.functional.interpolate(
             smaller(latents[:, :-2]), scale_factor=2, mode="bilinear", align_corners=False
         )
-    assert picture.shape == (3, 3, 32, 32)
-    torch.testing.assert_close(picture, enlarged)
+    assert image.shape == (3, 3, 32, 32)
+    torch.testing.assert_close(image, enlarged)
     before = snapshot(recipe.generator)
     recipe.step([batch_of(config)], 1, 1.0)
     assert "to_rgbs.2.modulated_conv.weight" in changed(recipe.generator, before)
@@ -344,7 +351,7 @@ def test_a_prior_grows_and_its_discriminator_with_it(data: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("channels", "tolerance"), [((16, 16, 16, 16, 16), 1e-3), ((16, 16, 16, 32, 24), 1e-3), ((64, 64, 64, 32, 16), 0.1)]
 )
-def test_a_grown_discriminator_says_of_a_picture_what_it_said_of_the_small_one(
+def test_a_grown_discriminator_says_of_an_image_what_it_said_of_the_small_one(
     channels: tuple[int, ...], tolerance: float
 ) -> None:
     torch.manual_seed(4)
@@ -376,13 +383,13 @@ def test_a_grown_discriminator_says_of_a_picture_what_it_said_of_the_small_one(
 def test_a_discriminator_of_half_precision_grows_too() -> None:
     channels = (16, 16, 16, 16)
     small, large = StyleGAN2Discriminator(channels[:3]), StyleGAN2Discriminator(channels)
-    pictures = torch.rand(4, 3, 32, 32) * 2 - 1
+    images = torch.rand(4, 3, 32, 32) * 2 - 1
     logits = []
     for dtype in (torch.float32, torch.float16):
         torch.manual_seed(1)
         large.load_state_dict(grown_discriminator({n: t.to(dtype) for n, t in small.state_dict().items()}, large))
         with torch.no_grad():
-            logits.append(large(pictures))
+            logits.append(large(images))
     torch.testing.assert_close(logits[1], logits[0], rtol=0.02, atol=0.02)
 
 
@@ -392,11 +399,13 @@ def test_a_decoder_that_learns_may_start_from_a_smaller_prior(data: Path, tmp_pa
     decoder = recipe.generator.stylegan_decoder.state_dict()
     for name, tensor in load_state(small).items():
         assert torch.equal(decoder[name], tensor), name
-    critic = load_state(small.with_name("discriminator.safetensors"))
-    assert torch.equal(recipe.discriminator.state_dict()["final_linear.1.weight"], critic["final_linear.1.weight"])
+    loss_network = load_state(small.with_name("discriminator.safetensors"))
+    assert torch.equal(
+        recipe.discriminator.state_dict()["final_linear.1.weight"], loss_network["final_linear.1.weight"]
+    )
     frozen = tiny_config(data, tmp_path / "frozen", weights=small, train_decoder=False)
     with pytest.raises(WeightsMismatchError, match=r"prior of 16 .*at 32.*--stage prior --size 32 --weights"):
-        open_start(frozen, WeightsStore())
+        open_initial_weights(frozen, WeightsStore())
 
 
 @pytest.mark.parametrize("size", [16, 32])
@@ -424,8 +433,10 @@ def test_a_prior_goes_into_a_restorer(size: int, data: Path, tmp_path: Path) -> 
     weight, old_weight = (state["final_linear.weight"].view(8, -1) for state in (after, before))
     torch.testing.assert_close(weight[:codes], 0.1 * old_weight[:codes])
     assert torch.equal(weight[codes:], old_weight[codes:])
-    critic = load_state(prior.with_name("discriminator.safetensors"))
-    assert torch.equal(recipe.discriminator.state_dict()["final_linear.1.weight"], critic["final_linear.1.weight"])
+    loss_network = load_state(prior.with_name("discriminator.safetensors"))
+    assert torch.equal(
+        recipe.discriminator.state_dict()["final_linear.1.weight"], loss_network["final_linear.1.weight"]
+    )
     start = f"the restorer {restorer} with the prior {prior} and the discriminator {prior.parent}"
     assert dict(plan(config))["start"].startswith(start)
 
@@ -433,7 +444,7 @@ def test_a_prior_goes_into_a_restorer(size: int, data: Path, tmp_path: Path) -> 
 def test_a_prior_alone_is_what_a_training_starts_from(data: Path, tmp_path: Path) -> None:
     prior = small_prior(data, tmp_path / "small", size=32)
     for preset in ("paper", "compact"):
-        start = open_start(replace(tiny_config(data, tmp_path / "out", preset), prior=prior), WeightsStore())
+        start = open_initial_weights(replace(tiny_config(data, tmp_path / "out", preset), prior=prior), WeightsStore())
         assert (start.kind, start.path, start.prior_path) == ("prior", prior, None)
 
 
@@ -441,12 +452,12 @@ def test_a_prior_that_cannot_go_into_the_start_is_told(data: Path, tmp_path: Pat
     prior = small_prior(data, tmp_path / "small")
     config = tiny_config(data, tmp_path / "out", weights=prior)
     with pytest.raises(WeightsMismatchError, match=r"prior\.safetensors is no GFP-GAN, into which .*Leave one out"):
-        open_start(replace(config, prior=prior), WeightsStore())
+        open_initial_weights(replace(config, prior=prior), WeightsStore())
     restorer = tmp_path / "restorer.pth"
     torch.save({"params_ema": restorer_state()}, restorer)
     config = tiny_config(data, tmp_path / "out", weights=restorer)
     with pytest.raises(WeightsMismatchError, match=r"restorer\.pth is no StyleGAN2 prior, so no training starts"):
-        open_start(replace(config, weights=None, prior=restorer), WeightsStore())
+        open_initial_weights(replace(config, weights=None, prior=restorer), WeightsStore())
     other = small_prior(data, tmp_path / "other", narrow=1 / 16)
     with pytest.raises(WeightsMismatchError, match=r"does not fit the decoder of this restorer.*size mismatch"):
         recipe_of(replace(config, prior=other))
@@ -457,7 +468,7 @@ def test_a_larger_prior_than_the_training_is_refused(data: Path, tmp_path: Path)
     torch.save({"params_ema": StyleGAN2Generator((16,) * 5, 32, 2, "clean").state_dict()}, path)
     config = replace(tiny_config(data, tmp_path / "out", weights=path), stage="prior")
     with pytest.raises(WeightsMismatchError, match=r"prior of 64 pixels, .* at 32. Use --size 64\.$"):
-        open_start(config, WeightsStore())
+        open_initial_weights(config, WeightsStore())
 
 
 def test_a_priors_discriminator_that_does_not_fit_is_told(data: Path, tmp_path: Path) -> None:
@@ -480,19 +491,19 @@ def test_a_file_of_that_name_that_is_no_discriminator_is_told(
 
 def test_while_the_discriminator_warms_up_the_prior_stands_still(data: Path, tmp_path: Path) -> None:
     config = replace(tiny_config(data, tmp_path, discriminator_warmup=1), stage="prior")
-    recipe = PriorRecipe(config, Start(config.preset.network(), {}), CPU)
-    generator, average, critic = map(snapshot, (recipe.generator, recipe.average, recipe.discriminator))
+    recipe = PriorRecipe(config, InitialWeights(config.preset.network(), {}), CPU)
+    generator, average, loss_network = map(snapshot, (recipe.generator, recipe.average, recipe.discriminator))
     values = recipe.step([batch_of(config)], 1, 1.0)
     assert "adversarial" not in values and values["discriminator"] > 0
     assert not changed(recipe.generator, generator) and not changed(recipe.average, average)
-    assert changed(recipe.discriminator, critic)
+    assert changed(recipe.discriminator, loss_network)
     assert "adversarial" in recipe.step([batch_of(config)], 2, 1.0)
     assert changed(recipe.generator, generator) and changed(recipe.average, average)
 
 
 def test_a_prior_without_noise_never_learns_to_add_any(data: Path, tmp_path: Path) -> None:
     config = replace(tiny_config(data, tmp_path, decoder_noise=False), stage="prior")
-    recipe = PriorRecipe(config, Start(config.preset.network(), {}), CPU)
+    recipe = PriorRecipe(config, InitialWeights(config.preset.network(), {}), CPU)
     recipe.step([batch_of(config)], 1, 1.0)
     assert [strength.item() for strength in recipe.generator.noise_strengths()] == [0.0] * 7
     latents = recipe.generator.latents(torch.zeros(1, 32))
@@ -503,10 +514,10 @@ def test_a_prior_without_noise_never_learns_to_add_any(data: Path, tmp_path: Pat
 
 def test_a_prior_without_path_length_never_measures_it(data: Path, tmp_path: Path) -> None:
     config = replace(tiny_config(data, tmp_path, path_every=1, path_weight=0.0), stage="prior")
-    recipe = PriorRecipe(config, Start(config.preset.network(), {}), CPU)
+    recipe = PriorRecipe(config, InitialWeights(config.preset.network(), {}), CPU)
     assert recipe.step([batch_of(config)], 1, 1.0)["path"] == 0
     assert recipe.mean_path_length == 0
-    assert recipe.rate() == config.preset.rate
+    assert recipe.learning_rate() == config.preset.learning_rate
 
 
 def test_a_prior_sees_the_faces_and_no_degraded_ones(data: Path, tmp_path: Path) -> None:
@@ -516,41 +527,41 @@ def test_a_prior_sees_the_faces_and_no_degraded_ones(data: Path, tmp_path: Path)
     assert not torch.equal(whole.lq, whole.gt)
 
 
-def test_mixed_styles_change_over_once_and_belong_to_the_picture(data: Path, tmp_path: Path) -> None:
+def test_mixed_styles_change_over_once_and_belong_to_the_image(data: Path, tmp_path: Path) -> None:
     config = replace(tiny_config(data, tmp_path, "paper"), stage="prior")
-    recipe = PriorRecipe(config, Start(config.preset.network(), {}), CPU)
+    recipe = PriorRecipe(config, InitialWeights(config.preset.network(), {}), CPU)
     with torch.no_grad():
-        pictures, latents = recipe._generate(recipe.generator, list(range(8)), mixing=1.0)
+        images, latents = recipe._generate(recipe.generator, list(range(8)), mixing=1.0)
         alone, _ = recipe._generate(recipe.generator, [5], mixing=1.0)
         _, unmixed = recipe._generate(recipe.generator, list(range(8)), mixing=0.0)
     jumps = (latents[:, 1:] != latents[:, :-1]).any(2).sum(1)
     assert jumps.tolist() == [1] * 8
     assert (unmixed[:, 1:] == unmixed[:, :-1]).all()
-    torch.testing.assert_close(alone[0], pictures[5], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(alone[0], images[5], rtol=1e-4, atol=1e-4)
 
 
 def test_a_whole_restorer_decides_the_sizes_and_is_gone_on_from(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "own.pth"
-    state = restorer_state(narrow=1 / 16, input_share=0.25, colour_radius=2)
+    state = restorer_state(narrow=1 / 16, input_share=0.25, color_radius=2)
     torch.save({"params_ema": state}, path)
     config = tiny_config(data, tmp_path / "out", "finetune", weights=path)
-    start = open_start(config, WeightsStore())
+    start = open_initial_weights(config, WeightsStore())
     assert (start.kind, start.network.channels) == ("restorer", (32, 32, 32, 32))
-    assert (start.network.input_share, start.network.colour_radius) == (0.25, 2)
-    recipe = RestorationRecipe(config, start, Critics(), CPU)
+    assert (start.network.input_share, start.network.color_radius) == (0.25, 2)
+    recipe = RestorationRecipe(config, start, LossNetworks(), CPU)
     assert changed(recipe.generator, dict(state)) == set()
 
 
 def test_a_restorer_goes_on_against_the_discriminator_beside_it(data: Path, tmp_path: Path) -> None:
     torch.save({"params_ema": restorer_state()}, tmp_path / "own.pth")
     config = tiny_config(data, tmp_path / "out", weights=tmp_path / "own.pth")
-    critic = StyleGAN2Discriminator(config.preset.discriminator_channels()).state_dict()
-    save_file({name: tensor.clone() for name, tensor in critic.items()}, tmp_path / "discriminator.safetensors")
-    start = open_start(config, WeightsStore())
-    assert str(start) == f"the restorer {tmp_path / 'own.pth'} with the discriminator {start.critic_path}"
+    loss_network = StyleGAN2Discriminator(config.preset.discriminator_channels()).state_dict()
+    save_file({name: tensor.clone() for name, tensor in loss_network.items()}, tmp_path / "discriminator.safetensors")
+    start = open_initial_weights(config, WeightsStore())
+    assert str(start) == f"the restorer {tmp_path / 'own.pth'} with the discriminator {start.discriminator_path}"
     recipe = recipe_of(config)
-    assert changed(recipe.discriminator, critic) == set() and critic
-    assert open_start(replace(config, stage="prior"), WeightsStore()).critic_path is None
+    assert changed(recipe.discriminator, loss_network) == set() and loss_network
+    assert open_initial_weights(replace(config, stage="prior"), WeightsStore()).discriminator_path is None
 
 
 def test_a_trained_restorer_goes_on_against_its_own_discriminators(data: Path, tmp_path: Path) -> None:
@@ -561,7 +572,7 @@ def test_a_trained_restorer_goes_on_against_its_own_discriminators(data: Path, t
     config = tiny_config(data, tmp_path / "second", losses=losses, weights=weights)
     whole, parts = (weights.with_name(name) for name in (DISCRIMINATOR_NAME, COMPONENTS_NAME))
     row = f"the restorer {weights} with the discriminator {whole} and the discriminators of eyes and mouth {parts}"
-    assert str(open_start(config, WeightsStore())) == row
+    assert str(open_initial_weights(config, WeightsStore())) == row
     recipe = recipe_of(config)
     assert trained["discriminator"] and changed(recipe.discriminator, trained["discriminator"]) == set()
     assert changed(recipe.component_discriminators, trained["component_discriminators"]) == set()
@@ -572,7 +583,7 @@ def test_a_trained_restorer_goes_on_against_its_own_discriminators(data: Path, t
 
 def test_the_unet_stands_still_as_long_as_the_preset_says(data: Path, tmp_path: Path) -> None:
     losses = {"reconstruction": 1.0, "pyramid": 1.0}
-    config = tiny_config(data, tmp_path, losses=losses, unet_after=2, gradient_limit=1.0, start="nothing")
+    config = tiny_config(data, tmp_path, losses=losses, unet_start_step=2, max_grad_norm=1.0, start="nothing")
     recipe = recipe_of(config)
     unet = {name for name in recipe.generator.state_dict() if name.startswith(("conv_body_", "final_conv.", "toRGB."))}
     for step in (1, 2, 3):
@@ -590,7 +601,7 @@ def test_what_the_next_compact_restorer_is_trained_from_fits_its_preset(data: Pa
     for path in [kept / "compact-restorer.safetensors", *(kept / "training" / "restorer").glob("*.safetensors")]:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     config = make_config(data, tmp_path / "out", "compact", weights=tmp_path / "compact-restorer.safetensors")
-    recipe = RestorationRecipe(config, open_start(config, WeightsStore()), Critics(), CPU)
+    recipe = RestorationRecipe(config, open_initial_weights(config, WeightsStore()), LossNetworks(), CPU)
     for module, name in (
         (recipe.generator, "compact-restorer.safetensors"),
         (recipe.discriminator, DISCRIMINATOR_NAME),
@@ -599,13 +610,13 @@ def test_what_the_next_compact_restorer_is_trained_from_fits_its_preset(data: Pa
         assert changed(module, load_state(tmp_path / name)) == set(), name
     prior = make_config(data, tmp_path / "out", "compact", stage="prior", size=64)
     prior = replace(prior, weights=kept / "training" / "prior.safetensors")
-    start = open_start(prior, WeightsStore())
+    start = open_initial_weights(prior, WeightsStore())
     grown = PriorRecipe(prior, start, CPU).generator.state_dict()
     assert all(torch.equal(grown[name], tensor.float()) for name, tensor in start.state.items())
-    assert start.critic_path == kept / "training" / DISCRIMINATOR_NAME
+    assert start.discriminator_path == kept / "training" / DISCRIMINATOR_NAME
 
 
-def test_discriminators_that_learnt_nothing_are_not_written(data: Path, tmp_path: Path) -> None:
+def test_discriminators_that_learned_nothing_are_not_written(data: Path, tmp_path: Path) -> None:
     weights = train(tiny_config(data, tmp_path, losses={"reconstruction": 1.0}, steps=1), print).weights
     assert not weights.with_name(DISCRIMINATOR_NAME).exists() and not weights.with_name(COMPONENTS_NAME).exists()
 
@@ -642,15 +653,15 @@ def test_what_is_not_at_hand_is_an_error_that_names_the_way_out(
 ) -> None:
     config = tiny_config(data, tmp_path, preset, losses=losses)
     with pytest.raises(WeightsMissingError, match=message) as error:
-        open_critics(config, WeightsStore())
-        open_start(config, WeightsStore())
+        open_loss_networks(config, WeightsStore())
+        open_initial_weights(config, WeightsStore())
     assert error.value.exit_code == ExitCode.WEIGHTS
 
 
 def test_the_paper_at_full_size_asks_for_the_released_prior(data: Path, tmp_path: Path) -> None:
     config = tiny_config(data, tmp_path, "paper", size=512, narrow=1.0, style_dim=512, mlp_layers=8)
     with pytest.raises(WeightsMissingError, match="gfprestore weights fetch stylegan2-ffhq-512"):
-        open_start(config, WeightsStore())
+        open_initial_weights(config, WeightsStore())
 
 
 def test_a_loss_that_is_switched_off_is_told(data: Path, tmp_path: Path) -> None:
@@ -665,35 +676,35 @@ def test_the_vgg16_of_a_package_is_found_and_compares(data: Path, tmp_path: Path
     if importlib.util.find_spec("stlpips_pytorch") is None:
         pytest.skip("stlpips-pytorch is not here")
     config = tiny_config(data, tmp_path, losses={"perceptual": 1.0, "style": 1.0}, perceptual_network="vgg16")
-    critics = open_critics(config, WeightsStore())
-    recipe = RestorationRecipe(config, open_start(config, WeightsStore()), critics, CPU)
+    loss_networks = open_loss_networks(config, WeightsStore())
+    recipe = RestorationRecipe(config, open_initial_weights(config, WeightsStore()), loss_networks, CPU)
     before = snapshot(recipe.generator)
     values = recipe.step([batch_of(config, 1)], 1, 1.0)
     assert values["perceptual"] > 0.1 and values["style"] > 0
     assert changed(recipe.generator, before)
     with pytest.raises(WeightsMismatchError, match="is no VGG, not vgg16"):
         torch.save({"x": torch.zeros(1)}, tmp_path / "x.pth")
-        open_critics(replace(config, perceptual_weights=tmp_path / "x.pth"), WeightsStore())
+        open_loss_networks(replace(config, perceptual_weights=tmp_path / "x.pth"), WeightsStore())
 
 
-def test_dlibs_recogniser_of_a_package_is_found_and_judges(data: Path, tmp_path: Path) -> None:
+def test_dlibs_recognizer_of_a_package_is_found_and_judges(data: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec("face_recognition_models") is None:
         pytest.skip("face-recognition-models is not here")
     config = tiny_config(data, tmp_path, losses={"identity": 1.0}, identity_network="dlib")
-    critics = open_critics(config, WeightsStore())
-    assert critics.identity is not None
+    loss_networks = open_loss_networks(config, WeightsStore())
+    assert loss_networks.identity is not None
     batch = batch_of(config, 2)
-    assert critics.identity.loss(batch.sample.gt, batch.sample.gt) < 1e-3
-    recipe = RestorationRecipe(config, open_start(config, WeightsStore()), critics, CPU)
+    assert loss_networks.identity.loss(batch.sample.gt, batch.sample.gt) < 1e-3
+    recipe = RestorationRecipe(config, open_initial_weights(config, WeightsStore()), loss_networks, CPU)
     before = snapshot(recipe.generator)
     values = recipe.step([batch], 1, 1.0)
     assert 0.01 < values["identity"] < 3
     assert changed(recipe.generator, before)
-    assert dict(plan(config))["critics"] == "dlib's recogniser"
+    assert dict(plan(config))["critics"] == "dlib's recognizer"
     torch.save({"x": torch.zeros(1)}, tmp_path / "x.pth")
     for path, error in ((tmp_path / "x.pth", WeightsMismatchError), (tmp_path / "none.dat", WeightsDamagedError)):
         with pytest.raises(error, match=path.name):
-            open_critics(replace(config, identity_weights=path), WeightsStore())
+            open_loss_networks(replace(config, identity_weights=path), WeightsStore())
 
 
 def saved_restorer(path: Path, **sizes: Any) -> GFPGAN:
@@ -705,12 +716,12 @@ def saved_restorer(path: Path, **sizes: Any) -> GFPGAN:
     return module
 
 
-def test_a_teachers_pictures_are_learnt(data: Path, tmp_path: Path) -> None:
+def test_a_teachers_images_are_learned(data: Path, tmp_path: Path) -> None:
     teacher = saved_restorer(tmp_path / "teacher.pth", input_share=0.5)
     losses = {"distillation": 1.0}
     config = tiny_config(
-        data, tmp_path / "out", losses=losses, teacher=tmp_path / "teacher.pth", narrow=1 / 8, batch_size=6, rate=3e-3,
-        steps=40, log_every=1, ema_halflife=2.0,
+        data, tmp_path / "out", losses=losses, teacher=tmp_path / "teacher.pth", narrow=1 / 8, batch_size=6,
+        learning_rate=3e-3, steps=40, log_every=1, ema_half_life=2.0,
     )  # fmt: skip
     row = dict(plan(config))["critics"]
     assert row == f"the teacher {tmp_path / 'teacher.pth'}"
@@ -720,14 +731,16 @@ def test_a_teachers_pictures_are_learnt(data: Path, tmp_path: Path) -> None:
     assert sum(found[-5:]) / 5 < 0.5 * found[0]
     lq, gt = (getattr(batch_of(config, 6).sample, name) for name in ("lq", "gt"))
     with torch.no_grad():
-        learnt, taught = load_network(report.weights).module(lq), teacher(lq)
-    assert (learnt - taught).abs().mean() < 0.8 * (learnt - gt).abs().mean()
+        learned, taught = load_network(report.weights).module(lq), teacher(lq)
+    assert (learned - taught).abs().mean() < 0.8 * (learned - gt).abs().mean()
 
 
 def test_a_teacher_of_another_size_sees_the_faces_at_its_own(data: Path, tmp_path: Path) -> None:
     teacher = saved_restorer(tmp_path / "teacher.pth", size=64, input_share=0.9)
     config = tiny_config(data, tmp_path / "out", losses={"distillation": 1.0}, teacher=tmp_path / "teacher.pth")
-    recipe = RestorationRecipe(config, open_start(config, WeightsStore()), open_critics(config, WeightsStore()), CPU)
+    recipe = RestorationRecipe(
+        config, open_initial_weights(config, WeightsStore()), open_loss_networks(config, WeightsStore()), CPU
+    )
     batch = batch_of(config)
     values, made = recipe.losses_of(batch, 1)
     larger = np.stack([cv2.resize(face.permute(1, 2, 0).numpy(), (64, 64)) for face in batch.sample.lq])
@@ -741,11 +754,11 @@ def test_a_teacher_of_another_size_sees_the_faces_at_its_own(data: Path, tmp_pat
 def test_a_teacher_that_is_none_is_told_and_stands_in_the_plan(data: Path, tmp_path: Path) -> None:
     config = tiny_config(data, tmp_path / "out", losses={"distillation": 1.0}, teacher=tmp_path / "teacher.pth")
     with pytest.raises(WeightsMissingError, match=r"teacher\.pth"):
-        open_critics(config, WeightsStore())
+        open_loss_networks(config, WeightsStore())
     assert dict(plan(config))["critics"].startswith("MISSING: ")
     torch.save({"x": torch.zeros(1)}, tmp_path / "teacher.pth")
     with pytest.raises(WeightsMismatchError, match=r"teacher\.pth"):
-        open_critics(config, WeightsStore())
+        open_loss_networks(config, WeightsStore())
     untaught = memory_needed(tiny_config(data, tmp_path, losses={"reconstruction": 1.0}), torch.float32)
     assert memory_needed(config, torch.float32).weights == untaught.weights
     teacher = saved_restorer(tmp_path / "teacher.pth")
@@ -753,13 +766,13 @@ def test_a_teacher_that_is_none_is_told_and_stands_in_the_plan(data: Path, tmp_p
     assert memory_needed(config, torch.float32).weights == untaught.weights + own
 
 
-def test_without_its_package_dlibs_recogniser_is_missed(
+def test_without_its_package_dlibs_recognizer_is_missed(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     config = tiny_config(data, tmp_path, losses={"identity": 1.0}, identity_network="dlib")
     with pytest.raises(WeightsMissingError, match=r"pip install gfprestore\[train\].*--without identity"):
-        open_critics(config, WeightsStore())
+        open_loss_networks(config, WeightsStore())
 
 
 def test_a_decoder_without_noise_stays_without(data: Path, tmp_path: Path) -> None:
@@ -784,7 +797,7 @@ def test_a_decoder_without_noise_stays_without(data: Path, tmp_path: Path) -> No
 def test_the_plan_tells_everything_and_writes_nothing(data: Path, tmp_path: Path) -> None:
     config = tiny_config(data, tmp_path / "out", "paper", losses={"reconstruction": 0.1, "identity": 10.0})
     rows = dict(plan(config))
-    assert rows["steps"] == "4 of 2 pictures"
+    assert rows["steps"] == "4 of 2 images"
     assert rows["data"].endswith("each seen 1.33 times")
     assert rows["start"].startswith("MISSING: no prior of 32 pixels")
     assert rows["critics"].startswith("MISSING: the identity loss needs arcface-resnet18")
@@ -808,7 +821,7 @@ def test_the_memory_of_the_plan_is_that_of_the_networks(data: Path, tmp_path: Pa
     of_discriminator = sum(item.numel() for item in recipe.discriminator.state_dict().values())
     assert memory.weights == 4 * (numbers + of_discriminator)
     learning = [*recipe.generator.parameters(), *recipe.discriminator.parameters()]
-    assert memory.optimisers == 12 * sum(item.numel() for item in learning if item.requires_grad) + 4 * numbers
+    assert memory.optimizers == 12 * sum(item.numel() for item in learning if item.requires_grad) + 4 * numbers
     doubled = memory_needed(replace(config, preset=replace(config.preset, batch_size=4)), torch.float32)
     assert 1.5 < doubled.activations / memory.activations <= 2.01
     assert memory_needed(config, torch.bfloat16).activations * 2 == memory.activations
@@ -819,7 +832,7 @@ def test_a_training_by_one_loss_alone_has_only_that_loss() -> None:
 
 
 def test_discriminators_join_after_the_steps_that_go_without_them(data: Path, tmp_path: Path) -> None:
-    config = tiny_config(data, tmp_path, critics_after=2)
+    config = tiny_config(data, tmp_path, discriminator_start_step=2)
     recipe = recipe_of(config)
     untouched = {name: tensor.clone() for name, tensor in recipe.discriminator.state_dict().items()}
     for step in (1, 2):
@@ -833,22 +846,22 @@ def test_discriminators_join_after_the_steps_that_go_without_them(data: Path, tm
 
 def test_the_perceptual_loss_may_look_at_a_piece_of_each_face(data: Path, tmp_path: Path) -> None:
     class Seen(nn.Module):
-        """Stands for VGG: its features are the pictures, and it notes their sizes."""
+        """Stands for VGG: its features are the images, and it notes their sizes."""
 
         def __init__(self) -> None:
             super().__init__()
             self.sizes: list[tuple[int, ...]] = []
 
-        def forward(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
-            self.sizes.append(tuple(pictures.shape[2:]))
-            return {"conv1_2": pictures}
+        def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            self.sizes.append(tuple(images.shape[2:]))
+            return {"conv1_2": images}
 
     config = tiny_config(data, tmp_path, losses={"perceptual": 1.0}, perceptual_crop=8)
     seen = Seen()
     recipe = RestorationRecipe(
         config,
-        Start(config.preset.network(), {}),
-        Critics(seen, {"conv1_2": 1.0}),
+        InitialWeights(config.preset.network(), {}),
+        LossNetworks(seen, {"conv1_2": 1.0}),
         torch.device("cpu"),  # type: ignore[arg-type]
     )
     batch = batch_of(config)
@@ -861,7 +874,7 @@ def test_the_perceptual_loss_may_look_at_a_piece_of_each_face(data: Path, tmp_pa
 def test_a_long_gradient_is_shortened_to_the_limit(data: Path, tmp_path: Path) -> None:
     gradients = {}
     for limit in (None, 1e-3):
-        config = tiny_config(data, tmp_path, losses={"reconstruction": 1.0}, gradient_limit=limit)
+        config = tiny_config(data, tmp_path, losses={"reconstruction": 1.0}, max_grad_norm=limit)
         recipe = recipe_of(config)
         recipe.step([batch_of(config)], 1, 1.0)
         learning = [item.grad for item in recipe.generator.parameters() if item.grad is not None]

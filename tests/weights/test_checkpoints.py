@@ -210,7 +210,7 @@ def paper(**changes: Any) -> GFPGAN:
     return GFPGAN(GFPGANConfig.from_widths("paper", **{"size": 64, "narrow": 0.0625, "style_dim": 32} | changes))
 
 
-def randomised(module: nn.Module) -> nn.Module:
+def randomized(module: nn.Module) -> nn.Module:
     """Every tensor of the state random, so that none can be right by its initial value."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -231,10 +231,10 @@ NETWORKS = [
 
 @pytest.mark.parametrize(("make", "name", "role", "size"), NETWORKS)
 @pytest.mark.parametrize("form", ["pth", "safetensors"])
-def test_a_network_is_recognised_and_computes_as_the_one_that_was_saved(
+def test_a_network_is_recognized_and_computes_as_the_one_that_was_saved(
     tmp_path: Path, make: Any, name: str, role: Any, size: int, form: str
 ) -> None:
-    original = randomised(make())
+    original = randomized(make())
     path = tmp_path / f"nét 網.{form}"
     if form == "pth":
         torch.save({"params_ema": {f"module.{key}": tensor for key, tensor in original.state_dict().items()}}, path)
@@ -254,7 +254,7 @@ def test_a_network_is_recognised_and_computes_as_the_one_that_was_saved(
 
 
 def test_half_precision_files_give_float32_networks(tmp_path: Path) -> None:
-    original = randomised(SRVGGNetCompact(SRVGGConfig(4, 8, 3))).half()
+    original = randomized(SRVGGNetCompact(SRVGGConfig(4, 8, 3))).half()
     loaded = load_network(saved(tmp_path / "net.pth", original.state_dict()))
     assert {tensor.dtype for tensor in loaded.module.state_dict().values()} == {torch.float32}
     name = "body.0.weight"
@@ -349,21 +349,21 @@ def test_the_official_detectors_and_parsers_are_named(tmp_path: Path, kind: str,
         load_network(saved(tmp_path / "net.pth", state), "restorer")
 
 
-def test_the_official_prior_discriminator_and_recogniser_are_named(tmp_path: Path, official: None) -> None:
+def test_the_official_prior_discriminator_and_recognizer_are_named(tmp_path: Path, official: None) -> None:
     from basicsr.archs.stylegan2_arch import StyleGAN2Discriminator, StyleGAN2Generator
     from gfpgan.archs.arcface_arch import ResNetArcFace
 
     for module, told in (
         (StyleGAN2Generator(32, num_style_feat=32, narrow=0.0625), "a StyleGAN2 prior"),
         (StyleGAN2Discriminator(32, narrow=0.0625), "a StyleGAN2 discriminator"),
-        (ResNetArcFace("IRBlock", [1, 1, 1, 1], use_se=False), "an ArcFace recogniser"),
+        (ResNetArcFace("IRBlock", [1, 1, 1, 1], use_se=False), "an ArcFace recognizer"),
     ):
         path = saved(tmp_path / "net.pth", {"params_ema": module.state_dict()})
         with pytest.raises(WeightsMismatchError, match=f"is {told}, not a restorer or background network"):
             load_network(path)
 
 
-def test_the_official_networks_own_files_are_recognised(tmp_path: Path, official: None) -> None:
+def test_the_official_networks_own_files_are_recognized(tmp_path: Path, official: None) -> None:
     from basicsr.archs.rrdbnet_arch import RRDBNet as OfficialRRDBNet
     from gfpgan.archs.gfpganv1_clean_arch import GFPGANv1Clean
     from realesrgan.archs.srvgg_arch import SRVGGNetCompact as OfficialSRVGG

@@ -131,7 +131,7 @@ def row_at(*urls: str, size: int | None = len(CONTENT), sha256: str = SHA256) ->
         mirrors=urls[1:],
         sha256=sha256,
         bytes=size,
-        licence="none",
+        license="none",
         source_page="none",
         trained_on="none",
         released_name="tiny.pth",
@@ -237,7 +237,7 @@ def test_the_beginning_of_an_older_release_is_not_continued(server: Server, tmp_
 
 
 @pytest.mark.parametrize("size", [len(CONTENT), None])
-def test_a_complete_part_is_recognised(server: Server, tmp_path: Path, size: int | None) -> None:
+def test_a_complete_part_is_recognized(server: Server, tmp_path: Path, size: int | None) -> None:
     (tmp_path / "tiny.pth.part").write_bytes(CONTENT)
     server.scripts["/a"] = [serve()]
     assert download(row_at(server.url("/a"), size=size), tmp_path).read_bytes() == CONTENT

@@ -132,10 +132,10 @@ def test_packaged_network_is_the_released_one_in_shape_and_in_what_it_does() -> 
     network.load_state_dict(state)
     lq = torch.from_numpy(data.astronaut()[70:102, 200:232]).permute(2, 0, 1)[None] / 255
     with torch.inference_mode():
-        picture = network(lq)
-    assert picture.shape == (1, 3, 128, 128)
-    again_small = torch.nn.functional.avg_pool2d(picture.clamp(0, 1), 4)
-    # an enlargement shrunk again shows the same picture, while a layer read wrongly leaves nothing of it
+        image = network(lq)
+    assert image.shape == (1, 3, 128, 128)
+    again_small = torch.nn.functional.avg_pool2d(image.clamp(0, 1), 4)
+    # an enlargement shrunk again shows the same image, while a layer read wrongly leaves nothing of it
     assert (again_small - lq).abs().mean() < 6 / 255
 
 

@@ -44,7 +44,7 @@ def row_of(content: bytes, url: str = "http://127.0.0.1:1/Released.pth", **chang
         url=url,
         sha256=hashlib.sha256(content).hexdigest(),
         bytes=len(content),
-        licence="none",
+        license="none",
         source_page="none",
         trained_on="none",
     )
@@ -118,7 +118,7 @@ def test_every_row_of_the_table_is_complete() -> None:
         assert re.fullmatch(r"[0-9a-f]{64}", row.sha256), row.name
         assert all(url.startswith("https://") and url.isascii() for url in row.urls), row.name
         assert (row.bytes is None) != (row.about_bytes is None), row.name
-        assert row.licence and row.trained_on and row.network, row.name
+        assert row.license and row.trained_on and row.network, row.name
         assert row.is_embedded or (row.url and row.source_page.startswith("https://")), row.name
         assert bool(row.card) == row.is_embedded, row.name
         assert "facexlib/releases/download/v0.2.0/" not in "".join(row.urls), "that address is dead"
@@ -129,11 +129,11 @@ def test_rows_whose_hash_few_places_confirm_say_so() -> None:
     assert noted == {"gfpgan-1.0", "stylegan2-ffhq-512", "ffhq-components-512"}
 
 
-def test_licences_name_what_forbids_commercial_use() -> None:
+def test_licenses_name_what_forbids_commercial_use() -> None:
     for name in ("gfpgan-1.4", "gfpgan-1.3", "gfpgan-1.2", "gfpgan-1.0", "stylegan2-ffhq-512"):
-        assert "non-commercial" in find_row(name).licence
-    assert find_row("real-esrgan-x4plus").licence == "BSD-3-Clause"
-    assert find_row("retinaface-resnet50").licence == "MIT"
+        assert "non-commercial" in find_row(name).license
+    assert find_row("real-esrgan-x4plus").license == "BSD-3-Clause"
+    assert find_row("retinaface-resnet50").license == "MIT"
 
 
 def test_sizes_are_told_as_exactly_as_they_are_known() -> None:

@@ -1,4 +1,4 @@
-"""What every metric does with its pictures: checks them, batches them for a network, sums up."""
+"""What every metric does with its images: checks them, batches them for a network, sums up."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from gfprestore.tensors import pixels_to_signed
 Item = TypeVar("Item")
 
 PIXELS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 22}
-"""Of the pictures of a batch, by kind of device; VGG-16's features take about a kilobyte a pixel."""
+"""Of the images of a batch, by kind of device; VGG-16's features take about a kilobyte a pixel."""
 
 
-def pictures(spec: MetricSpec, given: Sequence[Pixels]) -> Sequence[Pixels]:
-    """The pictures, checked.
+def images(spec: MetricSpec, given: Sequence[Pixels]) -> Sequence[Pixels]:
+    """The images, checked.
 
     Raises:
         UsageError: One is no (H, W, 3) uint8.
     """
-    for number, picture in enumerate(given, 1):
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+    for number, image in enumerate(given, 1):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise UsageError(
-                f"{spec.label} takes RGB pictures of 8 bits, (height, width, 3); picture {number} of {len(given)} is "
-                f"{picture.shape} {picture.dtype}."
+                f"{spec.label} takes RGB images of 8 bits, (height, width, 3); image {number} of {len(given)} is "
+                f"{image.shape} {image.dtype}."
             )
     return given
 
 
 def pairs(spec: MetricSpec, restored: Sequence[Pixels], gt: Sequence[Pixels] | None) -> list[tuple[Pixels, Pixels]]:
-    """Each restored picture with its gt, checked.
+    """Each restored image with its gt, checked.
 
     Raises:
-        UsageError: A gt is missing or has another size than its picture, or one is no (H, W, 3) uint8.
+        UsageError: A gt is missing or has another size than its image, or one is no (H, W, 3) uint8.
     """
     if gt is None or len(gt) != len(restored):
-        raise UsageError(f"{spec.label} compares with the gt: {len(restored)} pictures, {len(gt or ())} gt.")
-    both = list(zip(pictures(spec, restored), pictures(spec, gt), strict=True))
+        raise UsageError(f"{spec.label} compares with the gt: {len(restored)} images, {len(gt or ())} gt.")
+    both = list(zip(images(spec, restored), images(spec, gt), strict=True))
     for number, (one, other) in enumerate(both, 1):
         if one.shape != other.shape:
             raise UsageError(
-                f"{spec.label} compares pictures of one size; picture {number} of {len(both)} is "
+                f"{spec.label} compares images of one size; image {number} of {len(both)} is "
                 f"{one.shape[1]} x {one.shape[0]}, its gt {other.shape[1]} x {other.shape[0]}. "
                 "Resize one of them, and say so beside the number."
             )
@@ -63,13 +63,13 @@ def mean_score(scores: Sequence[float]) -> float:
 
 
 def signed_batch(given: Sequence[Pixels], device: torch.device) -> Tensor:
-    """Pictures of one size to (B, 3, H, W) in [-1, 1] on the device, channels-last."""
-    tensors = torch.cat([pixels_to_signed(picture, device) for picture in given])
+    """Images of one size to (B, 3, H, W) in [-1, 1] on the device, channels-last."""
+    tensors = torch.cat([pixels_to_signed(image, device) for image in given])
     return tensors.contiguous(memory_format=torch.channels_last)
 
 
 def runs_of_one_size(both: Sequence[tuple[Pixels, Pixels]]) -> Iterator[Sequence[tuple[Pixels, Pixels]]]:
-    """Neighbours of one size together, in order."""
+    """Neighbors of one size together, in order."""
     start = 0
     for index in range(1, len(both) + 1):
         if index == len(both) or both[index][0].shape != both[start][0].shape:

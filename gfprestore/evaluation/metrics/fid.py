@@ -1,4 +1,4 @@
-"""FID (Heusel et al., NeurIPS 2017): how far the features of a set's pictures are from those of real faces.
+"""FID (Heusel et al., NeurIPS 2017): how far the features of a set's images are from those of real faces.
 
 Features are Inception's of pytorch-fid; statistics are given as its `.npz` or as the `.pth` of VQFR's and GFPGAN's
 scripts, or computed here from a folder. The distance needs no matrix root: the trace of the root of a product of
@@ -26,7 +26,7 @@ from torch import Tensor
 from gfprestore.batch.walk import natural_key
 from gfprestore.data.images import read_pixels
 from gfprestore.errors import FolderError, MetricUnavailable, WeightsDamagedError, WeightsMismatchError
-from gfprestore.evaluation.metrics.batching import in_batches, pictures, signed_batch
+from gfprestore.evaluation.metrics.batching import images, in_batches, signed_batch
 from gfprestore.evaluation.metrics.specs import MetricSpec, Pixels
 from gfprestore.files import sha256_of, write_whole
 from gfprestore.networks.inception import FEATURES, SIZE, InceptionFeatures
@@ -36,15 +36,15 @@ from gfprestore.weights.store import WeightsStore
 
 NETWORK = "inception-fid"
 AT_ONCE = 32
-"""Pictures of a reference folder in memory."""
+"""Images of a reference folder in memory."""
 
 Progress = Callable[[int, int], None]
-"""Called with the pictures that are done and the pictures in all."""
+"""Called with the images that are done and the images in all."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of features over a set of pictures.
+    """Of features over a set of images.
 
     Attributes:
         mean: (D,).
@@ -61,9 +61,9 @@ class RealFaces:
 
     Attributes:
         statistics: A `.npz` or `.pth`; comes before `reference`.
-        reference: A folder of pictures.
+        reference: A folder of images.
         cache: A folder that keeps the statistics of `reference`.
-        progress: Told the pictures of `reference` that are done and those in all.
+        progress: Told the images of `reference` that are done and those in all.
     """
 
     statistics: Path | None = None
@@ -104,8 +104,8 @@ class FrechetDistance:
     real: Statistics
 
     def features(self, restored: Sequence[Pixels]) -> NDArray[np.float32]:
-        """(B, 2048) from B pictures of any sizes."""
-        return inception_features(self.network, pictures(self.spec, restored), self.device)
+        """(B, 2048) from B images of any sizes."""
+        return inception_features(self.network, images(self.spec, restored), self.device)
 
     def value(self, features: NDArray[np.float32]) -> float:
         """The FID of all features (N, 2048) of a set; NaN for fewer than two."""
@@ -116,13 +116,13 @@ class FrechetDistance:
         return frechet_distance(own, self.real)
 
     def warning(self, count: int) -> str | None:
-        """Says that a covariance of few pictures has not the rank of its dimensions."""
+        """Says that a covariance of few images has not the rank of its dimensions."""
         if count > FEATURES:
             return None
         return (
-            f"FID of {count} pictures: their covariance has rank {max(count - 1, 0)} at most, of {FEATURES} "
+            f"FID of {count} images: their covariance has rank {max(count - 1, 0)} at most, of {FEATURES} "
             "dimensions. The number is too high and depends on the count; compare it only with numbers of as many "
-            "pictures."
+            "images."
         )
 
 
@@ -139,36 +139,36 @@ def frechet_distance(one: Statistics, other: Statistics) -> float:
 def inception_features(
     network: InceptionFeatures, given: Sequence[Pixels], device: torch.device
 ) -> NDArray[np.float32]:
-    """(B, 2048): each picture resized bilinearly without antialiasing, as pytorch-fid and the authors do."""
+    """(B, 2048): each image resized bilinearly without antialiasing, as pytorch-fid and the authors do."""
     if not given:
         return np.zeros((0, FEATURES), np.float32)
 
     def compute(batch: Sequence[Pixels]) -> Tensor:
-        resized = [F.interpolate(signed_batch([picture], device), (SIZE, SIZE), mode="bilinear") for picture in batch]
+        resized = [F.interpolate(signed_batch([image], device), (SIZE, SIZE), mode="bilinear") for image in batch]
         features: Tensor = network(torch.cat(resized).contiguous(memory_format=torch.channels_last))
         return features
 
-    largest = max(picture.shape[0] * picture.shape[1] for picture in given)
+    largest = max(image.shape[0] * image.shape[1] for image in given)
     return np.asarray(in_batches(compute, given, max(largest, SIZE**2) // 2, device).numpy(), np.float32)
 
 
 def open_fid(
     spec: MetricSpec, store: WeightsStore, device: torch.device, used: dict[str, str], real: RealFaces
 ) -> FrechetDistance:
-    """FID against a file of statistics, or against a folder of pictures.
+    """FID against a file of statistics, or against a folder of images.
 
     Args:
         spec: `fid`.
         store: Where Inception's weights are looked for.
         device: Where it computes.
-        used: Takes the SHA-256 of the weights and of the statistics, or of the list of the folder's pictures.
+        used: Takes the SHA-256 of the weights and of the statistics, or of the list of the folder's images.
         real: What to compare with.
 
     Raises:
         MetricUnavailable: The weights are not here, or there are no statistics.
         WeightsError: The weights or the statistics are damaged or of another kind.
-        FolderError: The reference folder cannot be read or holds fewer than two pictures.
-        PhotoError: One of its pictures cannot be read.
+        FolderError: The reference folder cannot be read or holds fewer than two images.
+        PhotoError: One of its images cannot be read.
     """
     path = store.find(NETWORK)
     if path is None:
@@ -215,22 +215,22 @@ def folder_statistics(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[Statistics, str]:
-    """Statistics of a folder's pictures, sub-folders included.
+    """Statistics of a folder's images, sub-folders included.
 
     Args:
         network: Gives the features.
-        folder: Where the pictures are.
+        folder: Where the images are.
         device: Where the network computes.
         weights_sha256: Of the network's file.
         cache: A folder that keeps them, by the weights and the list of names, sizes and times; None keeps nothing.
-        progress: Told the pictures that are done and those in all.
+        progress: Told the images that are done and those in all.
 
     Returns:
         The statistics, and the SHA-256 of that list.
 
     Raises:
-        FolderError: It cannot be read or holds fewer than two pictures, or the cache cannot be written to.
-        PhotoError: A picture cannot be read.
+        FolderError: It cannot be read or holds fewer than two images, or the cache cannot be written to.
+        PhotoError: An image cannot be read.
     """
     files, listed = _listed(folder)
     kept = None if cache is None else cache / f"fid-{listed[:16]}-{weights_sha256[:16]}.npz"
@@ -296,7 +296,7 @@ def _pth_arrays(path: Path) -> tuple[object, object] | None:
 
 
 def _listed(folder: Path) -> tuple[list[Path], str]:
-    """A folder's pictures in order, and the SHA-256 of the list of their names, sizes and times."""
+    """A folder's images in order, and the SHA-256 of the list of their names, sizes and times."""
     try:
         files = sorted(
             (path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file()),
@@ -306,8 +306,6 @@ def _listed(folder: Path) -> tuple[list[Path], str]:
     except OSError as error:
         raise FolderError(f"{folder} cannot be read: {error.strerror or error}.") from error
     if len(files) < 2:
-        raise FolderError(
-            f"{folder} holds {len(files)} picture(s); statistics need two or more, and thousands in fact."
-        )
+        raise FolderError(f"{folder} holds {len(files)} image(s); statistics need two or more, and thousands in fact.")
     rows = [[name, state.st_size, state.st_mtime_ns] for name, state in states]
     return files, hashlib.sha256(json.dumps(rows).encode("utf-8", "surrogateescape")).hexdigest()

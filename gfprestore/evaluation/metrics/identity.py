@@ -1,7 +1,7 @@
-"""Is it still the person: Deg by ArcFace, and dlib's recogniser and landmarks.
+"""Is it still the person: Deg by ArcFace, and dlib's recognizer and landmarks.
 
-Deg follows the authors' script: grey levels as OpenCV reads them from a colour PNG, 128 x 128, the angle between the
-embeddings of restored and gt. GFP-GAN's identity loss is made by the same network; dlib's recogniser is another one. A
+Deg follows the authors' script: gray levels as OpenCV reads them from a color PNG, 128 x 128, the angle between the
+embeddings of restored and gt. GFP-GAN's identity loss is made by the same network; dlib's recognizer is another one. A
 restorer may have been trained by that too (`--identity dlib`, as the embedded one was): of it this is no independent
 judge. It comes with the extra `landmarks`; its models are taken as data, because their package imports what newer
 Pythons lack.
@@ -32,13 +32,13 @@ from gfprestore.packaged_files import packaged_file
 from gfprestore.weights.checkpoints import load_state
 from gfprestore.weights.store import WeightsStore
 
-RECOGNISER = "arcface-resnet18"
+RECOGNIZER = "arcface-resnet18"
 
 NEARLY_IDENTICAL = 1.0
 """Degrees; the authors' script leaves out pairs below."""
 
 _MODELS = {
-    "dlib-recogniser": "dlib_face_recognition_resnet_model_v1.dat",
+    "dlib-recognizer": "dlib_face_recognition_resnet_model_v1.dat",
     "dlib-landmarks-5": "shape_predictor_5_face_landmarks.dat",
     "dlib-landmarks-68": "shape_predictor_68_face_landmarks.dat",
 }
@@ -46,11 +46,11 @@ _MODELS = {
 
 @dataclass(frozen=True)
 class IdentityAngle:
-    """The angle between ArcFace's embeddings of a picture and its gt, in degrees.
+    """The angle between ArcFace's embeddings of an image and its gt, in degrees.
 
     Attributes:
         spec: `deg` or `deg_all`.
-        network: The recogniser.
+        network: The recognizer.
         device: Where it computes.
         least: Pairs of a smaller angle do not count in the mean.
     """
@@ -61,15 +61,15 @@ class IdentityAngle:
     least: float
 
     def score(self, restored: Sequence[Pixels], gt: Sequence[Pixels] | None) -> list[float]:
-        """One angle a picture, from 0 to 180."""
+        """One angle an image, from 0 to 180."""
         both = pairs(self.spec, restored, gt)
         if not both:
             return []
-        faces = [grey_face(picture) for pair in both for picture in pair]
+        faces = [gray_face(image) for pair in both for image in pair]
         embeddings = in_batches(self._embeddings, faces, 16 * SIZE**2, self.device).double().numpy()
         return [angle(one, other) for one, other in zip(embeddings[::2], embeddings[1::2], strict=True)]
 
-    def summarise(self, scores: Sequence[float]) -> float:
+    def summarize(self, scores: Sequence[float]) -> float:
         """The mean of the angles that count; NaN where none does."""
         return mean_score([score for score in scores if not score < self.least])
 
@@ -81,7 +81,7 @@ class IdentityAngle:
 
 @dataclass(frozen=True)
 class FaceDistance:
-    """A distance between what dlib finds in a picture and in its gt.
+    """A distance between what dlib finds in an image and in its gt.
 
     Attributes:
         spec: `identity_dlib` or `lmd`.
@@ -94,23 +94,23 @@ class FaceDistance:
     distance: Callable[[NDArray[np.float64], NDArray[np.float64]], float]
 
     def score(self, restored: Sequence[Pixels], gt: Sequence[Pixels] | None) -> list[float]:
-        """One distance a picture."""
+        """One distance an image."""
         both = pairs(self.spec, restored, gt)
         return [self.distance(self.describe(one), self.describe(other)) for one, other in both]
 
-    def summarise(self, scores: Sequence[float]) -> float:
+    def summarize(self, scores: Sequence[float]) -> float:
         """The mean without NaN."""
         return mean_score(scores)
 
 
-def grey_face(pixels: Pixels) -> NDArray[np.uint8]:
-    """A picture (H, W, 3) as ArcFace sees it: grey (128, 128), bilinear without antialiasing.
+def gray_face(pixels: Pixels) -> NDArray[np.uint8]:
+    """An image (H, W, 3) as ArcFace sees it: gray (128, 128), bilinear without antialiasing.
 
-    The weights are those with which libpng, through OpenCV, makes grey of colour, in 1/32768 and cut off.
+    The weights are those with which libpng, through OpenCV, makes gray of color, in 1/32768 and cut off.
     """
     red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
-    grey = ((9797 * red + 19234 * green + 3737 * blue) >> 15).astype(np.uint8)
-    return np.asarray(cv2.resize(grey, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR), np.uint8)
+    gray = ((9797 * red + 19234 * green + 3737 * blue) >> 15).astype(np.uint8)
+    return np.asarray(cv2.resize(gray, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def angle(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
@@ -134,14 +134,14 @@ def open_deg(spec: MetricSpec, store: WeightsStore, device: torch.device, used: 
         MetricUnavailable: The weights are not here.
         WeightsError: They are damaged or of another network.
     """
-    path = store.find(RECOGNISER)
+    path = store.find(RECOGNIZER)
     if path is None:
         raise MetricUnavailable(
             spec.label,
-            f"{RECOGNISER} is not in {', '.join(map(str, store.folders))}.",
-            f"Run `gfprestore weights fetch {RECOGNISER}`.",
+            f"{RECOGNIZER} is not in {', '.join(map(str, store.folders))}.",
+            f"Run `gfprestore weights fetch {RECOGNIZER}`.",
         )
-    used[RECOGNISER] = sha256_of(path)
+    used[RECOGNIZER] = sha256_of(path)
     try:
         network = ArcFaceResNet18.from_state(load_state(path))
     except ValueError as error:
@@ -160,20 +160,20 @@ def open_dlib_identity(spec: MetricSpec, used: dict[str, str]) -> FaceDistance:
     Raises:
         MetricUnavailable: The extra `landmarks` is not installed.
     """
-    dlib, paths = _dlib(spec, ["dlib-recogniser", "dlib-landmarks-5"], used)
-    recogniser = dlib.face_recognition_model_v1(str(paths["dlib-recogniser"]))
+    dlib, paths = _dlib(spec, ["dlib-recognizer", "dlib-landmarks-5"], used)
+    recognizer = dlib.face_recognition_model_v1(str(paths["dlib-recognizer"]))
     predictor = dlib.shape_predictor(str(paths["dlib-landmarks-5"]))
 
     def describe(pixels: Pixels) -> NDArray[np.float64]:
         pixels = np.ascontiguousarray(pixels)
         found = predictor(pixels, dlib.rectangle(*_face_box(pixels)))
-        return np.array(recogniser.compute_face_descriptor(pixels, found), np.float64)
+        return np.array(recognizer.compute_face_descriptor(pixels, found), np.float64)
 
     return FaceDistance(spec, describe, lambda one, other: float(np.linalg.norm(one - other)))
 
 
 def open_landmark_distance(spec: MetricSpec, used: dict[str, str]) -> FaceDistance:
-    """The mean distance between dlib's 68 landmarks, in pixels of a picture 512 wide.
+    """The mean distance between dlib's 68 landmarks, in pixels of an image 512 wide.
 
     Args:
         spec: `lmd`.

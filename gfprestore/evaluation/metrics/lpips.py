@@ -24,7 +24,7 @@ from gfprestore.weights.checkpoints import load_state
 from gfprestore.weights.store import WeightsStore
 
 SMALLEST = {"lpips": 16, "lpips_alex": 63, "st_lpips": 32}
-"""The smallest side of a picture that the network takes."""
+"""The smallest side of an image that the network takes."""
 
 TORCHVISION_FILES = {"lpips": "vgg16-397923af.pth", "lpips_alex": "alexnet-owt-7be5be79.pth"}
 """Torchvision's ImageNet backbones; the digits after the hyphen begin the file's SHA-256."""
@@ -43,7 +43,7 @@ class PerceptualMetric:
     device: torch.device
 
     def score(self, restored: Sequence[Pixels], gt: Sequence[Pixels] | None) -> list[float]:
-        """One distance a picture; NaN where it is too small for the network."""
+        """One distance an image; NaN where it is too small for the network."""
         scores: list[float] = []
         for run in runs_of_one_size(pairs(self.spec, restored, gt)):
             height, width = run[0][0].shape[:2]
@@ -53,7 +53,7 @@ class PerceptualMetric:
                 scores += in_batches(self._distances, run, 2 * height * width, self.device).tolist()
         return scores
 
-    def summarise(self, scores: Sequence[float]) -> float:
+    def summarize(self, scores: Sequence[float]) -> float:
         """The mean without NaN."""
         return mean_score(scores)
 

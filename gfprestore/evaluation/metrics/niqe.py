@@ -25,8 +25,8 @@ BLOCK = 96
 
 PRISTINE_FILE = "niqe-pristine.safetensors"
 
-NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
-"""Steps to the neighbours whose products are looked at: right, below and the two diagonals."""
+NEIGHBORS = ((0, 1), (1, 0), (1, 1), (1, -1))
+"""Steps to the neighbors whose products are looked at: right, below and the two diagonals."""
 
 _LUMA = (65.481, 128.553, 24.966)  # of R, G, B in [0, 1]; BT.601 in 16..235
 _SHAPES = np.arange(0.2, 10.001, 0.001)
@@ -56,15 +56,15 @@ def load_pristine(path: Path) -> Pristine:
 
 
 def niqe(pixels: Pixels, pristine: Pristine) -> float:
-    """The quality of a picture (H, W, 3) RGB uint8, lower is better; NaN where it has fewer than two usable blocks."""
+    """The quality of an image (H, W, 3) RGB uint8, lower is better; NaN where it has fewer than two usable blocks."""
     values = luma(pixels)
     rows, columns = values.shape[0] // BLOCK, values.shape[1] // BLOCK
     if rows * columns < 2:
         return math.nan
     values = values[: rows * BLOCK, : columns * BLOCK]
-    both = [_block_features(_blocks(normalised(values), BLOCK))]
+    both = [_block_features(_blocks(normalized(values), BLOCK))]
     smaller = halved(values / np.float32(255)) * np.float32(255)
-    both.append(_block_features(_blocks(normalised(smaller), BLOCK // 2)))
+    both.append(_block_features(_blocks(normalized(smaller), BLOCK // 2)))
     features = np.concatenate(both, axis=1)  # (rows * columns, 36)
     whole = features[~np.isnan(features).any(axis=1)]
     if len(whole) < 2:
@@ -81,7 +81,7 @@ def luma(pixels: Pixels) -> NDArray[np.float32]:
     return np.asarray(np.round(levels.astype(np.float32) * np.float32(255)), np.float32)
 
 
-def normalised(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def normalized(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Equation 1: what a pixel differs by from its surroundings, in terms of their deviation."""
     mean = _surroundings(values)
     variance = _surroundings(np.square(values)) - np.square(mean)
@@ -123,10 +123,10 @@ def _blocks(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
 
 
 def _block_features(blocks: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N, side, side) -> (N, 18): the shape and width of the values, and of their products with each neighbour."""
+    """(N, side, side) -> (N, 18): the shape and width of the values, and of their products with each neighbor."""
     place, left, right = _asymmetric_gaussian(blocks)
     features = [_SHAPES[place], (left + right) / 2]
-    for step in NEIGHBOURS:
+    for step in NEIGHBORS:
         place, left, right = _asymmetric_gaussian(blocks * np.roll(blocks, step, axis=(1, 2)))
         mean = (right - left) * _shape_tables()["mean"][place]  # equation 8
         features += [_SHAPES[place], mean, left, right]

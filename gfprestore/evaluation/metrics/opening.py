@@ -13,12 +13,12 @@ import torch
 
 from gfprestore.errors import GfprestoreError, MetricUnavailable, UsageError
 from gfprestore.evaluation.metrics import psnr_ssim
-from gfprestore.evaluation.metrics.batching import mean_score, pairs, pictures
+from gfprestore.evaluation.metrics.batching import images, mean_score, pairs
 from gfprestore.evaluation.metrics.fid import Progress, RealFaces, open_fid
 from gfprestore.evaluation.metrics.identity import open_deg, open_dlib_identity, open_landmark_distance
 from gfprestore.evaluation.metrics.lpips import open_lpips, open_shift_tolerant
 from gfprestore.evaluation.metrics.niqe import PRISTINE_FILE, load_pristine, niqe
-from gfprestore.evaluation.metrics.specs import DEFAULT_METRICS, METRICS, MetricSpec, PictureMetric, Pixels, SetMetric
+from gfprestore.evaluation.metrics.specs import DEFAULT_METRICS, METRICS, ImageMetric, MetricSpec, Pixels, SetMetric
 from gfprestore.files import sha256_of
 from gfprestore.weights.store import WeightsStore, embedded_folder
 
@@ -27,7 +27,7 @@ __all__ = [
     "METRICS",
     "MetricSpec",
     "MetricUnavailable",
-    "PictureMetric",
+    "ImageMetric",
     "Pixels",
     "SetMetric",
     "open_metric",
@@ -43,32 +43,32 @@ _PAIR_FUNCTIONS: dict[str, Callable[[Pixels, Pixels], float]] = {
 
 @dataclass(frozen=True)
 class PairMetric:
-    """A metric that looks at one picture and its gt at a time."""
+    """A metric that looks at one image and its gt at a time."""
 
     spec: MetricSpec
     function: Callable[[Pixels, Pixels], float]
 
     def score(self, restored: Sequence[Pixels], gt: Sequence[Pixels] | None) -> list[float]:
-        """One number a picture; see `PictureMetric`."""
+        """One number an image; see `ImageMetric`."""
         return [self.function(one, other) for one, other in pairs(self.spec, restored, gt)]
 
-    def summarise(self, scores: Sequence[float]) -> float:
+    def summarize(self, scores: Sequence[float]) -> float:
         """The mean without NaN."""
         return mean_score(scores)
 
 
 @dataclass(frozen=True)
 class BlindMetric:
-    """A metric that looks at one picture at a time and needs no gt."""
+    """A metric that looks at one image at a time and needs no gt."""
 
     spec: MetricSpec
     function: Callable[[Pixels], float]
 
     def score(self, restored: Sequence[Pixels], gt: Sequence[Pixels] | None) -> list[float]:
-        """One number a picture; see `PictureMetric`."""
-        return [self.function(picture) for picture in pictures(self.spec, restored)]
+        """One number an image; see `ImageMetric`."""
+        return [self.function(image) for image in images(self.spec, restored)]
 
-    def summarise(self, scores: Sequence[float]) -> float:
+    def summarize(self, scores: Sequence[float]) -> float:
         """The mean without NaN."""
         return mean_score(scores)
 
@@ -83,7 +83,7 @@ def open_metric(
     cache: Path | None = None,
     weights_used: dict[str, str] | None = None,
     progress: Progress | None = None,
-) -> PictureMetric | SetMetric:
+) -> ImageMetric | SetMetric:
     """The metric, ready to compute. Nothing is downloaded.
 
     Args:
@@ -91,7 +91,7 @@ def open_metric(
         store: Where weights are looked for.
         device: Where networks compute.
         statistics: For FID: a `.npz` of pytorch-fid or a `.pth` of VQFR's and GFPGAN's scripts.
-        reference: For FID: a folder of pictures whose statistics are computed here.
+        reference: For FID: a folder of images whose statistics are computed here.
         cache: A folder that keeps those statistics.
         weights_used: Takes the SHA-256 of every file used, by its role.
         progress: Told how far the statistics of `reference` are.
@@ -108,16 +108,16 @@ def open_metric(
         if name == "fid":
             real = RealFaces(statistics, reference, cache, progress)
             return open_fid(spec, store, device, used, real)
-        return _open_picture_metric(spec, store, device, used)
+        return _open_image_metric(spec, store, device, used)
     except MetricUnavailable:
         raise
     except GfprestoreError as error:
         raise MetricUnavailable(spec.label, str(error)) from error
 
 
-def _open_picture_metric(
+def _open_image_metric(
     spec: MetricSpec, store: WeightsStore, device: torch.device, used: dict[str, str]
-) -> PictureMetric:
+) -> ImageMetric:
     if spec.name in _PAIR_FUNCTIONS:
         return PairMetric(spec, _PAIR_FUNCTIONS[spec.name])
     if spec.name == "niqe":
@@ -131,7 +131,7 @@ def _open_picture_metric(
     return open_dlib_identity(spec, used) if spec.name == "identity_dlib" else open_landmark_distance(spec, used)
 
 
-def _open_niqe(spec: MetricSpec, used: dict[str, str]) -> PictureMetric:
+def _open_niqe(spec: MetricSpec, used: dict[str, str]) -> ImageMetric:
     folder = embedded_folder()
     path = folder / PRISTINE_FILE if folder else None
     if path is None or not path.is_file():
@@ -142,4 +142,4 @@ def _open_niqe(spec: MetricSpec, used: dict[str, str]) -> PictureMetric:
         )
     used["niqe-pristine"] = sha256_of(path)
     pristine = load_pristine(path)
-    return BlindMetric(spec, lambda picture: niqe(picture, pristine))
+    return BlindMetric(spec, lambda image: niqe(image, pristine))

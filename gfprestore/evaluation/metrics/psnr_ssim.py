@@ -1,6 +1,6 @@
-"""How near a restored picture is to its gt, pixel by pixel: PSNR and SSIM (Wang et al., 2004), plain and matched.
+"""How near a restored image is to its gt, pixel by pixel: PSNR and SSIM (Wang et al., 2004), plain and matched.
 
-Pictures are (H, W, 3) of levels 0..255, uint8 or float. Numbers equal those of basicsr's calculate_psnr and
+Images are (H, W, 3) of levels 0..255, uint8 or float. Numbers equal those of basicsr's calculate_psnr and
 calculate_ssim on RGB with no border crop.
 """
 
@@ -21,7 +21,7 @@ CONTRAST_CONSTANT = (0.03 * PEAK) ** 2
 
 
 def psnr(restored: NDArray[Any], gt: NDArray[Any]) -> float:
-    """Peak signal-to-noise ratio in dB, of all channels together; infinity for identical pictures."""
+    """Peak signal-to-noise ratio in dB, of all channels together; infinity for identical images."""
     error = float(np.mean(np.square(restored.astype(np.float64) - gt.astype(np.float64))))
     return math.inf if error == 0 else 10 * math.log10(PEAK**2 / error)
 
@@ -41,13 +41,13 @@ def ssim(restored: NDArray[Any], gt: NDArray[Any]) -> float:
 
 
 def matched(restored: NDArray[Any], gt: NDArray[Any]) -> NDArray[np.float64]:
-    """The restored picture with each channel's mean and standard deviation made the gt's; float, not clipped.
+    """The restored image with each channel's mean and standard deviation made the gt's; float, not clipped.
 
     A channel of one level only has no contrast to stretch: it takes the gt's mean.
     """
     x, y = restored.astype(np.float64), gt.astype(np.float64)
     if np.array_equal(x, y):
-        return x  # without the rounding that would give identical pictures a finite PSNR
+        return x  # without the rounding that would give identical images a finite PSNR
     deviation = x.std((0, 1))
     stretch = np.divide(y.std((0, 1)), deviation, out=np.ones_like(deviation), where=deviation > 0)
     return np.asarray((x - x.mean((0, 1))) * stretch + y.mean((0, 1)))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
-"""A picture (H, W, 3), RGB."""
+"""An image (H, W, 3), RGB."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class MetricSpec:
         name: Its key in JSON and its word on the command line.
         label: Its name in tables.
         better: Whether higher or lower numbers are better.
-        needs_gt: It compares each picture with its gt.
-        of_set: One number a set, not one a picture.
-        protocol: How it is computed, in a sentence: colour space, range, resizing, network and weights.
+        needs_gt: It compares each image with its gt.
+        of_set: One number a set, not one an image.
+        protocol: How it is computed, in a sentence: color space, range, resizing, network and weights.
     """
 
     name: str
@@ -38,8 +38,8 @@ class MetricSpec:
     protocol: str
 
 
-class PictureMetric(Protocol):
-    """A metric with one number a picture."""
+class ImageMetric(Protocol):
+    """A metric with one number an image."""
 
     @property
     def spec(self) -> MetricSpec:
@@ -47,24 +47,24 @@ class PictureMetric(Protocol):
         ...
 
     def score(self, restored: Sequence[Pixels], gt: Sequence[Pixels] | None) -> list[float]:
-        """One number a picture; NaN where a picture has none, infinity for the PSNR of identical pictures.
+        """One number an image; NaN where an image has none, infinity for the PSNR of identical images.
 
         Args:
-            restored: Pictures (H, W, 3), not all of one size.
-            gt: As many, each of its picture's size; not looked at where the metric needs none.
+            restored: Images (H, W, 3), not all of one size.
+            gt: As many, each of its image's size; not looked at where the metric needs none.
 
         Raises:
-            UsageError: A gt is missing, has another size than its picture, or is no (H, W, 3) uint8.
+            UsageError: A gt is missing, has another size than its image, or is no (H, W, 3) uint8.
         """
         ...
 
-    def summarise(self, scores: Sequence[float]) -> float:
+    def summarize(self, scores: Sequence[float]) -> float:
         """The set's number: the mean without NaN; NaN where nothing is left."""
         ...
 
 
 class SetMetric(Protocol):
-    """A metric with one number a set, from features of its pictures."""
+    """A metric with one number a set, from features of its images."""
 
     @property
     def spec(self) -> MetricSpec:
@@ -72,7 +72,7 @@ class SetMetric(Protocol):
         ...
 
     def features(self, restored: Sequence[Pixels]) -> NDArray[np.float32]:
-        """(B, D) from B pictures; a picture's features do not depend on its neighbours.
+        """(B, D) from B images; an image's features do not depend on its neighbors.
 
         Raises:
             UsageError: One is no (H, W, 3) uint8.
@@ -80,11 +80,11 @@ class SetMetric(Protocol):
         ...
 
     def value(self, features: NDArray[np.float32]) -> float:
-        """The set's number from the features (N, D) of all its pictures; NaN for fewer than two."""
+        """The set's number from the features (N, D) of all its images; NaN for fewer than two."""
         ...
 
     def warning(self, count: int) -> str | None:
-        """What makes the number of so many pictures doubtful; None where nothing does."""
+        """What makes the number of so many images doubtful; None where nothing does."""
         ...
 
 
@@ -95,7 +95,7 @@ _SPECS = (
         "lower",
         needs_gt=False,
         of_set=True,
-        protocol="Frechet distance between the 2048 features of all restored pictures and given statistics (the "
+        protocol="Frechet distance between the 2048 features of all restored images and given statistics (the "
         "authors: FFHQ at 512), RGB in [-1, 1], resized to 299 x 299 bilinearly without antialiasing, Inception v3 of "
         "pytorch-fid (2015-12-05).",
     ),
@@ -106,7 +106,7 @@ _SPECS = (
         needs_gt=False,
         of_set=False,
         protocol="Luma of BT.601 (16 to 235) rounded to whole levels, no border crop, blocks of 96 x 96, pristine "
-        "parameters of Mittal et al. 2013; a picture of fewer than two such blocks has none.",
+        "parameters of Mittal et al. 2013; an image of fewer than two such blocks has none.",
     ),
     MetricSpec(
         "psnr",
@@ -115,7 +115,7 @@ _SPECS = (
         needs_gt=True,
         of_set=False,
         protocol="RGB of 8 bits, one mean squared error over the three channels, no border crop, no resizing, nothing "
-        "matched; identical pictures have an infinite one, and then so has the set.",
+        "matched; identical images have an infinite one, and then so has the set.",
     ),
     MetricSpec(
         "psnr_matched",
@@ -178,7 +178,7 @@ _SPECS = (
         needs_gt=True,
         of_set=False,
         protocol="Angle in degrees between the embeddings of ArcFace's ResNet-18 (released with GFPGAN) of restored "
-        "and gt, grey of 8 bits, resized to 128 x 128 bilinearly without antialiasing, [-1, 1]; the mean leaves out "
+        "and gt, gray of 8 bits, resized to 128 x 128 bilinearly without antialiasing, [-1, 1]; the mean leaves out "
         "pairs under 1 degree, as the authors' script does.",
     ),
     MetricSpec(
@@ -197,7 +197,7 @@ _SPECS = (
         of_set=False,
         protocol="Euclidean distance between dlib's 128 numbers of restored and gt (0.6: its authors' threshold for "
         "the same person); the face is taken to stand where the FFHQ template has it, five landmarks are found in that "
-        "box, no detection, so that no picture drops out.",
+        "box, no detection, so that no image drops out.",
     ),
     MetricSpec(
         "lmd",
@@ -205,7 +205,7 @@ _SPECS = (
         "lower",
         needs_gt=True,
         of_set=False,
-        protocol="Mean distance between dlib's 68 landmarks of restored and gt, in pixels of the picture made 512 "
+        protocol="Mean distance between dlib's 68 landmarks of restored and gt, in pixels of the image made 512 "
         "wide, the face taken to stand where the FFHQ template has it; the published numbers are of another network "
         "(AWing, 98 points), so the two cannot be compared.",
     ),

@@ -38,9 +38,9 @@ SETS = ["features-500-64", "features-200-16", "features-130-128"]
 class TinyNetwork(nn.Module):
     """Stands in for Inception: the first features are the means of the channels, the others nought."""
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        assert pictures.shape[1:] == (3, 299, 299)
-        return nn.functional.pad(pictures.mean((2, 3)), (0, FEATURES - 3))
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.shape[1:] == (3, 299, 299)
+        return nn.functional.pad(images.mean((2, 3)), (0, FEATURES - 3))
 
 
 def statistics_of(values: NDArray[np.float32]) -> Statistics:
@@ -64,7 +64,7 @@ def test_the_distance_equals_the_stored_one_of_pytorch_fid(name: str) -> None:
 
 @pytest.mark.parametrize("count", [500, 40])
 @pytest.mark.filterwarnings("ignore")  # of scipy, which pytorch-fid calls as it was
-def test_the_distance_equals_pytorch_fids_now_also_of_few_pictures(count: int) -> None:
+def test_the_distance_equals_pytorch_fids_now_also_of_few_images(count: int) -> None:
     score: Any = pytest.importorskip("pytorch_fid.fid_score", exc_type=ImportError)
     one, other = (statistics_of(values[:count]) for values in feature_sets("features-500-64"))
     try:
@@ -92,7 +92,7 @@ def test_statistics_of_parts_are_those_of_the_whole() -> None:
     assert np.allclose(total.statistics().covariance, expected.covariance, rtol=1e-9, atol=1e-12)
 
 
-def test_features_of_pictures_of_any_size_are_their_own_whoever_stands_beside() -> None:
+def test_features_of_images_of_any_size_are_their_own_whoever_stands_beside() -> None:
     real = Statistics(np.zeros(FEATURES), np.eye(FEATURES))
     metric = FrechetDistance(METRICS["fid"], TinyNetwork(), CPU, real)  # type: ignore[arg-type]
     given = [np.full((9, 14, 3), 255, np.uint8), original("coffee"), np.zeros((400, 3, 3), np.uint8)]
@@ -101,13 +101,13 @@ def test_features_of_pictures_of_any_size_are_their_own_whoever_stands_beside() 
     assert found[0, :3] == pytest.approx(1) and found[2, :3] == pytest.approx(-1)
     assert np.array_equal(metric.features(given[1:2])[0], found[1])
     assert metric.features([]).shape == (0, FEATURES)
-    with pytest.raises(UsageError, match=r"RGB pictures of 8 bits.*picture 1 of 1 is \(9, 14\) uint8"):
+    with pytest.raises(UsageError, match=r"RGB images of 8 bits.*image 1 of 1 is \(9, 14\) uint8"):
         metric.features([given[0][..., 0]])
 
 
-def test_fewer_pictures_than_dimensions_are_warned_of_with_the_rank() -> None:
+def test_fewer_images_than_dimensions_are_warned_of_with_the_rank() -> None:
     metric = FrechetDistance(METRICS["fid"], TinyNetwork(), CPU, Statistics(np.zeros(1), np.eye(1)))  # type: ignore[arg-type]
-    assert "FID of 180 pictures: their covariance has rank 179 at most, of 2048" in (metric.warning(180) or "")
+    assert "FID of 180 images: their covariance has rank 179 at most, of 2048" in (metric.warning(180) or "")
     assert metric.warning(2048) is not None and metric.warning(2049) is None
     assert np.isnan(metric.value(np.zeros((1, 1), np.float32)))
 
@@ -182,8 +182,8 @@ def test_statistics_of_a_folder_are_kept_until_the_folder_changes(
     assert other != listed and changed.mean[0] < first.mean[0] and len(list(cache.iterdir())) == 2
 
 
-def test_a_folder_of_one_picture_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FolderError, match=r"holds 1 picture\(s\)"):
+def test_a_folder_of_one_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match=r"holds 1 image\(s\)"):
         fid.folder_statistics(TinyNetwork(), written(tmp_path / "one", 1), CPU, "0")  # type: ignore[arg-type]
 
 

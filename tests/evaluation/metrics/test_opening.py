@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from samples import original, picture
+from samples import original, sample_image
 from torch import nn
 
 from gfprestore.errors import ExitCode, MetricUnavailable, UsageError
@@ -74,7 +74,7 @@ def test_an_unknown_metric_is_refused_with_the_known_ones(tmp_path: Path) -> Non
 def test_what_needs_nothing_is_always_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_arguments: None)
     metric: Any = open_metric(name, WeightsStore(tmp_path, offline=True), CPU)
-    (score,) = metric.score([picture("chelsea-noisy")], [original("chelsea")])
+    (score,) = metric.score([sample_image("chelsea-noisy")], [original("chelsea")])
     assert math.isfinite(score)
 
 
@@ -118,13 +118,13 @@ def test_lpips_is_opened_with_torchvisions_backbone_and_the_packages_heads(
     metric: Any = open_metric("lpips_alex", WeightsStore(tmp_path / "weights"), CPU, weights_used=used)
     assert used == {"lpips-heads-alexnet": sha256_of(heads), "torchvision-alexnet": sha256_of(path)}
     gt = original("coffee")[:80, :96]
-    restored = [picture("coffee-noisy")[:80, :96], gt, gt[:70, :64], gt[:62]]
-    scores = metric.score(restored, [gt, gt, picture("coffee-dim")[:70, :64], gt[:62]])
+    restored = [sample_image("coffee-noisy")[:80, :96], gt, gt[:70, :64], gt[:62]]
+    scores = metric.score(restored, [gt, gt, sample_image("coffee-dim")[:70, :64], gt[:62]])
     reference = alex_lpips(state, torch.load(heads, map_location="cpu", weights_only=True))
     one, other = (torch.from_numpy(item).permute(2, 0, 1)[None] / 127.5 - 1 for item in (restored[0], gt))
     assert scores[0] == pytest.approx(float(reference(one, other)), rel=1e-4) and scores[0] > 0
     assert scores[1] == 0 and scores[2] > 0 and math.isnan(scores[3]), "too small for AlexNet"
-    assert metric.summarise(scores) == pytest.approx((scores[0] + scores[2]) / 3)
+    assert metric.summarize(scores) == pytest.approx((scores[0] + scores[2]) / 3)
 
 
 def test_a_backbone_whose_hash_is_not_the_one_of_its_name_is_not_used(
@@ -147,7 +147,7 @@ def test_st_lpips_equals_the_stored_distances_of_its_package(tmp_path: Path) -> 
     with GOLDEN.open(encoding="utf-8", newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["metric"] == "st_lpips"]
     assert len(rows) == 8
-    restored = [picture(row["picture"])[:96, :128] for row in rows]
+    restored = [sample_image(row["picture"])[:96, :128] for row in rows]
     gt = [original(row["picture"].split("-")[0])[:96, :128] for row in rows]
     assert metric.score(restored, gt) == pytest.approx([float(row["value"]) for row in rows], rel=1e-4)
 
@@ -156,14 +156,14 @@ def test_sizes_numbers_and_kinds_that_differ_are_refused(tmp_path: Path) -> None
     metric: Any = open_metric("ssim", WeightsStore(tmp_path), CPU)
     gt = original("camera")
     with pytest.raises(
-        UsageError, match=r"SSIM compares pictures of one size; picture 1 of 1 is 288 x 380, its gt 288 x 384"
+        UsageError, match=r"SSIM compares images of one size; image 1 of 1 is 288 x 380, its gt 288 x 384"
     ):
         metric.score([gt[:380]], [gt])
-    with pytest.raises(UsageError, match="SSIM compares with the gt: 2 pictures, 1 gt"):
+    with pytest.raises(UsageError, match="SSIM compares with the gt: 2 images, 1 gt"):
         metric.score([gt, gt], [gt])
-    with pytest.raises(UsageError, match="SSIM compares with the gt: 1 pictures, 0 gt"):
+    with pytest.raises(UsageError, match="SSIM compares with the gt: 1 images, 0 gt"):
         metric.score([gt], None)
-    with pytest.raises(UsageError, match=r"picture 1 of 1 is \(384, 288, 3\) uint16"):
+    with pytest.raises(UsageError, match=r"image 1 of 1 is \(384, 288, 3\) uint16"):
         metric.score([gt.astype(np.uint16)], [gt])
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from samples import CROPS, WAYS, original, picture
+from samples import CROPS, WAYS, original, sample_image
 
 from gfprestore.evaluation.metrics.niqe import halved, niqe
-from gfprestore.evaluation.metrics.opening import PictureMetric, open_metric
+from gfprestore.evaluation.metrics.opening import ImageMetric, open_metric
 from gfprestore.evaluation.metrics.psnr_ssim import matched, psnr, ssim
 from gfprestore.weights.store import WeightsStore
 
@@ -26,7 +26,7 @@ def stored(*metrics: str) -> list[tuple[str, str, float]]:
     return [(row["picture"], row["metric"], float(row["value"])) for row in rows]
 
 
-def metric(name: str) -> PictureMetric:
+def metric(name: str) -> ImageMetric:
     found = open_metric(name, WeightsStore(offline=True), CPU)
     assert not found.spec.of_set
     return found  # type: ignore[return-value]
@@ -39,7 +39,7 @@ def test_scores_equal_the_stored_ones_of_the_official_code(name: str) -> None:
     ours = metric(name)
     for label, _, value in rows:
         gt = [original(label.split("-")[0])] if ours.spec.needs_gt else None
-        (score,) = ours.score([picture(label)], gt)
+        (score,) = ours.score([sample_image(label)], gt)
         assert score == pytest.approx(value, rel=3e-4 if name == "niqe" else 2e-6), label
 
 
@@ -48,7 +48,7 @@ def test_scores_equal_the_stored_ones_of_the_official_code(name: str) -> None:
 def test_scores_equal_the_official_ones_now(way: str, official: None) -> None:
     from basicsr.metrics import calculate_niqe, calculate_psnr, calculate_ssim
 
-    gt, restored = original("chelsea"), picture(f"chelsea-{way}")
+    gt, restored = original("chelsea"), sample_image(f"chelsea-{way}")
     reverse = np.ascontiguousarray(restored[..., ::-1])  # theirs takes BGR
     assert metric("niqe").score([restored], None)[0] == pytest.approx(calculate_niqe(reverse, 0), rel=3e-4)
     assert ssim(restored, gt) == pytest.approx(calculate_ssim(restored, gt, 0), rel=1e-9)
@@ -57,18 +57,18 @@ def test_scores_equal_the_official_ones_now(way: str, official: None) -> None:
     assert ssim(shifted, gt) == pytest.approx(calculate_ssim(shifted, gt, 0), rel=1e-9)
 
 
-def test_psnr_of_one_level_everywhere_is_20_log_255_and_of_identical_pictures_infinite() -> None:
+def test_psnr_of_one_level_everywhere_is_20_log_255_and_of_identical_images_infinite() -> None:
     gt = np.full((12, 13, 3), 100, np.uint8)
     assert psnr(gt + np.uint8(1), gt) == pytest.approx(20 * math.log10(255))
     ours = metric("psnr")
     scores = ours.score([gt, gt + np.uint8(1)], [gt, gt])
     assert scores[0] == math.inf
-    assert ours.summarise(scores) == math.inf and math.isfinite(ours.summarise(scores[1:]))
+    assert ours.summarize(scores) == math.inf and math.isfinite(ours.summarize(scores[1:]))
     assert metric("psnr_matched").score([gt], [gt]) == [math.inf]
 
 
-def test_a_matched_picture_has_the_gts_means_and_deviations_and_a_flat_one_its_means() -> None:
-    gt, restored = original("coffee"), picture("coffee-dim")
+def test_a_matched_image_has_the_gts_means_and_deviations_and_a_flat_one_its_means() -> None:
+    gt, restored = original("coffee"), sample_image("coffee-dim")
     result = matched(restored, gt)
     assert np.allclose(result.mean((0, 1)), gt.mean((0, 1))) and np.allclose(result.std((0, 1)), gt.std((0, 1)))
     assert result.min() < 0 or result.max() > 255, "not clipped"
@@ -77,12 +77,12 @@ def test_a_matched_picture_has_the_gts_means_and_deviations_and_a_flat_one_its_m
 
 
 def test_matching_takes_away_what_a_change_of_contrast_cost() -> None:
-    gt, restored = [original("camera")], [picture("camera-dim")]
+    gt, restored = [original("camera")], [sample_image("camera-dim")]
     plain, after = metric("psnr").score(restored, gt)[0], metric("psnr_matched").score(restored, gt)[0]
-    assert plain < 20 and after > 50, "only the rounding of the dim picture is left"
+    assert plain < 20 and after > 50, "only the rounding of the dim image is left"
 
 
-def test_ssim_is_of_the_windows_within_and_a_smaller_picture_has_none() -> None:
+def test_ssim_is_of_the_windows_within_and_a_smaller_image_has_none() -> None:
     gt = original("astronaut")[:11, :11]
     assert ssim(gt, gt) == 1.0
     assert math.isnan(ssim(gt[:10], gt[:10]))
@@ -107,19 +107,19 @@ def test_half_size_is_matlabs_bicubic_with_antialiasing() -> None:
     assert halved(np.full((8, 8), 3, np.float32)) == pytest.approx(np.full((4, 4), 3))
 
 
-def test_pictures_too_small_or_flat_have_no_niqe_and_do_not_spoil_the_mean() -> None:
+def test_images_too_small_or_flat_have_no_niqe_and_do_not_spoil_the_mean() -> None:
     ours = metric("niqe")
     pixels = original("chelsea")
     scores = ours.score([pixels[:191, :100], np.zeros((200, 200, 3), np.uint8), pixels], None)
     assert [math.isnan(score) for score in scores] == [True, True, False]
-    assert ours.summarise(scores) == scores[2]
-    assert math.isnan(ours.summarise(scores[:2]))
+    assert ours.summarize(scores) == scores[2]
+    assert math.isnan(ours.summarize(scores[:2]))
 
 
-def test_niqe_finds_every_spoilt_picture_worse_than_the_original() -> None:
+def test_niqe_finds_every_spoiled_image_worse_than_the_original() -> None:
     ours = metric("niqe")
     for sample in CROPS:
-        scores = ours.score([picture(f"{sample}-{way}") for way in WAYS], None)
+        scores = ours.score([sample_image(f"{sample}-{way}") for way in WAYS], None)
         assert min(scores[1:4]) > scores[0]
 
 
