@@ -68,7 +68,8 @@ def tiny(layout: Layout, size: int = 32, modulation: Modulation = "split") -> GF
 
 def with_stored(plain: GFPGAN, **numbers: Any) -> GFPGAN:
     """The same weights with numbers beside the layers, as its own state makes it be built."""
-    state = {**plain.state_dict(), **{name: torch.tensor(number).half() for name, number in numbers.items()}}
+    stored = {name.replace("color_", "colour_"): torch.tensor(number).half() for name, number in numbers.items()}
+    state = {**plain.state_dict(), **stored}
     config = config_from_state(state)
     assert config == replace(plain.config, **numbers)
     network = GFPGAN(config)
@@ -274,7 +275,7 @@ def test_a_share_of_the_input_stays_in_the_images_and_is_read_from_the_weights(l
 
 def test_the_colors_around_a_place_stay_and_the_radius_is_read_from_the_weights() -> None:
     plain, lq = tiny("clean"), faces(2, 32)
-    network = with_stored(plain, colour_radius=3)  # as released files name it
+    network = with_stored(plain, color_radius=3)
     luma = torch.tensor([0.299, 0.587, 0.114])
     with torch.no_grad():
         theirs, ours = plain(lq), network(lq)
