@@ -1,4 +1,4 @@
-"""Device, precision, memory: chosen, asked and recognized in one place. Also the seed of a face.
+"""Device, precision and memory, and the random seed of a face.
 
 Imports errors only.
 """
@@ -6,9 +6,9 @@ Imports errors only.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
+import psutil
 import torch
 
 from gfprestore.errors import DeviceError
@@ -23,7 +23,7 @@ def choose_device(name: str = "auto") -> torch.device:
         name: `auto` (CUDA, else MPS, else CPU) or a torch name such as `cpu`, `cuda`, `cuda:1`, `mps`.
 
     Raises:
-        DeviceError: The name is no device, or this machine does not have it.
+        DeviceError: The name is not a device name, or the device is not available.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -32,17 +32,19 @@ def choose_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise DeviceError(f"--device {name} is no device. Use auto, cpu, cuda, cuda:N or mps.") from None
+        raise DeviceError(f"--device {name} is not a device name. Use auto, cpu, cuda, cuda:N or mps.") from None
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if not torch.cuda.is_available() or (device.index or 0) >= count:
             raise DeviceError(
-                f"--device {name} is not here: torch {torch.__version__} sees {count} CUDA device(s). "
+                f"--device {name} is not available: torch {torch.__version__} sees {count} CUDA device(s). "
                 "Use --device auto or cpu; `gfprestore doctor` shows what was found."
             )
     elif device.type == "mps":
         if not torch.backends.mps.is_available():
-            raise DeviceError("--device mps is not here: it needs macOS on Apple silicon. Use --device auto or cpu.")
+            raise DeviceError(
+                "--device mps is not available: it needs Apple silicon. Use --device auto or cpu."
+            )
     elif device.type != "cpu":
         raise DeviceError(f"--device {name} is not supported. Use auto, cpu, cuda, cuda:N or mps.")
     return device
@@ -71,26 +73,23 @@ def precision_name(dtype: torch.dtype) -> str:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes free for new allocations on `device`; for the CPU, within the container's limit where there is one."""
+    """Bytes available for new allocations on `device`; on the CPU, within the limit of a container."""
     if device.type == "cuda":
         free, _total = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free + cached)
-    return min(_available_memory(), _container_headroom())
+    return min(int(psutil.virtual_memory().available), _container_headroom())
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes of memory that `device` has."""
+    """Total memory of `device` in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return _available_memory()
+    return int(psutil.virtual_memory().total)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for the ways in which torch, CUDA, MPS and numpy say that memory ran out."""
+    """Whether an error of torch, CUDA, MPS or numpy means that memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
@@ -100,7 +99,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory(device: torch.device) -> None:
-    """Gives cached blocks back to the device, so that a smaller attempt finds room."""
+    """Return cached blocks to the device, so that a smaller attempt fits."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
@@ -111,19 +110,6 @@ def face_seed(seed: int, photo: str, face: int) -> int:
     """The 63-bit seed of one face: depends on the run's seed, the photo and the face's index, on nothing else."""
     digest = hashlib.sha256(f"{seed}\0{photo}\0{face}".encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
-
-
-def _available_memory() -> int:
-    """Bytes the operating system could hand out now; 4 GiB where it does not tell."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 4 << 30
 
 
 def _container_headroom() -> int:

@@ -1,14 +1,11 @@
-"""ruff and strict mypy find nothing, and no tracked file holds what does not belong into the repository."""
+"""No tracked file holds what does not belong in the repository. ruff and mypy run in `.ci/run`."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP_LEVEL = {"CHANGELOG.md", "LICENSE", "README.md", "gfprestore", "pyproject.toml", "tests", "weights"}
@@ -33,23 +30,6 @@ def texts() -> dict[str, str]:
     """Every tracked text by its path."""
     files = [path for path in tracked_files() if path.suffix not in BINARY and "weights" not in path.parent.parts[-1:]]
     return {path.relative_to(ROOT).as_posix(): path.read_bytes().decode("utf-8") for path in files}
-
-
-def run(*command: str) -> None:
-    """Runs a checker; its findings are the message of the failure."""
-    result = subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=900
-    )
-    if result.returncode:
-        pytest.fail(result.stdout + result.stderr, pytrace=False)
-
-
-def test_ruff_finds_nothing() -> None:
-    run("ruff", "check", "--output-format=concise", ".")
-
-
-def test_strict_mypy_finds_nothing() -> None:
-    run("mypy", "--no-error-summary")
 
 
 def test_all_sources_compile_without_a_warning() -> None:
