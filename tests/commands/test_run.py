@@ -325,7 +325,7 @@ def test_ctrl_c_stops_within_seconds_with_130_and_leaves_no_partial_file(tmp_pat
     assert {entry.name for entry in out.iterdir()} == {".gfprestore.jsonl", *(path.name for path in written)}
     for path in written:
         assert pixels_of(path).shape == (1200, 1200, 3)
-    assert "interrupted" in told
+    assert "Interrupted. No output file is incomplete." in told
 
 
 def test_version_and_help_need_neither_torch_nor_cv2() -> None:

@@ -1,0 +1,172 @@
+"""`gfprestore eval`: restore a test set and score it, or score the images of any method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gfprestore.commands.boundary import command
+from gfprestore.commands.options import (
+    BEHAVIOR,
+    FACES,
+    INPUT_OUTPUT,
+    Alignment,
+    BatchSize,
+    Debug,
+    DetectorName,
+    Device,
+    Json,
+    NamedPrecision,
+    Offline,
+    OwnRestorer,
+    Precision,
+    WeightsDir,
+)
+from gfprestore.errors import ExitCode
+
+if TYPE_CHECKING:
+    pass
+
+
+@command
+def evaluate(
+    test_set: Annotated[
+        str | None,
+        typer.Option(
+            "--set",
+            metavar="NAME|DIR",
+            help="celeba-test, lfw-test, celebchild-test, webphoto-test, or any folder.",
+            rich_help_panel=INPUT_OUTPUT,
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            metavar="DIR",
+            help="Folder of the named set; a missing set says where it is expected.",
+            rich_help_panel=INPUT_OUTPUT,
+        ),
+    ] = None,
+    restored: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--restored",
+            metavar="DIR",
+            help="Folder of restored images to score, from any method; repeatable.",
+            rich_help_panel=INPUT_OUTPUT,
+        ),
+    ] = None,
+    gt: Annotated[
+        Path | None,
+        typer.Option(
+            "--gt",
+            metavar="DIR",
+            help="Folder of ground truth images; default: the set's own.",
+            rich_help_panel=INPUT_OUTPUT,
+        ),
+    ] = None,
+    lq: Annotated[
+        Path | None,
+        typer.Option(
+            "--lq",
+            metavar="DIR",
+            help="Folder of low-quality inputs; default: the set's own.",
+            rich_help_panel=INPUT_OUTPUT,
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            metavar="A,B",
+            help="Metrics to compute; default: all. A wrong name lists them.",
+            rich_help_panel=BEHAVIOR,
+        ),
+    ] = None,
+    statistics: Annotated[
+        Path | None,
+        typer.Option(
+            "--statistics",
+            metavar="FILE|DIR",
+            help="Statistics for the FID, or a folder of images to compute them from.",
+            rich_help_panel=BEHAVIOR,
+        ),
+    ] = None,
+    restorer: Annotated[
+        str | None,
+        typer.Option(
+            "--restorer",
+            metavar="NAME",
+            help="Face restorer, as for run; with --restored, nothing is restored unless named.",
+            rich_help_panel=FACES,
+        ),
+    ] = None,
+    weights: OwnRestorer = None,
+    alignment: Annotated[
+        Alignment,
+        typer.Option(
+            "--alignment",
+            help="Kind of inputs: aligned crops, or whole photos with one face each.",
+            rich_help_panel=FACES,
+        ),
+    ] = Alignment.AUTO,
+    detector: DetectorName = "auto",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Output folder; default: gfprestore-eval-<set> in the current folder.",
+            rich_help_panel=INPUT_OUTPUT,
+        ),
+    ] = None,
+    device: Device = "auto",
+    precision: NamedPrecision = Precision.AUTO,
+    batch_size: BatchSize = None,
+    weights_dir: WeightsDir = None,
+    offline: Offline = False,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Restore a test set, score it, and report beside the published rows; or score anyone's images."""
+    from gfprestore.console import Reporter, StageProgress, download_reporter
+    from gfprestore.evaluation.evaluate import EvalOptions, Evaluation, Listener
+    from gfprestore.evaluation.report import as_json, published_notes, table_of
+
+    options = EvalOptions(
+        test_set=test_set,
+        data=data,
+        restored=tuple(restored or ()),
+        gt=gt,
+        lq=lq,
+        metrics=None if metrics is None else tuple(dict.fromkeys(filter(None, metrics.replace(" ", "").split(",")))),
+        statistics=statistics,
+        restorer=restorer,
+        weights=weights,
+        alignment=alignment.value,
+        detector=detector,
+        output=output,
+        device=device,
+        precision=precision.value,
+        batch_size=batch_size,
+        offline=offline,
+        weights_dir=weights_dir,
+    )
+    reporter = Reporter(json_output)
+    with StageProgress(reporter) as progress:
+        report = Evaluation(options, Listener(reporter.note, progress, download_reporter(reporter))).run()
+    reporter.record(as_json(report, with_images=False))
+    (reporter.table if json_output else reporter.listing)("", *table_of(report))
+    for line in [*report.unavailable, *published_notes(report)]:
+        reporter.note(line)
+    for line in report.warnings:
+        reporter.warn(line)
+    for method in report.methods:
+        for name, reason in method.failed.items():
+            reporter.error(f"{name}: {reason}")
+    if any(method.failed for method in report.methods):
+        raise typer.Exit(int(ExitCode.SOME_FAILED))

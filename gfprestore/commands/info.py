@@ -1,0 +1,171 @@
+"""`gfprestore doctor`, `bench` and `demo`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gfprestore.commands.boundary import command
+from gfprestore.commands.options import (
+    BEHAVIOR,
+    INPUT_OUTPUT,
+    BackgroundName,
+    BatchSize,
+    Debug,
+    DetectorName,
+    Device,
+    Json,
+    NamedPrecision,
+    Offline,
+    OwnRestorer,
+    Precision,
+    RestorerName,
+    Tile,
+    Upscale,
+    WeightsDir,
+)
+from gfprestore.commands.run import run_photos
+from gfprestore.errors import ExitCode
+
+if TYPE_CHECKING:
+    pass
+
+
+@command
+def doctor(
+    device: Device = "auto",
+    weights_dir: WeightsDir = None,
+    offline: Offline = False,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show versions, devices, memory, weights, and what `run` would use."""
+    from gfprestore.commands.doctor import examine
+    from gfprestore.console import Reporter
+
+    reporter = Reporter(json_output)
+    findings = examine(device, weights_dir)
+    if json_output:
+        reporter.record({finding.name: finding.value for finding in findings})
+    else:
+        reporter.listing("", ["what", "found"], [[finding.name, finding.value] for finding in findings])
+    for finding in findings:
+        if finding.advice:
+            reporter.warn(finding.advice)
+
+
+@command
+def bench(
+    photo: Annotated[
+        Path | None, typer.Argument(metavar="PHOTO", help="What to time on; default: a portrait of the demo.")
+    ] = None,
+    megapixels: Annotated[
+        float, typer.Option("--megapixels", help="Size that the photo is resized to.", rich_help_panel=BEHAVIOR)
+    ] = 0.5,
+    rounds: Annotated[
+        int,
+        typer.Option("--rounds", metavar="N", help="Number of times each part is measured.", rich_help_panel=BEHAVIOR),
+    ] = 3,
+    restorer: RestorerName = "auto",
+    weights: OwnRestorer = None,
+    background: BackgroundName = "auto",
+    upscale: Upscale = 2.0,
+    detector: DetectorName = "auto",
+    device: Device = "auto",
+    precision: NamedPrecision = Precision.AUTO,
+    batch_size: BatchSize = None,
+    tile: Tile = None,
+    weights_dir: WeightsDir = None,
+    offline: Offline = False,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Time a face and a megapixel on this machine, with the networks that `run` would take."""
+    from gfprestore.commands.bench import bench as time_parts
+    from gfprestore.console import Reporter, download_reporter
+    from gfprestore.restoration.restoration import RunOptions
+
+    options = RunOptions(
+        upscale=upscale,
+        restorer=restorer,
+        weights=weights,
+        background=background,
+        detector=detector,
+        device=device,
+        precision=precision.value,
+        batch_size=batch_size,
+        tile=tile,
+        offline=offline,
+        weights_dir=weights_dir,
+    )
+    reporter = Reporter(json_output)
+    report = time_parts(
+        options,
+        photo,
+        megapixels=megapixels,
+        rounds=rounds,
+        tell=reporter.note,
+        download_progress=download_reporter(reporter),
+    )
+    if json_output:
+        reporter.record(asdict(report))
+        return
+    rows = [
+        [timing.part, timing.name, timing.precision or "", f"{timing.seconds:.3g} s a {timing.per}",
+         f"{timing.fastest:.3g} to {timing.slowest:.3g}"]
+        for timing in report.parts
+    ]  # fmt: skip
+    reporter.listing(f"on {report.device}", ["part", "by", "computes in", "takes", "rounds"], rows)
+
+
+@command
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Output folder.", rich_help_panel=INPUT_OUTPUT)
+    ] = Path("gfprestore-demo"),
+    restorer: RestorerName = "auto",
+    weights: OwnRestorer = None,
+    background: BackgroundName = "auto",
+    upscale: Upscale = 2.0,
+    device: Device = "auto",
+    weights_dir: WeightsDir = None,
+    offline: Offline = False,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Age two public-domain portraits, restore them, and write before and after."""
+    from gfprestore.batch.folders import plan_photos
+    from gfprestore.batch.results import OutputOptions
+    from gfprestore.commands.demo import write_aged_portraits
+    from gfprestore.console import Reporter, download_reporter
+    from gfprestore.photo.photo import PHOTO_SUFFIXES
+    from gfprestore.photo.writing import output_suffix
+    from gfprestore.restoration.restoration import Restoration, RunOptions
+
+    options = RunOptions(
+        upscale=upscale,
+        restorer=restorer,
+        weights=weights,
+        background=background,
+        device=device,
+        offline=offline,
+        weights_dir=weights_dir,
+    )
+    options.check()
+    reporter = Reporter(json_output)
+    aged = write_aged_portraits(output / "aged")
+    reporter.note(f"{len(aged)} portraits were aged into {output / 'aged'}")
+    restoration = Restoration(options, reporter.note, download_reporter(reporter))
+    plan = plan_photos(
+        [output / "aged"],
+        output / "restored",
+        suffixes=PHOTO_SUFFIXES,
+        rename=lambda source: output_suffix(source, "keep"),
+    )
+    failed = run_photos(plan, restoration, OutputOptions(overwrite=True, compare=True), reporter)
+    reporter.note(f"before and after, side by side: {output / 'restored' / '_compare'}")
+    if failed:
+        raise typer.Exit(int(ExitCode.SOME_FAILED))

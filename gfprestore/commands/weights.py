@@ -1,0 +1,122 @@
+"""`gfprestore weights`: list, fetch, verify and locate the known networks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gfprestore.commands.boundary import command
+from gfprestore.commands.options import (
+    Debug,
+    Json,
+    Offline,
+    WeightsDir,
+)
+from gfprestore.errors import ExitCode
+
+if TYPE_CHECKING:
+    from gfprestore.weights.store import WeightsStatus
+
+
+weights_app = typer.Typer(
+    help="The released networks: list, fetch, verify, find them.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@weights_app.command("list")
+@command
+def weights_list(weights_dir: WeightsDir = None, json_output: Json = False, debug: Debug = False) -> None:
+    """Show the known networks: what is here, its size and its license."""
+    from gfprestore.console import Reporter
+    from gfprestore.weights.store import WeightsStore
+
+    reporter = Reporter(json_output)
+    store = WeightsStore(weights_dir, offline=True)
+    rows = store.status()
+    if json_output:
+        for row in rows:
+            card = None if row.card is None else str(row.card)
+            about = {"state": row.state, "path": str(row.path), "problem": row.problem, "card": card}
+            reporter.record({**asdict(row.file), **about})
+        return
+    reporter.listing(
+        f"Weights in {store.folder}",
+        ["name", "for", "here", "size", "license", "note"],
+        [
+            [row.file.name, row.file.role, row.state, row.file.size_text, row.file.license, _note_on(row)]
+            for row in rows
+        ],
+    )
+
+
+def _note_on(row: WeightsStatus) -> str:
+    """What a careful user should know of a network, and where its model card lies."""
+    return row.file.note if row.card is None else f"{row.file.note} Card: {row.card}".strip()
+
+
+@weights_app.command("fetch")
+@command
+def weights_fetch(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of `weights list`.")],
+    weights_dir: WeightsDir = None,
+    offline: Offline = False,
+    debug: Debug = False,
+) -> None:
+    """Download networks, check their SHA-256 and keep them."""
+    from gfprestore.console import DownloadProgress, Reporter
+    from gfprestore.weights.store import WeightsStore
+
+    reporter = Reporter()
+    store = WeightsStore(weights_dir, offline=offline)
+    for row in [store.row(name) for name in names]:
+        path = store.fetch(row.name, DownloadProgress(reporter, row.name))
+        reporter.answer(f"{row.name}: {path}")
+        reporter.note(f"license of {row.name}: {row.license}")
+
+
+@weights_app.command("verify")
+@command
+def weights_verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="Names of `weights list`; default: all that are here.")
+    ] = None,
+    weights_dir: WeightsDir = None,
+    debug: Debug = False,
+) -> None:
+    """Check the SHA-256 of the networks that are here."""
+    from gfprestore.console import Reporter
+    from gfprestore.weights.store import WeightsStore
+
+    reporter = Reporter()
+    store = WeightsStore(weights_dir, offline=True)
+    here = names or [row.file.name for row in store.status() if row.state not in ("missing", "partial")]
+    checked = [store.verify(name) for name in here]
+    for row in checked:
+        reporter.answer(f"{row.file.name}: {row.state} {row.path}")
+        if row.problem:
+            reporter.error(row.problem)
+    if not checked:
+        reporter.note(f"no weights are in {store.folder}; `gfprestore weights fetch NAME` brings them")
+    if any(row.problem for row in checked):
+        raise typer.Exit(int(ExitCode.WEIGHTS))
+
+
+@weights_app.command("path")
+@command
+def weights_path(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A name of `weights list`; default: the folder itself.")
+    ] = None,
+    weights_dir: WeightsDir = None,
+    debug: Debug = False,
+) -> None:
+    """Show where a network is, or where a download would put it."""
+    from gfprestore.console import Reporter
+    from gfprestore.weights.store import WeightsStore
+
+    store = WeightsStore(weights_dir, offline=True)
+    Reporter().answer(str(store.folder if name is None else store.path(name)))
