@@ -42,9 +42,7 @@ def choose_device(name: str = "auto") -> torch.device:
             )
     elif device.type == "mps":
         if not torch.backends.mps.is_available():
-            raise DeviceError(
-                "--device mps is not available: it needs Apple silicon. Use --device auto or cpu."
-            )
+            raise DeviceError("--device mps is not available: it needs Apple silicon. Use --device auto or cpu.")
     elif device.type != "cpu":
         raise DeviceError(f"--device {name} is not supported. Use auto, cpu, cuda, cuda:N or mps.")
     return device
