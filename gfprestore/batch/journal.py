@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import TypeAlias
 
 from gfprestore._version import __version__
+from gfprestore.batch.source_state import read_source_state
 from gfprestore.batch.walk import JOURNAL_NAME
 from gfprestore.errors import FolderError, PhotoError
 from gfprestore.files import remove_leftovers
@@ -37,15 +38,6 @@ Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[st
 STARTED, RESTORED, FAILED = "started", "restored", "failed"
 LONGEST_LINE = 1 << 20  # bytes; ours stay below 100 kB with the longest paths
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}  # a file system without locks
-
-
-@dataclass(frozen=True)
-class SourceState:
-    """The content of an original: SHA-256 in hex digits, bytes, and the time of its last change in nanoseconds."""
-
-    sha256: str
-    size: int
-    modified_ns: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,30 +104,6 @@ def settings_fingerprint(settings: Mapping[str, Json]) -> str:
         allow_nan=False,
     )
     return hashlib.sha256(document.encode("ascii")).hexdigest()
-
-
-def read_source_state(path: Path) -> SourceState:
-    """Reads an original through once.
-
-    Raises:
-        PhotoError: It cannot be read, or it changed while it was read.
-    """
-    digest = hashlib.sha256()
-    try:
-        # What became a pipe since it was found must not be waited for.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(descriptor, "rb") as file:
-            before = os.fstat(file.fileno())
-            if not stat.S_ISREG(before.st_mode):
-                raise PhotoError(f"{path} is no regular file. Leave it out.")
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-            after = os.fstat(file.fileno())
-    except OSError as error:
-        raise PhotoError(f"{path} cannot be read: {error.strerror or error}. Check the file and run again.") from None
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise PhotoError(f"{path} changed while it was read. Run again when nothing writes to it.")
-    return SourceState(digest.hexdigest(), after.st_size, after.st_mtime_ns)
 
 
 class Journal:

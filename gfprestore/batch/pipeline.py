@@ -22,9 +22,10 @@ from typing import Any, TypeVar
 import torch
 
 from gfprestore.batch.folders import PhotoTask, create_folder_of
-from gfprestore.batch.journal import FAILED, RESTORED, Journal, JournalEntry, SourceState, read_source_state, utc_now
+from gfprestore.batch.journal import FAILED, RESTORED, Journal, JournalEntry, utc_now
 from gfprestore.batch.previews import write_comparison, write_faces
 from gfprestore.batch.results import OutputOptions, PhotoResult
+from gfprestore.batch.source_state import SourceState, read_source_state
 from gfprestore.device import free_memory, precision_name
 from gfprestore.errors import FaceError, FolderError, GfprestoreError, PhotoError
 from gfprestore.photo.photo import Photo

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gfprestore.batch.journal import read_source_state
+from gfprestore.batch.source_state import read_source_state
 from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.photo import Photo
 from gfprestore.photo.reading import read_photo

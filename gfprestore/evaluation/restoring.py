@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from gfprestore.batch.journal import FAILED, RESTORED, Journal, JournalEntry, read_source_state, utc_now
+from gfprestore.batch.journal import FAILED, RESTORED, Journal, JournalEntry, utc_now
 from gfprestore.batch.output_folder import create_folder_within
+from gfprestore.batch.source_state import read_source_state
 from gfprestore.data.images import Pixels, read_pixels, write_png
 from gfprestore.data.test_sets import ALIGNED_SIDE
 from gfprestore.device import precision_name

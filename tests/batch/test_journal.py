@@ -20,16 +20,8 @@ import pytest
 
 from gfprestore._version import __version__
 from gfprestore.batch import journal as journal_module
-from gfprestore.batch.journal import (
-    FAILED,
-    RESTORED,
-    STARTED,
-    Journal,
-    JournalEntry,
-    read_source_state,
-    settings_fingerprint,
-    utc_now,
-)
+from gfprestore.batch.journal import FAILED, RESTORED, STARTED, Journal, JournalEntry, settings_fingerprint, utc_now
+from gfprestore.batch.source_state import read_source_state
 from gfprestore.batch.walk import JOURNAL_NAME
 from gfprestore.errors import ExitCode, FolderError, PhotoError
 

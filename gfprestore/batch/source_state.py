@@ -1,0 +1,44 @@
+"""The state of a source file: size, modification time and SHA-256, read in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from gfprestore.errors import PhotoError
+
+
+@dataclass(frozen=True)
+class SourceState:
+    """The content of an original: SHA-256 in hex digits, bytes, and the time of its last change in nanoseconds."""
+
+    sha256: str
+    size: int
+    modified_ns: int
+
+
+def read_source_state(path: Path) -> SourceState:
+    """Reads an original through once.
+
+    Raises:
+        PhotoError: It cannot be read, or it changed while it was read.
+    """
+    digest = hashlib.sha256()
+    try:
+        # What became a pipe since it was found must not be waited for.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            before = os.fstat(file.fileno())
+            if not stat.S_ISREG(before.st_mode):
+                raise PhotoError(f"{path} is no regular file. Leave it out.")
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+            after = os.fstat(file.fileno())
+    except OSError as error:
+        raise PhotoError(f"{path} cannot be read: {error.strerror or error}. Check the file and run again.") from None
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise PhotoError(f"{path} changed while it was read. Run again when nothing writes to it.")
+    return SourceState(digest.hexdigest(), after.st_size, after.st_mtime_ns)
