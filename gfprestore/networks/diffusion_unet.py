@@ -100,9 +100,10 @@ class DiffusionUNetConfig:
     levels: bool = False
 
     def __post_init__(self) -> None:
-        if min((self.size, self.channels, self.blocks, self.groups, self.unshuffle, *self.multipliers), default=0) < 1:
+        counts = (self.size, self.channels, self.blocks, self.groups, self.unshuffle, len(self.multipliers))
+        if min(*counts, *self.multipliers) < 1:
             raise ValueError("size, channels, multipliers, blocks, groups and unshuffle must be positive")
-        if not self.multipliers or self.size % self.stride:
+        if self.size % self.stride:
             raise ValueError(f"size must be a multiple of {self.stride}, not {self.size}")
         if self.channels % 2 or any(count % self.groups for count in self.level_channels):
             raise ValueError(f"channels must be even, and multiples of {self.groups} groups; not {self.level_channels}")

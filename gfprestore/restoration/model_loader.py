@@ -2,7 +2,7 @@
 
 `auto` means the best that is here or can be had, and in the end the small networks that ship with the package. A
 download that fails is told once, and nothing else is asked of the network for the rest of the run. A network that was
-named and cannot be had is an error with its next step.
+named and not available is an error with its next step.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from gfprestore.errors import DownloadError, UsageError, WeightsMissingError
+from gfprestore.errors import DownloadError, OfflineError, UsageError, WeightsMissingError
 from gfprestore.faces.detection import Detector
 from gfprestore.faces.mtcnn import MTCNNDetector
 from gfprestore.faces.parsing import FaceParser
@@ -90,7 +90,7 @@ class Opener:
             try:
                 return self._gfpgan(self._load(DEFAULT_RESTORER), DEFAULT_RESTORER)
             except WeightsMissingError as error:
-                self._tell_once(error, f"{DEFAULT_RESTORER} cannot be had, so {EMBEDDED_RESTORER} restores the faces")
+                self._report_missing(error, DEFAULT_RESTORER, f"using {EMBEDDED_RESTORER} instead")
                 name = EMBEDDED_RESTORER
         self._check_role(name, "restorer")
         return self._gfpgan(self._load(name), name)
@@ -117,7 +117,7 @@ class Opener:
             try:
                 return self._network_background(candidate, tile)
             except WeightsMissingError as error:
-                self._tell_once(error, f"{candidate} cannot be had")
+                self._report_missing(error, candidate, "using the next background instead")
         self.tell(f"background: no Real-ESRGAN weights are here, so {EMBEDDED_BACKGROUND} enlarges the background.")
         return self._network_background(EMBEDDED_BACKGROUND, tile)
 
@@ -136,7 +136,7 @@ class Opener:
         try:
             return self._retinaface(DEFAULT_DETECTOR)
         except WeightsMissingError as error:
-            self._tell_once(error, f"{DEFAULT_DETECTOR} cannot be had, so the embedded MTCNN finds the faces")
+            self._report_missing(error, DEFAULT_DETECTOR, "using the embedded MTCNN instead")
             return MTCNNDetector()
 
     def parser(self) -> FaceParser | None:
@@ -180,9 +180,16 @@ class Opener:
             f"{max(seconds / 60, 0.1):.1f} minutes for each megapixel of the photos here."
         )
 
-    def _tell_once(self, error: WeightsMissingError, consequence: str) -> None:
-        """Tells a failed download in one line and asks nothing more of the network where it is down."""
-        self.tell(f"{consequence}: {error}")
+    def _report_missing(self, error: WeightsMissingError, name: str, consequence: str) -> None:
+        """Report missing weights in one line; after a failed download, do not use the network again."""
+        if isinstance(error, OfflineError):
+            row = self.store.row(name)
+            self.tell(
+                f"{name} is not available offline; {consequence}. "
+                f"Run `gfprestore weights fetch {name}` to download it ({row.size_text})."
+            )
+        else:
+            self.tell(f"{name} is not available; {consequence}: {error}")
         if isinstance(error, DownloadError):
             self.store.offline = True
 

@@ -172,7 +172,7 @@ def test_offline_and_with_no_download_faces_are_restored_by_what_ships_with_the_
     source = save(tmp_path / "in" / "a.png", small)
     assert call("run", source, "--offline", "--json") == 0
     shown = capsys.readouterr()
-    assert "compact-restorer restores the faces" in shown.err
+    assert "gfpgan-1.4 is not available offline; using compact-restorer instead." in shown.err
     assert "gfprestore weights fetch gfpgan-1.4" in shown.err
     result = json.loads(shown.out.splitlines()[0])
     assert (result["restorer"], result["background"]) == ("compact-restorer", "compact-background")
