@@ -1,13 +1,12 @@
-"""The recipe of the background stage: a small network learns to enlarge as a large one does.
+"""The recipe of the background stage: a small upscaling network is distilled from a large one.
 
-The student is a SRVGGNetCompact, whose convolutions all work at the input's size; the teacher is Real-ESRGAN (Wang et
-al., ICCVW 2021). What the teacher makes of noise and JPEG blocks is part of what the student copies. Images are
+The student is an SRVGGNetCompact, whose convolutions all work at the size of the input. The teacher is Real-ESRGAN
+(Wang et al., ICCVW 2021). The student also learns how the teacher removes noise and JPEG blocks. Images are
 (B, 3, H, W) RGB, in [-1, 1] for the losses and in [0, 1] for the networks.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gfprestore._version import __version__
 from gfprestore.errors import WeightsMismatchError
 from gfprestore.networks.layers import box_mean
 from gfprestore.networks.rrdbnet import RRDBNet
@@ -26,41 +24,41 @@ from gfprestore.training.config import TrainConfig
 from gfprestore.training.distributed import World
 from gfprestore.training.loss_networks import LossNetworks
 from gfprestore.training.losses import perceptual_loss, reconstruction_loss
-from gfprestore.training.optimizers import Optimizers, all_finite, place, update_average
+from gfprestore.training.optimizers import Optimizers, all_finite, initialize_average, move_to_device, update_average
 from gfprestore.training.presets import Distillation
-from gfprestore.training.recipe import Batch, MeanLosses
-from gfprestore.training.training_state import Sizes, write_weights
+from gfprestore.training.recipe import Batch, MeanLosses, weighted_sum
+from gfprestore.training.training_state import Sizes, weights_metadata, write_weights
 from gfprestore.weights.checkpoints import LoadedNetwork, load_network
 from gfprestore.weights.store import WeightsStore
 
 BACKGROUND_NAME = "background.safetensors"
 
 COLOR_GAIN = 0.5
-"""Of the first layer's features that are a pixel's color."""
+"""Initial gain of the features of the first layer that hold the color of a pixel."""
 
 MIXING = 0.1
-"""Share of random weights in the inner layers at the start."""
+"""Initial share of random weights in the inner layers."""
 
 PRELU_SLOPE = 0.25
-"""Negative slope that the PReLU layers start with."""
+"""Initial negative slope of the PReLU layers."""
 
 
 class BackgroundRecipe:
-    """A student that copies the teacher's images.
+    """Training of a student on the images of its teacher.
 
     Args:
-        config: The training.
-        start: A student to go on from; None starts from random weights.
-        loss networks: The fixed networks of the losses in use.
-        device: Where to compute.
-        dtype: What to compute in; weights are float32.
+        config: Configuration of the training.
+        initial_network: Network with the initial weights; None starts from random weights.
+        loss_networks: The fixed networks of the losses in use.
+        device: Device of the computation.
+        dtype: Precision of the computation; the weights are float32.
         world: The processes that train together.
     """
 
     def __init__(
         self,
         config: TrainConfig,
-        start: LoadedNetwork | None,
+        initial_network: LoadedNetwork | None,
         loss_networks: LossNetworks,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
@@ -72,51 +70,48 @@ class BackgroundRecipe:
         self.device = device
         self.distillation = config.preset.distillation or Distillation()
         self.network = student_config(config)
-        torch.manual_seed(config.seed)  # the random weights to start from
+        torch.manual_seed(config.seed)  # for the random initial weights
         self.generator = SRVGGNetCompact(self.network)
-        if start is None:
-            prepare_to_learn(self.generator)
+        if initial_network is None:
+            initialize_student(self.generator)
         else:
-            self.generator.load_state_dict(start.module.state_dict())
-        place(self.generator, device)
-        self.average = SRVGGNetCompact(self.network).eval().requires_grad_(False)
-        self.average.load_state_dict(self.generator.state_dict())
-        place(self.average, device)
+            self.generator.load_state_dict(initial_network.module.state_dict())
+        move_to_device(self.generator, device)
+        self.average = SRVGGNetCompact(self.network)
+        initialize_average(self.average, self.generator, device)
         self.loss_networks = loss_networks
         if loss_networks.perceptual is not None:
-            place(loss_networks.perceptual, device)
+            move_to_device(loss_networks.perceptual, device)
         self.optimizers = Optimizers(device, dtype, world or World())
         self.optimizers.add(
             "generator", [(list(self.generator.parameters()), self.preset.learning_rate)], self.preset.betas
         )
 
     def step(self, batches: Sequence[Batch], step: int, learning_rate_scale: float) -> dict[str, Tensor]:
-        """Learns from one step's images; see `Recipe.step`."""
+        """See `Recipe.step`."""
         mean_losses = MeanLosses(len(batches))
         self.optimizers.clear("generator")
         weights = self.losses.used()
         for batch in batches:
             with self.optimizers.autocast():
                 losses = self.losses_of(batch, step)
-            for name, value in losses.items():
-                mean_losses.add(name, value)
-            weighted = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
-            self.optimizers.backward(weighted / mean_losses.parts)
+            mean_losses.add_all(losses)
+            self.optimizers.backward(weighted_sum(losses, weights) / mean_losses.parts)
         self.optimizers.apply("generator", self.preset.learning_rate_factor(step) * learning_rate_scale)
         self.optimizers.finish()
         update_average(self.average, self.generator, step, self.preset.ema_half_life)
         return mean_losses.values
 
     def losses_of(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """The losses that count at `step` by name, unweighted."""
-        gt = toned(batch.sample.gt, batch.sample.lq, self.network.tone_radius)
+        """Unweighted losses in use at `step`, by name."""
+        gt = with_tones_of_lq(batch.sample.gt, batch.sample.lq, self.network.tone_radius)
         enlarged = self._enlarged(self.generator, batch)
         losses = {}
         if self.losses.reconstruction > 0:
             losses["reconstruction"] = reconstruction_loss(enlarged, gt)
         network, layer_weights = self.loss_networks.perceptual, self.loss_networks.layer_weights
         if network is not None and layer_weights is not None and step > self.distillation.perceptual_start_step:
-            enlarged, gt = _same_piece(enlarged, gt, self.preset.perceptual_crop)
+            enlarged, gt = _random_crops(enlarged, gt, self.preset.perceptual_crop)
             with torch.no_grad():
                 gt_features = network(gt)
             losses["perceptual"] = perceptual_loss(network(enlarged), gt_features, layer_weights)
@@ -152,48 +147,43 @@ class BackgroundRecipe:
 
     def learning_rate(self) -> float:
         """See `Recipe.learning_rate`."""
-        return float(self.optimizers.optimizers["generator"].param_groups[0]["lr"])
+        return self.optimizers.learning_rate("generator")
 
     def images(self, batch: Batch) -> list[Tensor]:
-        """The patch resampled bicubically, what the moving average makes of it, and what the teacher makes of it."""
+        """The patch enlarged bicubically, by the moving average of the student, and by the teacher."""
         resampled = F.interpolate(batch.sample.lq, scale_factor=float(self.network.scale), mode="bicubic")
         with torch.no_grad(), self.optimizers.autocast():
             enlarged = self._enlarged(self.average, batch)
         return [resampled.clamp(-1, 1), enlarged.float().clamp(-1, 1), batch.sample.gt]
 
     def export(self, folder: Path, step: int) -> Path:
-        """Writes the moving average as `background.safetensors`, in half precision, ready for `run`."""
+        """Write the moving average as `background.safetensors`, in float16, ready for `run`."""
         path = folder / BACKGROUND_NAME
-        metadata = {
-            "network": "srvgg",
-            **{name: json.dumps(value) for name, value in self.sizes().items()},
-            "preset": self.config.preset_name,
-            "teacher": teacher_name(self.config),
-            "step": str(step),
-            "trained_with": f"gfprestore {__version__}",
-        }
+        more = {"teacher": teacher_name(self.config)}
+        metadata = weights_metadata("srvgg", self.sizes(), self.config.preset_name, step, more)
         write_weights(self.average.state_dict(), metadata, path, torch.float16)
         return path
 
     def _enlarged(self, module: SRVGGNetCompact, batch: Batch) -> Tensor:
-        """What a student makes of the patches: (B, 3, S, S) in [-1, 1] to (B, 3, S * scale, S * scale)."""
+        """Enlarge the patches of a batch: (B, 3, S, S) in [-1, 1] to (B, 3, S * scale, S * scale)."""
         enlarged: Tensor = module((batch.sample.lq + 1) / 2)
         return enlarged * 2 - 1
 
 
-def toned(gt: Tensor, lq: Tensor, radius: int) -> Tensor:
-    """The teacher's image with the tones of the patch, where the student keeps them.
+def with_tones_of_lq(gt: Tensor, lq: Tensor, radius: int) -> Tensor:
+    """Give the image of the teacher the local mean tones of the patch, as the student keeps them.
 
-    The teacher makes patches lighter or darker, some by ten levels; a student that cannot would see little else in L1.
+    The teacher makes patches lighter or darker, some by ten levels. For a student that keeps the tones, this difference
+    would dominate the L1 loss.
 
     Args:
-        gt: (B, 3, S * scale, S * scale).
-        lq: (B, 3, S, S).
-        radius: Pixels of the lq over which tones are kept; 0 for none.
+        gt: Image of the teacher, (B, 3, S * scale, S * scale).
+        lq: Patch, (B, 3, S, S).
+        radius: Radius in pixels of the lq over which the tones are averaged; 0 leaves `gt` unchanged.
 
     Returns:
-        `gt` less the mean of what it changed, over the square of `radius` around each pixel of the lq: as the student
-        frees its own detail of its mean.
+        `gt` minus the local mean of its difference from `lq`. The student subtracts the local mean of its own detail in
+        the same way.
     """
     if radius <= 0:
         return gt
@@ -202,13 +192,14 @@ def toned(gt: Tensor, lq: Tensor, radius: int) -> Tensor:
     return gt - F.interpolate(change, scale_factor=float(scale), mode="nearest")
 
 
-def prepare_to_learn(student: SRVGGNetCompact) -> None:
-    """Sets random weights from which a plain stack of convolutions learns at once; drawn from torch's generator.
+def initialize_student(student: SRVGGNetCompact) -> None:
+    """Set random initial weights with which a plain stack of convolutions trains quickly.
 
-    The usual random weights lose the image within some ten layers, and its mean lightness hides its detail. Here the
-    first layer sees differences between neighbors and the colors of a pixel, each with both signs, so that what one
-    feature loses at zero another keeps; the inner layers hand on what they get, with some of everything mixed in; the
-    last one adds nothing to the repeated pixels yet.
+    The usual random weights lose the image within about ten layers, and its mean brightness hides its detail. Here the
+    first layer holds differences between neighboring pixels and the colors of a pixel. Each appears with both signs,
+    so that one of the two features passes the activation. The inner layers are the identity plus some random mixing.
+    The last layer is zero, so the student starts by repeating pixels. Random numbers come from torch's global
+    generator.
     """
     convolutions = [layer for layer in student.body if isinstance(layer, nn.Conv2d)]
     first, *inner, last = convolutions
@@ -230,13 +221,13 @@ def prepare_to_learn(student: SRVGGNetCompact) -> None:
 
 
 def open_student(config: TrainConfig) -> LoadedNetwork | None:
-    """The student that `--weights` names; None to start from random weights.
+    """Load the network of `--weights`; None if the student starts from random weights.
 
     Raises:
-        WeightsMissingError: There is no such file.
+        WeightsMissingError: The file does not exist.
         WeightsDamagedError: The file is damaged.
-        WeightsUnsafeError: It holds pickled code.
-        WeightsMismatchError: It is no SRVGGNetCompact, or one of other sizes.
+        WeightsUnsafeError: The file holds pickled code.
+        WeightsMismatchError: The file is not an SRVGGNetCompact, or has other sizes.
     """
     if config.weights is None:
         return None
@@ -244,17 +235,17 @@ def open_student(config: TrainConfig) -> LoadedNetwork | None:
     wanted = student_config(config)
     if network.config != wanted:
         raise WeightsMismatchError(
-            f"{config.weights} is {network.name} with {network.config}, and the training is of {wanted}. "
-            "Start from a file of the same sizes, or leave out --weights."
+            f"{config.weights} is {network.name} with {network.config}, but the training needs {wanted}. "
+            "Use a file of the same sizes, or omit --weights."
         )
     return network
 
 
 def open_teacher(config: TrainConfig, store: WeightsStore, device: torch.device) -> Background:
-    """The network that is copied, as `run` uses it.
+    """Load the teacher, as `run` uses it.
 
     Raises:
-        WeightsError: Its weights are missing, damaged or of another network.
+        WeightsError: The weights are missing, damaged or made for another network.
     """
     name = teacher_name(config)
     module = store.load(name).module
@@ -263,7 +254,7 @@ def open_teacher(config: TrainConfig, store: WeightsStore, device: torch.device)
 
 
 def student_config(config: TrainConfig) -> SRVGGConfig:
-    """The sizes of the network that learns."""
+    """Sizes of the student."""
     distillation = config.preset.distillation
     assert distillation is not None
     return SRVGGConfig(
@@ -275,13 +266,13 @@ def student_config(config: TrainConfig) -> SRVGGConfig:
 
 
 def teacher_name(config: TrainConfig) -> str:
-    """The name of the network that is copied."""
+    """Name of the teacher."""
     assert config.preset.distillation is not None
     return config.preset.distillation.teacher
 
 
-def _same_piece(enlarged: Tensor, gt: Tensor, side: int | None) -> tuple[Tensor, Tensor]:
-    """A square of both batches at the same random place; drawn from torch's generator."""
+def _random_crops(enlarged: Tensor, gt: Tensor, side: int | None) -> tuple[Tensor, Tensor]:
+    """Cut a square out of both batches at the same random position, drawn from torch's global generator."""
     if side is None or side >= gt.shape[2]:
         return enlarged, gt
     top, left = torch.randint(gt.shape[2] - side + 1, (2,)).tolist()

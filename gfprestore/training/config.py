@@ -1,8 +1,7 @@
-"""What a training is: presets as a table, losses and ablations by name, and `TrainConfig`, which holds all of it.
+"""Configuration of a training: a preset, plus data, output folder and hardware.
 
-A preset is everything that decides how the network comes out; a `TrainConfig` adds where the data are, where the output
-goes and on what to compute. Sources: the paper (Wang et al., CVPR 2021, sections 3 and 4), and the official training
-configuration where it says more. Opens no file.
+A preset holds everything that affects the trained network. Sources: the paper (Wang et al., CVPR 2021, sections 3 and
+4), and the official training configuration for details that the paper does not state. Opens no file.
 """
 
 from __future__ import annotations
@@ -27,37 +26,40 @@ from gfprestore.training.presets import (
 STAGES: tuple[Stage, ...] = ("prior", "restoration", "background")
 
 TEACHER_WEIGHT = 10.0
-"""Of distillation, to that of the reconstruction: what a teacher makes can be learned, much of the gt cannot. At 2 the
-noise of the other losses drowned it; see part 8 of `weights/compact-restorer.md`."""
+"""Weight of the distillation loss, relative to that of the reconstruction loss.
+
+The student can learn the output of a teacher, but not all of the ground truth. With a weight of 2 the noise of the
+other losses dominated; see part 8 of `weights/compact-restorer.md`.
+"""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training.
+    """Configuration of one training.
 
     Attributes:
-        data: Folder of aligned faces; of any sharp photos in the background stage.
-        output: Folder of the checkpoint, the restorer, the log and the samples.
-        preset: The recipe, with what the options changed in it.
-        preset_name: Its name in `PRESETS`.
-        stage: `prior` trains StyleGAN2 alone, `restoration` the restorer, `background` the network that enlarges the
+        data: Folder of aligned faces; in the background stage a folder of sharp photos.
+        output: Folder of the checkpoint, the trained weights, the log and the samples.
+        preset: The preset, with the changes made by options.
+        preset_name: Name of the preset.
+        stage: `prior` trains StyleGAN2 alone, `restoration` the restorer, `background` the upscaling network for the
             rest of the photo.
-        weights: What to start from: a StyleGAN2 prior or a whole restorer, told apart by its tensors; in the
-            background stage a background network.
-        prior: A StyleGAN2 prior that the decoder goes on from, where `weights` is a restorer or nothing.
-        teacher: A trained restorer, of whatever size, whose images are learned as well as the gt.
-        perceptual_weights: File of the VGG network; None looks where weights are kept.
-        identity_weights: File of the recognizer; None looks where weights are kept.
-        accumulate: Parts that a step's images are computed in, one after the other, to spare memory.
+        weights: File with the initial weights: a StyleGAN2 prior or a whole restorer, recognized by its tensors; in
+            the background stage a background network.
+        prior: StyleGAN2 prior that initializes the decoder; `weights` is then a restorer or None.
+        teacher: Trained restorer to distill from, of any size.
+        perceptual_weights: File of the VGG network; None searches the folders of weights.
+        identity_weights: File of the recognizer; None searches the folders of weights.
+        accumulate: Number of parts that the images of a step are computed in, one after the other, to save memory.
         device: `auto` or a torch device.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
-        workers: Processes that load images; None measures how many are needed.
-        seed: Of everything random.
-        log_every: Steps from one line of the log to the next.
-        sample_every: Steps from one sample image to the next.
-        save_every: Steps from one checkpoint to the next.
-        ablation: The ablation that is in `preset`, if any.
-        left_out: The losses that were switched off by option.
+        workers: Number of processes that load images; None measures how many are needed.
+        seed: Random seed.
+        log_every: Steps between two lines of the log.
+        sample_every: Steps between two sample images.
+        save_every: Steps between two checkpoints.
+        ablation: Name of the ablation applied to `preset`, if any.
+        disabled_losses: Losses that options have switched off.
     """
 
     data: Path
@@ -79,16 +81,18 @@ class TrainConfig:
     sample_every: int = 500
     save_every: int = 500
     ablation: str | None = None
-    left_out: tuple[str, ...] = ()
+    disabled_losses: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("accumulate", "log_every", "sample_every", "save_every"):
             if getattr(self, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} is 1 or more, not {getattr(self, name)}.")
+                raise UsageError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(self, name)}.")
         if self.workers is not None and self.workers < 0:
-            raise UsageError(f"--workers is 0 or more, not {self.workers}.")
+            raise UsageError(f"--workers must be 0 or more, not {self.workers}.")
         if self.preset.steps < 1 or self.preset.batch_size < 1:
-            raise UsageError(f"--steps and --batch-size are 1 or more: {self.preset.steps}, {self.preset.batch_size}.")
+            raise UsageError(
+                f"--steps and --batch-size must be 1 or more, not {self.preset.steps} and {self.preset.batch_size}."
+            )
         if self.preset.batch_size % self.accumulate:
             raise UsageError(
                 f"--accumulate {self.accumulate} does not divide a batch of {self.preset.batch_size} images."
@@ -123,26 +127,31 @@ def make_config(
     sample_every: int = 500,
     save_every: int = 500,
 ) -> TrainConfig:
-    """A training from the command line's options; None leaves a value to the preset, `values` are those of `--set`.
+    """Build the configuration of a training from command-line options.
+
+    The arguments have the names of the options: `without` lists the losses to switch off, and `values` the assignments
+    of `--set`. The other arguments are explained at `TrainConfig` and `Preset`. None keeps the value of the preset.
 
     Raises:
-        UsageError: A name is unknown or a value out of range.
+        UsageError: A name is unknown, or a value is out of range.
     """
     if stage not in STAGES:
         raise UsageError(f"--stage {stage} is unknown. Use one of {', '.join(STAGES)}.")
     presets = {"prior": PRIOR_PRESETS, "restoration": PRESETS, "background": BACKGROUND_PRESETS}[stage]
     if preset not in presets:
-        raise UsageError(f"--preset {preset} is unknown to the stage {stage}. Use one of {', '.join(presets)}.")
+        raise UsageError(f"--preset {preset} is not a preset of the stage {stage}. Use one of {', '.join(presets)}.")
     if stage == "background" and ablation is not None:
-        raise UsageError("--ablation is for the restoration stage: the paper's ablations change the restorer.")
+        raise UsageError("--ablation is not supported in the background stage. The ablations change the restorer.")
     if stage != "restoration" and prior is not None:
-        raise UsageError("--prior is for the restoration stage; what another stage starts from is named by --weights.")
+        raise UsageError("--prior is only supported in the restoration stage. Use --weights for initial weights.")
     if stage != "restoration" and teacher is not None:
-        raise UsageError("--teacher is for the restoration stage; the one of the background stage is in its preset.")
+        raise UsageError(
+            "--teacher is only supported in the restoration stage. The teacher of the background stage is in the preset."
+        )
     if perceptual_network not in (None, "vgg19", "vgg16"):
-        raise UsageError(f"the perceptual network is vgg19 or vgg16, not {perceptual_network}.")
+        raise UsageError(f"The perceptual network must be vgg19 or vgg16, not {perceptual_network}.")
     if identity_network not in (None, "arcface", "dlib"):
-        raise UsageError(f"the recognizer of the identity loss is arcface or dlib, not {identity_network}.")
+        raise UsageError(f"The recognizer of the identity loss must be arcface or dlib, not {identity_network}.")
     chosen = presets[preset] if ablation is None else ablated(presets[preset], ablation)
     for assignment in values:
         chosen = with_value(chosen, assignment)
@@ -152,7 +161,7 @@ def make_config(
     for name in without:
         losses = losses.without(name)
     if stage == "restoration" and teacher is None and losses.distillation > 0:
-        raise UsageError("losses.distillation needs a restorer to learn from; name its file with --teacher.")
+        raise UsageError("losses.distillation needs a restorer to distill from. Name its file with --teacher.")
     given: dict[str, Any] = {
         "steps": steps,
         "batch_size": batch_size,
@@ -162,9 +171,11 @@ def make_config(
     }
     chosen = replace(chosen, losses=losses, **{name: value for name, value in given.items() if value is not None})
     if chosen.distillation is None:
-        chosen.network()  # an impossible size is told at once
+        chosen.network()  # raises an error for an unsupported size
     elif not 16 <= chosen.size <= chosen.distillation.patch_size:
-        raise UsageError(f"--size is 16 to {chosen.distillation.patch_size} in this stage, not {chosen.size}.")
+        raise UsageError(
+            f"--size must be from 16 to {chosen.distillation.patch_size} in the background stage, not {chosen.size}."
+        )
     return TrainConfig(
         data=data,
         output=output,
@@ -185,5 +196,5 @@ def make_config(
         sample_every=sample_every,
         save_every=save_every,
         ablation=ablation,
-        left_out=tuple(without),
+        disabled_losses=tuple(without),
     )

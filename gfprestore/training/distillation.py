@@ -1,9 +1,9 @@
-"""What a teacher makes of patches, computed once, kept beside the training, and drawn from without end.
+"""Training pairs of the background stage: patches and their enlargements by the teacher, computed once.
 
-The teacher is slow, so each patch passes through it once: exactly as `run` enlarges a photo with it. The pairs lie in
-parts in a folder of the output whose name says what they depend on; a part appears whole or not at all, and what is
-there is not computed again. Training then sees random pieces of them, mirrored and turned, by their position in the
-stream.
+The teacher is slow, so each patch passes through it only once, exactly as `run` enlarges a photo. The pairs are stored
+in part files in a folder of the output, whose name is a hash of everything that the pairs depend on. Part files are
+written atomically, and existing ones are not computed again. Training draws random crops of the pairs, flipped and
+rotated, by their position in an endless stream.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from gfprestore.training.distributed import World
 from gfprestore.training.training_state import write_whole
 
 PART = 16
-"""Pairs in a file."""
+"""Number of pairs per part file."""
 
 ABOUT_NAME = "about.json"
 
-_ORDER, _PIECE = 2, 3  # beside those of the patches
+_ORDER, _CROP = 2, 3  # purposes of random generators, distinct from those of `scene_patches`
 
 Pixels = NDArray[np.uint8]
 
 
 class DistilledPairs(torch.utils.data.Dataset[Sample]):
-    """Random pieces of the teacher's pairs by their position in the endless stream.
+    """Random crops of the pairs, by their position in an endless stream.
 
     Args:
-        lq: The patches (N, P, P, 3).
-        gt: What the teacher made of them, (N, P * scale, P * scale, 3).
-        size: Side of the pieces of the patches.
-        seed: Of order, places, flips and turns.
+        lq: Patches (N, P, P, 3).
+        gt: Patches enlarged by the teacher, (N, P * scale, P * scale, 3).
+        size: Side of the crops of the patches.
+        seed: Random seed of order, crops, flips and rotations.
     """
 
     def __init__(self, lq: Pixels, gt: Pixels, size: int, seed: int) -> None:
@@ -64,21 +64,22 @@ class DistilledPairs(torch.utils.data.Dataset[Sample]):
 
     @property
     def count(self) -> int:
-        """Pairs in an epoch."""
+        """Number of pairs per epoch."""
         return len(self.lq)
 
     def __getitem__(self, position: int) -> Sample:
-        """The piece at a position of the stream: lq (3, size, size) and gt (3, size * scale, size * scale)."""
-        random = np.random.default_rng([self.seed, _PIECE, position])
+        """The crop at a position of the stream: lq (3, size, size) and gt (3, size * scale, size * scale)."""
+        random = np.random.default_rng([self.seed, _CROP, position])
         index, size, scale = self._pair_at(position), self.size, self.scale
         top, left = (int(place) for place in random.integers(self.lq.shape[1] - size, size=2, endpoint=True))
         mirrored, turns = bool(random.integers(2)), int(random.integers(4))
         lq = self.lq[index, top : top + size, left : left + size]
         gt = self.gt[index, scale * top : scale * (top + size), scale * left : scale * (left + size)]
-        return Sample(_piece(lq, mirrored, turns), _piece(gt, mirrored, turns), torch.from_numpy(unknown_boxes()))
+        lq_tensor, gt_tensor = (_to_tensor(pixels, mirrored, turns) for pixels in (lq, gt))
+        return Sample(lq_tensor, gt_tensor, torch.from_numpy(unknown_boxes()))
 
     def _pair_at(self, position: int) -> int:
-        """Which pair stands at a position; each epoch has an order of its own."""
+        """Index of the pair at a position; each epoch has its own order."""
         epoch, place = divmod(position, self.count)
         if self._order[0] != epoch:
             random = np.random.default_rng([self.seed, _ORDER, epoch])
@@ -92,29 +93,29 @@ def make_pairs(
     tell: Callable[[str], None],
     world: World | None = None,
 ) -> None:
-    """Makes the pairs of a background training that are not here yet; several processes share the work.
+    """Compute the missing pairs of a background training; several processes share the work.
 
     Args:
-        config: The training.
-        open_teacher: Opens the teacher; called only where pairs are missing.
-        tell: Takes lines for people.
+        config: Configuration of the training.
+        open_teacher: Loads the teacher; called only if pairs are missing.
+        tell: Receives messages, one line each.
         world: The processes that train together.
 
     Raises:
-        FolderError: The data cannot be used, or the output folder cannot be written to.
-        WeightsError: The teacher's weights are needed and missing, damaged or of another network.
+        FolderError: The data cannot be used, or the output folder is not writable.
+        WeightsError: The weights of the teacher are needed, and are missing, damaged or made for another network.
     """
     world = world or World()
     share = [number for number in missing_parts(config) if number % world.size == world.rank]
     if share:
-        _make(config, pairs_folder(config), share, open_teacher(), tell)
+        _make_parts(config, pairs_folder(config), share, open_teacher(), tell)
 
 
 def read_pairs(config: TrainConfig) -> DistilledPairs:
-    """The pairs that `make_pairs` made.
+    """Read the pairs that `make_pairs` computed.
 
     Raises:
-        FolderError: A part is missing or damaged.
+        FolderError: A part file is missing or damaged.
     """
     distillation = config.preset.distillation
     assert distillation is not None
@@ -125,30 +126,30 @@ def read_pairs(config: TrainConfig) -> DistilledPairs:
 
 
 def pairs_folder(config: TrainConfig) -> Path:
-    """Where the pairs lie: another folder for each data folder, seed, teacher and way to make patches."""
+    """Folder of the pairs; its name depends on the data folder, seed, teacher and patch options."""
     key = hashlib.sha256(json.dumps(_dependencies(config), sort_keys=True).encode()).hexdigest()[:12]
     return config.output / f"pairs-{key}"
 
 
 def missing_parts(config: TrainConfig) -> list[int]:
-    """The numbers of the parts that are not here."""
+    """Numbers of the part files that do not exist yet."""
     folder = pairs_folder(config)
     return [number for number in range(part_count(config)) if not (folder / part_name(number)).is_file()]
 
 
 def part_count(config: TrainConfig) -> int:
-    """Files of pairs in all."""
+    """Total number of part files."""
     assert config.preset.distillation is not None
     return math.ceil(config.preset.distillation.patches / PART)
 
 
 def part_name(number: int) -> str:
-    """The file's name of a part."""
+    """File name of a part."""
     return f"{number:05d}.npz"
 
 
 def open_patches(config: TrainConfig) -> ScenePatches:
-    """The stream of patches that the teacher sees.
+    """Open the stream of patches for the teacher.
 
     Raises:
         FolderError: The data cannot be used.
@@ -165,7 +166,7 @@ def open_patches(config: TrainConfig) -> ScenePatches:
 
 
 def _dependencies(config: TrainConfig) -> dict[str, Any]:
-    """Everything that decides how the pairs come out."""
+    """All values that the pairs depend on."""
     distillation = config.preset.distillation
     assert distillation is not None
     names = ("teacher", "scale", "patch_size", "rim", "shrink", "clean")
@@ -177,21 +178,21 @@ def _dependencies(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _make(
+def _make_parts(
     config: TrainConfig, folder: Path, missing: list[int], teacher: Background, tell: Callable[[str], None]
 ) -> None:
     distillation = config.preset.distillation
     assert distillation is not None
     patches = open_patches(config)
     count = len(missing) * PART
-    tell(f"{distillation.teacher} makes {count} pairs from {len(patches.photos)} photos, kept in {folder}.")
+    tell(f"Computing {count} pairs with {distillation.teacher} from {len(patches.photos)} photos in {folder}.")
     for skipped in patches.skipped:
-        tell(f"left out: {skipped.reason}")
+        tell(f"Skipped: {skipped.reason}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FolderError(
-            f"{folder} cannot be made: {error.strerror or error}. Name another folder with --output."
+            f"{folder} cannot be created: {error.strerror or error}. Use another folder with --output."
         ) from error
     about = json.dumps(_dependencies(config), indent=2).encode()
     write_whole(folder / ABOUT_NAME, lambda stream: stream.write(about))
@@ -200,11 +201,11 @@ def _make(
         lq, gt = _part(patches, number, teacher, distillation.scale, distillation.rim)
         _write(lq, gt, folder / part_name(number))
         left = (time.perf_counter() - start) / done * (len(missing) - done)
-        tell(f"{done} of {len(missing)} parts of pairs; about {left / 60:.0f} min left")
+        tell(f"{done} of {len(missing)} part files of pairs are done; about {left / 60:.0f} min left.")
 
 
 def _part(patches: ScenePatches, number: int, teacher: Background, scale: int, rim: int) -> tuple[Pixels, Pixels]:
-    """Pairs of one file; the rim is there for the teacher to see, and cut off."""
+    """Pairs of one part file; the rim is context for the teacher and is cut off."""
     lq, gt = [], []
     for position in range(number * PART, (number + 1) * PART):
         patch = patches.patch(position)
@@ -224,11 +225,12 @@ def _read(path: Path) -> tuple[Pixels, Pixels]:
             return part["lq"], part["gt"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise FolderError(
-            f"{path} cannot be read ({type(error).__name__}: {error}). Take it away; the same command makes it anew."
+            f"{path} cannot be read ({type(error).__name__}: {error}). Delete it and run the same command again to "
+            "compute it again."
         ) from error
 
 
-def _piece(pixels: Pixels, mirrored: bool, turns: int) -> Tensor:
+def _to_tensor(pixels: Pixels, mirrored: bool, turns: int) -> Tensor:
     if mirrored:
         pixels = pixels[:, ::-1]
     return pixels_to_signed(np.rot90(pixels, turns))[0].contiguous()  # (S, S, 3) -> (3, S, S)

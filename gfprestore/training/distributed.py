@@ -1,8 +1,8 @@
-"""Several processes that train one network, over PyTorch's own engine (`torchrun`).
+"""Training of one network by several processes that `torchrun` starts.
 
-Each process computes its part of the batch and the gradients are averaged once a step, all in one message. That is what
-`DistributedDataParallel` does, without its hooks, which a gradient penalty (a backward through a backward) and
-parameters that a step leaves out would trip.
+Each process computes its part of the batch, and all gradients are averaged once per step in a single message.
+`DistributedDataParallel` does the same with hooks. Those fail with a gradient penalty (a backward pass through a
+backward pass) and with parameters that a step does not use.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class World:
     """The processes of a training.
 
     Attributes:
-        rank: This process's number; 0 writes the files and talks.
-        size: How many there are.
+        rank: Number of this process; 0 is the main process.
+        size: Number of processes.
     """
 
     rank: int = 0
@@ -33,55 +33,55 @@ class World:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this process writes the files and talks."""
+        """Whether this process writes the files and messages."""
         return self.rank == 0
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Gives every process the mean of all processes' gradients; nothing to do for one."""
+        """Replace the gradients of every process by their mean; does nothing for a single process."""
         if self.size == 1:
             return
-        learning = [parameter for parameter in parameters if parameter.requires_grad]
-        if not learning:
+        trainable = [parameter for parameter in parameters if parameter.requires_grad]
+        if not trainable:
             return
-        present = torch.tensor([float(item.grad is not None) for item in learning], device=learning[0].device)
-        gradients = [torch.zeros_like(item) if item.grad is None else item.grad for item in learning]
-        together = torch.cat([present, *(gradient.float().flatten() for gradient in gradients)])
-        torch.distributed.all_reduce(together)
-        used = (together[: len(learning)] > 0).tolist()
-        parts = torch.split(together[len(learning) :] / self.size, [item.numel() for item in learning])
-        for parameter, part, is_used in zip(learning, parts, used, strict=True):
-            if is_used:  # a parameter that no process used keeps no gradient, so that its optimizer leaves it alone
+        present = torch.tensor([float(item.grad is not None) for item in trainable], device=trainable[0].device)
+        gradients = [torch.zeros_like(item) if item.grad is None else item.grad for item in trainable]
+        packed = torch.cat([present, *(gradient.float().flatten() for gradient in gradients)])
+        torch.distributed.all_reduce(packed)
+        used = (packed[: len(trainable)] > 0).tolist()
+        parts = torch.split(packed[len(trainable) :] / self.size, [item.numel() for item in trainable])
+        for parameter, part, is_used in zip(trainable, parts, used, strict=True):
+            if is_used:  # without a gradient the optimizer skips a parameter that no process used
                 parameter.grad = torch.empty_like(parameter).copy_(part.view(parameter.shape))
 
     def mean(self, values: dict[str, float], device: torch.device) -> dict[str, float]:
-        """The mean of all processes' values; the names are the same everywhere."""
+        """Mean of the values of all processes; every process passes the same names."""
         if self.size == 1 or not values:
             return values
-        together = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float32, device=device)
-        torch.distributed.all_reduce(together)
-        return dict(zip(sorted(values), (together / self.size).tolist(), strict=True))
+        packed = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float32, device=device)
+        torch.distributed.all_reduce(packed)
+        return dict(zip(sorted(values), (packed / self.size).tolist(), strict=True))
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether any process says so."""
+        """Whether the flag is set in any process."""
         if self.size == 1:
             return flag
-        told = torch.tensor([float(flag)], device=device)
-        torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
-        return bool(told.item())
+        flags = torch.tensor([float(flag)], device=device)
+        torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        return bool(flags.item())
 
 
 @contextlib.contextmanager
 def joined_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
-    """Joins the processes that `torchrun` started; alone where it started none.
+    """Connect the processes that `torchrun` started; without `torchrun` the world is this process alone.
 
     Args:
-        device: What was asked for; with CUDA each process takes the card of its local number.
+        device: The requested device; with CUDA each process uses the GPU of its local rank.
 
     Yields:
-        The world, and this process's device.
+        The world, and the device of this process.
 
     Raises:
-        DeviceError: The processes cannot find one another, or there are more of them than cards.
+        DeviceError: The processes cannot connect, or there are more processes than GPUs.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -91,8 +91,8 @@ def joined_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
             raise DeviceError(
-                f"torchrun started process {local} on this machine, which has {torch.cuda.device_count()} CUDA "
-                "device(s). Start one process a device (--nproc-per-node)."
+                f"torchrun started process {local} on a machine with {torch.cuda.device_count()} CUDA device(s). "
+                "Start one process per device (--nproc-per-node)."
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
@@ -100,7 +100,7 @@ def joined_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
         raise DeviceError(
-            f"the {size} processes of WORLD_SIZE cannot be joined: {error}. Start them with torchrun."
+            f"The {size} processes of WORLD_SIZE cannot connect: {error}. Start them with torchrun."
         ) from error
     try:
         yield World(torch.distributed.get_rank(), size), device

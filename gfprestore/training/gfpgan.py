@@ -1,12 +1,11 @@
 """The recipe of the restoration stage (Wang et al., CVPR 2021, sections 3.5 and 4.1).
 
-A step teaches the generator by all losses against discriminators that keep still, then the discriminators by what the
-generator just made. Images are (B, 3, S, S) RGB in [-1, 1]. Opens no file but the one it exports.
+A step updates the generator with all losses while the discriminators are frozen, then updates the discriminators on
+the generator output. Images are (B, 3, S, S) RGB in [-1, 1]. Opens no files except those it exports.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gfprestore._version import __version__
 from gfprestore.networks.discriminators import FacialComponentDiscriminator, StyleGAN2Discriminator
 from gfprestore.networks.gfpgan import GFPGAN
+from gfprestore.training.adversarial import add_discriminator_optimizer, update_discriminator
 from gfprestore.training.config import TrainConfig
 from gfprestore.training.distributed import World
 from gfprestore.training.initial_weights import (
     COMPONENTS_NAME,
     DISCRIMINATOR_NAME,
     InitialWeights,
-    leave_out_noise,
+    disable_noise,
     load_component_discriminators,
     load_discriminator,
     load_initial_weights,
@@ -38,18 +37,23 @@ from gfprestore.training.losses import (
     component_matching_loss,
     component_patches,
     component_style_loss,
-    discriminator_adversarial_loss,
     generator_adversarial_loss,
     perceptual_loss,
     pyramid_loss,
-    r1_penalty,
-    random_face_pieces,
+    random_face_crops,
     reconstruction_loss,
     style_loss,
 )
-from gfprestore.training.optimizers import Optimizers, all_finite, frozen, place, update_average
-from gfprestore.training.recipe import Batch, MeanLosses
-from gfprestore.training.training_state import Sizes, write_weights
+from gfprestore.training.optimizers import (
+    Optimizers,
+    all_finite,
+    frozen,
+    initialize_average,
+    move_to_device,
+    update_average,
+)
+from gfprestore.training.recipe import Batch, MeanLosses, weighted_sum
+from gfprestore.training.training_state import Sizes, weights_metadata, write_weights
 
 RESTORER_NAME = "restorer.safetensors"
 
@@ -58,13 +62,13 @@ Patches = dict[Component, Tensor]
 
 @dataclass(frozen=True)
 class GeneratorOutput:
-    """What the generator made of one batch, kept for the discriminators.
+    """Generator output for one batch, kept for the discriminators.
 
     Attributes:
-        restored: (B, 3, S, S), without gradient.
-        gt: (B, 3, S, S).
-        patches: The restored components.
-        gt_patches: Those of the gt.
+        restored: Restored faces (B, 3, S, S), without gradient.
+        gt: Ground truth (B, 3, S, S).
+        patches: Component patches of the restored faces, without gradient.
+        gt_patches: Component patches of the ground truth.
     """
 
     restored: Tensor
@@ -74,24 +78,24 @@ class GeneratorOutput:
 
 
 class RestorationRecipe:
-    """GFP-GAN against its discriminators.
+    """Training of GFP-GAN against its discriminators.
 
     Args:
-        config: The training.
-        start: What the generator starts from.
-        loss networks: The fixed networks of the losses in use.
-        device: Where to compute.
-        dtype: What to compute in; weights are float32.
+        config: Configuration of the training.
+        initial_weights: Initial weights of the generator and the discriminators.
+        loss_networks: The fixed networks of the losses in use.
+        device: Device of the computation.
+        dtype: Precision of the computation; the weights are float32.
         world: The processes that train together.
 
     Raises:
-        WeightsMismatchError: The start does not fit the generator.
+        WeightsMismatchError: The initial weights do not fit the networks.
     """
 
     def __init__(
         self,
         config: TrainConfig,
-        start: InitialWeights,
+        initial_weights: InitialWeights,
         loss_networks: LossNetworks,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
@@ -101,76 +105,73 @@ class RestorationRecipe:
         self.preset = config.preset
         self.losses = config.preset.losses
         self.device = device
-        self.network = start.network
-        torch.manual_seed(config.seed)  # the random weights to start from
+        self.network = initial_weights.network
+        torch.manual_seed(config.seed)  # for the random initial weights
         self.generator = GFPGAN(self.network)
-        load_initial_weights(self.generator, start)
+        load_initial_weights(self.generator, initial_weights)
         self.discriminator = StyleGAN2Discriminator(self.preset.discriminator_channels())
-        load_discriminator(self.discriminator, start)
+        load_discriminator(self.discriminator, initial_weights)
         self.component_discriminators = nn.ModuleDict(
             {component: FacialComponentDiscriminator(self.preset.component_width) for component in COMPONENTS}
         )
-        load_component_discriminators(self.component_discriminators, start)
+        load_component_discriminators(self.component_discriminators, initial_weights)
         self.loss_networks = loss_networks
-        for module in (self.generator, self.discriminator, self.component_discriminators):
-            place(module, device)
-        for loss_network in loss_networks.networks():
-            place(loss_network, device)
-        self._choose_what_learns()
-        self.average = GFPGAN(self.network).eval().requires_grad_(False)
-        self.average.load_state_dict(self.generator.state_dict())
-        place(self.average, device)
-        self.optimizers = self._make_updates(dtype, world or World())
+        trained = (self.generator, self.discriminator, self.component_discriminators)
+        for module in (*trained, *loss_networks.networks()):
+            move_to_device(module, device)
+        self._freeze_fixed_parts()
+        self.average = GFPGAN(self.network)
+        initialize_average(self.average, self.generator, device)
+        self.optimizers = self._make_optimizers(dtype, world or World())
         self.last_r1 = 0.0
 
     def step(self, batches: Sequence[Batch], step: int, learning_rate_scale: float) -> dict[str, Tensor]:
-        """Learns from one step's images; see `Recipe.step`."""
+        """See `Recipe.step`."""
         mean_losses = MeanLosses(len(batches))
         factor = self.preset.learning_rate_factor(step) * learning_rate_scale
-        made = self._teach_generator(batches, step, factor, mean_losses)
+        outputs = self._update_generator(batches, step, factor, mean_losses)
         if step > self.preset.discriminator_warmup:
             update_average(self.average, self.generator, step, self.preset.ema_half_life)
-        if self._uses_critics(self.losses.adversarial, step):
-            self._teach_discriminator(made, step, factor, mean_losses)
-        if self._uses_critics(self.losses.components, step):
-            self._teach_component_discriminators(made, factor, mean_losses)
+        if self._uses_discriminators(self.losses.adversarial, step):
+            self._update_discriminator(outputs, step, factor, mean_losses)
+        if self._uses_discriminators(self.losses.components, step):
+            self._update_component_discriminators(outputs, factor, mean_losses)
         self.optimizers.finish()
         return mean_losses.values
 
     def losses_of(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], GeneratorOutput]:
-        """All losses of the generator by name and unweighted, and what it made."""
+        """All unweighted losses of the generator by name, and its output."""
         gt, boxes = batch.sample.gt, batch.sample.boxes
         restored, pyramid = self.generator(batch.sample.lq, batch.seeds, return_pyramid=True)
         losses = self.face_losses(restored, pyramid, gt, step)
         if self.loss_networks.teacher is not None and self.losses.distillation > 0:
-            losses["distillation"] = reconstruction_loss(restored, self.loss_networks.taught(batch.sample.lq))
+            losses["distillation"] = reconstruction_loss(restored, self.loss_networks.teacher_output(batch.sample.lq))
         patches: Patches = {}
         gt_patches: Patches = {}
-        if self._uses_critics(self.losses.components, step):
+        if self._uses_discriminators(self.losses.components, step):
             patches, gt_patches = component_patches(restored, boxes), component_patches(gt, boxes)
             losses |= self.component_losses(patches, gt_patches)
         detached = {component: patch.detach() for component, patch in patches.items()}
         return losses, GeneratorOutput(restored.detach(), gt, detached, gt_patches)
 
     def weighted(self, losses: dict[str, Tensor]) -> Tensor:
-        """What the generator is to make small."""
-        weights = self.losses.used()
-        return torch.stack([weights[name] * value for name, value in losses.items() if name in weights]).sum()
+        """Weighted sum of the losses, the objective of the generator."""
+        return weighted_sum(losses, self.losses.used())
 
     def face_losses(self, restored: Tensor, pyramid: Sequence[Tensor], gt: Tensor, step: int) -> dict[str, Tensor]:
-        """The losses of whole faces, by name and unweighted (equations 5, 6 and 8)."""
+        """Unweighted losses of whole faces by name (equations 5, 6 and 8)."""
         losses = {"reconstruction": reconstruction_loss(restored, gt)}
         if self._uses_pyramid(step):
             losses["pyramid"] = pyramid_loss(pyramid, gt)
         losses |= self._perceptual_losses(restored, gt)
-        if self._uses_critics(self.losses.adversarial, step):
+        if self._uses_discriminators(self.losses.adversarial, step):
             losses["adversarial"] = generator_adversarial_loss(self.discriminator(restored))
         if self.loss_networks.identity is not None and self.losses.identity > 0:
             losses["identity"] = self.loss_networks.identity.loss(restored, gt)
         return losses
 
     def component_losses(self, patches: Patches, gt_patches: Patches) -> dict[str, Tensor]:
-        """The losses of eyes and mouth, by name and unweighted, summed over the components (equation 7)."""
+        """Unweighted losses of eyes and mouth by name, summed over the components (equation 7)."""
         weights = self.losses
         terms: dict[str, list[Tensor]] = {"components": [], "component-style": [], "component-matching": []}
         for component in COMPONENTS:
@@ -230,56 +231,45 @@ class RestorationRecipe:
 
     def learning_rate(self) -> float:
         """See `Recipe.learning_rate`."""
-        return float(self.optimizers.optimizers["generator"].param_groups[0]["lr"])
+        return self.optimizers.learning_rate("generator")
 
     def images(self, batch: Batch) -> list[Tensor]:
-        """The lq, the U-Net's image, the restored face of the moving average, and the gt."""
+        """The lq, the image of the U-Net, the face restored by the moving average, and the gt."""
         with torch.no_grad(), self.optimizers.autocast():
             restored, pyramid = self.average(batch.sample.lq, batch.seeds, return_pyramid=True)
         return [batch.sample.lq, pyramid[-1], restored, batch.sample.gt]
 
     def export(self, folder: Path, step: int) -> Path:
-        """Writes the moving average as `restorer.safetensors`, ready for `run --weights`, its discriminators beside it.
+        """Write the moving average as `restorer.safetensors`, ready for `run --weights`.
 
-        Of the discriminators those whose losses are in use; `--weights` takes them up.
+        The discriminators whose losses are in use are written beside it. A later training with `--weights` loads them.
         """
         path = folder / RESTORER_NAME
-        metadata = {
-            "network": "gfpgan",
-            **{name: json.dumps(value) for name, value in self.sizes().items()},
-            "preset": self.config.preset_name,
-            "ablation": self.config.ablation or "",
-            "step": str(step),
-            "trained_with": f"gfprestore {__version__}",
-        }
+        more = {"ablation": self.config.ablation or ""}
+        metadata = weights_metadata("gfpgan", self.sizes(), self.config.preset_name, step, more)
         dtype = torch.float16 if self.preset.exports_half else torch.float32
         write_weights(self.average.state_dict(), metadata, path, dtype)
         if self.losses.adversarial > 0:
-            loss_network = {**metadata, "network": "stylegan2-discriminator"}
-            write_weights(self.discriminator.state_dict(), loss_network, folder / DISCRIMINATOR_NAME, dtype)
+            header = {**metadata, "network": "stylegan2-discriminator"}
+            write_weights(self.discriminator.state_dict(), header, folder / DISCRIMINATOR_NAME, dtype)
         if self.losses.components > 0:
-            loss_network = {**metadata, "network": "facial-component-discriminators"}
-            write_weights(self.component_discriminators.state_dict(), loss_network, folder / COMPONENTS_NAME, dtype)
+            header = {**metadata, "network": "facial-component-discriminators"}
+            write_weights(self.component_discriminators.state_dict(), header, folder / COMPONENTS_NAME, dtype)
         return path
 
-    def _choose_what_learns(self) -> None:
+    def _freeze_fixed_parts(self) -> None:
         decoder = self.generator.stylegan_decoder
         decoder.requires_grad_(self.preset.train_decoder)
         if not self.preset.decoder_noise:
-            leave_out_noise(decoder)
-        decoder.style_mlp.requires_grad_(False)  # latents come from the U-Net; it is kept for the file's sake
+            disable_noise(decoder)
+        decoder.style_mlp.requires_grad_(False)  # unused, since the U-Net gives the latents; kept for the file format
 
-    def _make_updates(self, dtype: torch.dtype, world: World) -> Optimizers:
+    def _make_optimizers(self, dtype: torch.dtype, world: World) -> Optimizers:
         preset = self.preset
         optimizers = Optimizers(self.device, dtype, world)
-        learning = [parameter for parameter in self.generator.parameters() if parameter.requires_grad]
-        optimizers.add("generator", [(learning, preset.learning_rate)], preset.betas)
-        lazy = preset.r1_every / (preset.r1_every + 1)
-        optimizers.add(
-            "discriminator",
-            [(list(self.discriminator.parameters()), preset.discriminator_learning_rate * lazy)],
-            (0.0, 0.99**lazy),
-        )
+        trainable = [parameter for parameter in self.generator.parameters() if parameter.requires_grad]
+        optimizers.add("generator", [(trainable, preset.learning_rate)], preset.betas)
+        add_discriminator_optimizer(optimizers, self.discriminator, preset)
         optimizers.add(
             "components",
             [(list(self.component_discriminators.parameters()), preset.component_learning_rate)],
@@ -288,39 +278,39 @@ class RestorationRecipe:
         return optimizers
 
     def _uses_pyramid(self, step: int) -> bool:
-        until = self.preset.pyramid_until
-        return self.losses.pyramid > 0 and (until is None or step <= until)
+        last_step = self.preset.pyramid_until
+        return self.losses.pyramid > 0 and (last_step is None or step <= last_step)
 
-    def _uses_critics(self, weight: float, step: int) -> bool:
+    def _uses_discriminators(self, weight: float, step: int) -> bool:
         return weight > 0 and step > self.preset.discriminator_start_step
 
-    def _teach_generator(
+    def _update_generator(
         self, batches: Sequence[Batch], step: int, factor: float, mean_losses: MeanLosses
     ) -> list[GeneratorOutput]:
-        """One update by all losses; in the warm-up of the discriminators the generator only makes their food."""
-        is_learning = step > self.preset.discriminator_warmup
-        still = self.generator.unet if step <= self.preset.unet_start_step else ()
+        """Update the generator with all losses; during the discriminator warm-up only compute its output."""
+        is_trained = step > self.preset.discriminator_warmup
+        frozen_unet = self.generator.unet if step <= self.preset.unet_start_step else ()
         self.optimizers.clear("generator")
-        made = []
-        with frozen(self.discriminator, self.component_discriminators, *still), torch.set_grad_enabled(is_learning):
+        outputs = []
+        fixed = frozen(self.discriminator, self.component_discriminators, *frozen_unet)
+        with fixed, torch.set_grad_enabled(is_trained):
             for batch in batches:
                 with self.optimizers.autocast():
-                    losses, part = self.losses_of(batch, step)
-                made.append(part)
-                for name, value in losses.items():
-                    mean_losses.add(name, value)
-                if is_learning:
+                    losses, output = self.losses_of(batch, step)
+                outputs.append(output)
+                mean_losses.add_all(losses)
+                if is_trained:
                     self.optimizers.backward(self.weighted(losses) / mean_losses.parts)
-        if is_learning:
+        if is_trained:
             self.optimizers.apply("generator", factor, self.preset.max_grad_norm)
-        return made
+        return outputs
 
     def _perceptual_losses(self, restored: Tensor, gt: Tensor) -> dict[str, Tensor]:
         network, layer_weights = self.loss_networks.perceptual, self.loss_networks.layer_weights
         if network is None or layer_weights is None:
             return {}
         if self.preset.perceptual_crop is not None:
-            restored, gt = random_face_pieces((restored, gt), self.preset.perceptual_crop)
+            restored, gt = random_face_crops((restored, gt), self.preset.perceptual_crop)
         with torch.no_grad():
             gt_features = network(gt)
         features = network(restored)
@@ -331,42 +321,26 @@ class RestorationRecipe:
             losses["style"] = style_loss(features, gt_features, layer_weights)
         return losses
 
-    def _teach_discriminator(
-        self, made: Sequence[GeneratorOutput], step: int, factor: float, mean_losses: MeanLosses
+    def _update_discriminator(
+        self, outputs: Sequence[GeneratorOutput], step: int, factor: float, mean_losses: MeanLosses
     ) -> None:
-        """One update by the logistic loss, with the gradient penalty every so many steps."""
-        penalized = step % self.preset.r1_every == 0
-        self.optimizers.clear("discriminator")
-        penalties = []
-        for part in made:
-            with self.optimizers.autocast():
-                fake_logits = self.discriminator(part.restored)
-            real = part.gt.detach().requires_grad_(penalized)
-            with self.optimizers.autocast(enabled=not penalized):  # the penalty's square overflows half precision
-                real_logits = self.discriminator(real)
-            loss = discriminator_adversarial_loss(real_logits, fake_logits)
-            mean_losses.add("discriminator", loss)
-            if penalized:
-                penalty = r1_penalty(real, real_logits)
-                penalties.append(penalty)
-                loss = loss + self.preset.r1_gamma / 2 * self.preset.r1_every * penalty
-            self.optimizers.backward(loss / mean_losses.parts)
-        self.optimizers.apply("discriminator", factor)
-        if penalized:
-            self.last_r1 = self.optimizers.mean(penalties)
+        pairs = ((output.gt, output.restored) for output in outputs)
+        r1 = update_discriminator(self.discriminator, pairs, self.optimizers, self.preset, step, factor, mean_losses)
+        if r1 is not None:
+            self.last_r1 = r1
         mean_losses.values["r1"] = torch.tensor(self.last_r1, device=self.device)
 
-    def _teach_component_discriminators(
-        self, made: Sequence[GeneratorOutput], factor: float, mean_losses: MeanLosses
+    def _update_component_discriminators(
+        self, outputs: Sequence[GeneratorOutput], factor: float, mean_losses: MeanLosses
     ) -> None:
-        """One update of the three of them; restored and real patches go through together."""
+        """Update the three component discriminators; restored and real patches form one batch."""
         self.optimizers.clear("components")
-        for part in made:
+        for output in outputs:
             losses = []
             for component in COMPONENTS:
-                together = torch.cat([part.patches[component], part.gt_patches[component]])
+                both = torch.cat([output.patches[component], output.gt_patches[component]])
                 with self.optimizers.autocast():
-                    logits = self.component_discriminators[component](together)
+                    logits = self.component_discriminators[component](both)
                 fake_logits, real_logits = logits.chunk(2) if len(logits) else (logits, logits)
                 losses.append(component_discriminator_loss(real_logits, fake_logits))
             loss = torch.stack(losses).sum()

@@ -14,15 +14,13 @@ from torch import Tensor
 
 from gfprestore.errors import FolderError
 from gfprestore.tensors import signed_to_pixels
-from gfprestore.training.training_state import (
-    write_whole,
-)
+from gfprestore.training.training_state import write_whole
 
 LOG_NAME = "log.jsonl"
 
 
 class SpeedMeter:
-    """Images a second and the share of the time spent waiting for them."""
+    """Measures images per second and the share of the time spent waiting for images."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
@@ -31,14 +29,14 @@ class SpeedMeter:
         self.waited = self.waited_since = 0.0
 
     def add(self, waited: float) -> None:
-        """Count one step, with the seconds it waited for data."""
+        """Count one step that waited so many seconds for images."""
         self.steps += 1
         self.steps_since += 1
         self.waited += waited
         self.waited_since += waited
 
     def since_last(self) -> tuple[float, float]:
-        """Images a second and the waiting share since this was asked last."""
+        """Images per second and waiting share since the last call."""
         now = time.perf_counter()
         seconds = max(now - self.last, 1e-9)
         pace, wait = self.steps_since * self.batch_size / seconds, self.waited_since / seconds
@@ -47,19 +45,19 @@ class SpeedMeter:
 
     @property
     def total_pace(self) -> float:
-        """Images a second since the start."""
+        """Images per second since the start."""
         return self.steps * self.batch_size / max(time.perf_counter() - self.start, 1e-9)
 
     @property
     def total_wait(self) -> float:
-        """Share of the time since the start."""
+        """Share of the time since the start that was spent waiting for images."""
         return self.waited / max(time.perf_counter() - self.start, 1e-9)
 
 
 class TrainingLog:
-    """`log.jsonl`, one object a logged step, and TensorBoard's files where it is installed.
+    """Log of a training: `log.jsonl` with one object per logged step, and TensorBoard files if it is installed.
 
-    Lines of steps that a training went back over are taken out: the log reads as if nothing had happened.
+    A rollback also removes the lines of the discarded steps.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -68,7 +66,7 @@ class TrainingLog:
         self.rewind(step)
 
     def write(self, values: Mapping[str, float]) -> None:
-        """Appends one step.
+        """Append one step.
 
         Raises:
             FolderError: The line cannot be written.
@@ -78,8 +76,8 @@ class TrainingLog:
                 stream.write(json.dumps(values) + "\n")
         except OSError as error:
             raise FolderError(
-                f"{self.path} cannot be written: {error.strerror or error}. Make room, then run again; the training "
-                "goes on from its last checkpoint."
+                f"{self.path} cannot be written: {error.strerror or error}. Free some disk space. Run the same command "
+                "again to resume from the last checkpoint."
             ) from error
         if self.board is not None:
             for name, value in values.items():
@@ -87,7 +85,11 @@ class TrainingLog:
                     self.board.add_scalar(name, value, int(values["step"]))
 
     def rewind(self, step: int) -> None:
-        """Takes out the lines after `step`, and torn ones."""
+        """Remove the lines after `step`, and damaged lines.
+
+        Raises:
+            FolderError: The log cannot be written.
+        """
         if not self.path.exists():
             return
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -97,13 +99,13 @@ class TrainingLog:
             write_whole(self.path, lambda stream: stream.write(content))
 
     def close(self) -> None:
-        """Finishes TensorBoard's files."""
+        """Close the TensorBoard files."""
         if self.board is not None:
             self.board.close()
 
 
 def _step_of(line: str) -> int:
-    """The step of a line of the log; 0 for a line that is none."""
+    """Step of a line of the log; 0 for a damaged line."""
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -111,7 +113,7 @@ def _step_of(line: str) -> int:
 
 
 def _tensorboard(folder: Path, step: int) -> Any:
-    """TensorBoard's writer, which forgets what comes after `step`; None where it is not installed."""
+    """TensorBoard writer that discards events after `step`; None if TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -120,10 +122,10 @@ def _tensorboard(folder: Path, step: int) -> Any:
 
 
 def write_png(image: Tensor, path: Path) -> None:
-    """Writes an image (3, H, W) RGB in [-1, 1].
+    """Write an image (3, H, W) RGB in [-1, 1] as PNG.
 
     Raises:
-        FolderError: The disk is full, or the folder is gone or locked.
+        FolderError: The disk is full, or the folder is missing or not writable.
     """
     pixels = signed_to_pixels(image[None], np.dtype(np.uint8))
     content = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -1,8 +1,8 @@
-"""The loop around a recipe: batches, log, samples, checkpoints, resuming, stopping, and going back after a NaN.
+"""The training loop: batches, log, samples, checkpoints, resuming, interruption, and rollbacks after divergence.
 
-A recipe knows networks and losses; the loop knows steps and files. Every step draws its random numbers from
-(seed, step, process) and its images from their place in an endless stream, so that a training that was stopped goes
-on as if it never had been: bit for bit on the CPU.
+A recipe handles networks and losses; the loop handles steps and files. Every step derives its random numbers from
+(seed, step, process) and takes its images by their position in an endless stream. A resumed training therefore gives
+the same result as an uninterrupted one, bit for bit on the CPU.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ from gfprestore.training.training_state import (
 SAMPLES_FOLDER = "samples"
 SAMPLE_FACES = 4
 
-EXPLODED = 10.0
-"""A reconstruction loss of this many times its running mean is taken for a training that fell apart."""
+EXPLOSION_FACTOR = 10.0
+"""A training counts as diverged when the reconstruction loss exceeds its running mean by this factor."""
 
 MAX_ROLLBACKS = 5
-"""How often a training goes back to one and the same checkpoint before it gives up."""
+"""Maximum number of rollbacks to the same checkpoint."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training is.
+    """Progress of a training.
 
     Attributes:
-        step: Steps done.
-        steps: Steps in all.
-        losses: By name, of this step.
-        images_per_second: Since the last report.
-        seconds_left: At this pace.
+        step: Number of finished steps.
+        steps: Total number of steps.
+        losses: Losses of this step by name.
+        images_per_second: Speed since the last report.
+        seconds_left: Estimated remaining time.
     """
 
     step: int
@@ -69,7 +69,7 @@ class Progress:
 
     @property
     def line(self) -> str:
-        """One line for people."""
+        """The progress as one line of text."""
         losses = ", ".join(f"{name} {value:.4g}" for name, value in self.losses.items())
         return (
             f"step {self.step}/{self.steps}: {losses}; {self.images_per_second:.3g} images/s, "
@@ -79,16 +79,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a training did.
+    """Result of a training.
 
     Attributes:
-        step: Steps done in all.
-        steps_now: Steps done by this call.
-        weights: The file for `run --weights`, or of the prior.
-        losses: By name, of the last step; empty where nothing was left to do.
-        images_per_second: Over this call.
-        rollbacks: Number of rollbacks to a checkpoint after losses that were NaN or infinite.
-        workers: Processes that loaded images.
+        step: Number of finished steps.
+        steps_now: Number of steps that this call ran.
+        weights: Path of the exported weights.
+        losses: Losses of the last step by name; empty if no step was left to run.
+        images_per_second: Mean speed of this call.
+        rollbacks: Number of rollbacks to a checkpoint after the training diverged.
+        workers: Number of processes that loaded images.
         data_wait: Share of the time spent waiting for images.
     """
 
@@ -112,24 +112,24 @@ def fit(
     tell: Tell = lambda line: None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> TrainReport:
-    """Trains until the config's steps are done; goes on from the output folder's checkpoint if it holds one.
+    """Train for the number of steps of the config; resume from the checkpoint in the output folder, if there is one.
 
     Args:
-        recipe: What to train.
-        dataset: An endless stream of images, by position.
-        config: How long, how often, where to.
-        device: Where the images are to be.
-        world: The processes that train together; all see the same output folder.
-        tell: Takes lines for people.
-        progress: Takes what is to be shown, at every logged step.
+        recipe: Networks, losses and optimizers.
+        dataset: Endless stream of images, by position.
+        config: Configuration of the training.
+        device: Device of the images.
+        world: The processes that train together; all use the same output folder.
+        tell: Receives messages, one line each.
+        progress: Receives the progress at every logged step.
 
     Raises:
-        FolderError: The output folder cannot be written to, or the disk is full.
+        FolderError: The output folder is not writable, or the disk is full.
         WeightsDamagedError: The checkpoint is damaged.
-        WeightsMismatchError: The checkpoint is of another network.
-        DeviceError: The device's memory is too small for the batch.
-        TrainingDivergedError: Going back with a lower rate did not help.
-        TrainingInterruptedError: SIGINT or SIGTERM came; the checkpoint is written.
+        WeightsMismatchError: The checkpoint belongs to another network.
+        DeviceError: The memory of the device is too small for the batch.
+        TrainingDivergedError: The training diverged again after several rollbacks.
+        TrainingInterruptedError: SIGINT or SIGTERM was received; the checkpoint is written.
     """
     world = world or World()
     training = _Training(
@@ -142,13 +142,13 @@ def fit(
             if not is_out_of_memory(error):
                 raise
             raise DeviceError(
-                f"{device} has too little memory for {training.feed.share} images at once. Use a smaller "
-                f"--batch-size, or --accumulate {2 * config.accumulate} to compute the same batch in more parts."
+                f"{device} has too little memory for {training.loader.images_per_part} images at once. Use a smaller "
+                f"--batch-size, or use --accumulate {2 * config.accumulate} to compute the same batch in more parts."
             ) from error
 
 
 class _Training:
-    """The state of `fit`."""
+    """State of a running training."""
 
     def __init__(
         self,
@@ -174,49 +174,49 @@ class _Training:
         self.rollbacks = 0
         self.saved_step = -1
         self.rollbacks_to_saved = 0
-        self.feed = BatchLoader(dataset, config, device, world, self.tell)
+        self.loader = BatchLoader(dataset, config, device, world, self.tell)
         self.log: TrainingLog | None = None
 
     def run(self, is_stopped: Callable[[], bool]) -> TrainReport:
-        """All steps that are left."""
+        """Run the remaining steps."""
         steps = self.config.preset.steps
         self._prepare_folder()
         resumed = self._resume()
         first_step = self.step
         if resumed:
-            self.tell(f"Going on from step {self.step} of {steps} ({self.checkpoint_path}).")
+            self.tell(f"Resuming from step {self.step} of {steps} ({self.checkpoint_path}).")
         else:
-            self._save()  # a place to go back to, and a disk that is full is told before the first step
+            self._save()  # for rollbacks, and so that a full disk is reported before the first step
         self.log = log = TrainingLog(self.config.output, self.step) if self.world.is_main_process else None
-        feed = self.feed
+        loader = self.loader
         meter = SpeedMeter(self.config.preset.batch_size)
         losses: dict[str, float] = {}
-        watch = _Watch()
+        detector = _ExplosionDetector()
         try:
             while self.step < steps:
-                batches = feed.batches(self.position)
+                batches = loader.batches(self.position)
                 _reseed(self.config.seed, self.step + 1, self.world.rank)
                 start = time.perf_counter()
-                found = self.recipe.step(batches, self.step + 1, self.learning_rate_scale)
-                losses = self._values(found)
-                feed.took(time.perf_counter() - start)
-                meter.add(feed.waited)
-                if not all(map(math.isfinite, losses.values())) or watch.sees_explosion(losses):
-                    self._go_back(losses)
-                    watch = _Watch()
+                scalars = self.recipe.step(batches, self.step + 1, self.learning_rate_scale)
+                losses = self._to_floats(scalars)
+                loader.record_step(time.perf_counter() - start)
+                meter.add(loader.waited)
+                if not all(map(math.isfinite, losses.values())) or detector.has_exploded(losses):
+                    self._roll_back(losses)
+                    detector = _ExplosionDetector()
                     continue
                 self.step += 1
                 self.position += self.config.preset.batch_size
                 self._report(losses, meter)
-                stopping = self.world.any(is_stopped(), self.device)
-                self._keep(stopping or self.step == steps)
-                if stopping and self.step < steps:
+                is_stopping = self.world.any(is_stopped(), self.device)
+                self._save_if_due(is_stopping or self.step == steps)
+                if is_stopping and self.step < steps:
                     raise TrainingInterruptedError(
-                        f"stopped at step {self.step} of {steps}; {self.checkpoint_path} is written. "
-                        "The same command goes on from there."
+                        f"Interrupted at step {self.step} of {steps}. The checkpoint {self.checkpoint_path} is "
+                        "written. Run the same command again to resume."
                     )
         finally:
-            feed.close()
+            loader.close()
             if log:
                 log.close()
         weights = (
@@ -229,7 +229,7 @@ class _Training:
             losses=losses,
             images_per_second=meter.total_pace,
             rollbacks=self.rollbacks,
-            workers=feed.workers,
+            workers=loader.workers,
             data_wait=meter.total_wait,
         )
 
@@ -240,14 +240,14 @@ class _Training:
                 remove_leftovers(self.config.output)
         except OSError as error:
             raise FolderError(
-                f"{self.config.output} cannot be made: {error.strerror or error}. Name another folder with --output."
+                f"{self.config.output} cannot be created: {error.strerror or error}. Use another folder with --output."
             ) from error
 
     def _resume(self) -> bool:
-        """Takes over the checkpoint of the output folder; False where there is none.
+        """Load the checkpoint of the output folder; False if there is none.
 
-        No process goes on before all have looked: a late one would find the first checkpoint of this very training, and
-        leave out the writing that the others wait in.
+        All processes look for the checkpoint before any of them continues. Otherwise a late process would find the
+        first checkpoint of this very training and skip the barrier in which the others wait.
         """
         if not self.world.any(self.checkpoint_path.exists(), self.device):
             return False
@@ -270,37 +270,38 @@ class _Training:
         if self.step != self.saved_step:
             self.rollbacks_to_saved = 0
         self.saved_step = self.step
-        self.world.any(False, self.device)  # the others wait until the file is there
+        self.world.any(False, self.device)  # the other processes wait for the file
 
-    def _values(self, found: dict[str, Tensor]) -> dict[str, float]:
-        """Scalars to numbers, in one transfer, averaged over the processes."""
-        together = torch.stack([value.detach().float().reshape(()) for value in found.values()]).tolist()
-        return self.world.mean(dict(zip(found, together, strict=True)), self.device)
+    def _to_floats(self, scalars: dict[str, Tensor]) -> dict[str, float]:
+        """Scalars as floats, averaged over the processes; one transfer from the device."""
+        values = torch.stack([value.detach().float().reshape(()) for value in scalars.values()]).tolist()
+        return self.world.mean(dict(zip(scalars, values, strict=True)), self.device)
 
-    def _go_back(self, losses: Mapping[str, float]) -> None:
-        """Takes over the last checkpoint with half the rate."""
+    def _roll_back(self, losses: Mapping[str, float]) -> None:
+        """Load the last checkpoint and halve the learning rates."""
         broken = ", ".join(name for name, value in losses.items() if not math.isfinite(value))
-        problem = f"{broken or 'weights'} is no number"
+        problem = f"NaN or infinite values in {broken or 'the weights'}"
         if losses and not broken:
-            problem = f"{_Watch.LOSS} is {losses[_Watch.LOSS]:.3g}, over {EXPLODED:g} times what it was,"
+            name = _ExplosionDetector.LOSS
+            problem = f"{name} is {losses[name]:.3g}, more than {EXPLOSION_FACTOR:g} times its running mean"
         self.rollbacks += 1
         self.rollbacks_to_saved += 1
         failed_step = self.step + 1
         if self.rollbacks_to_saved > MAX_ROLLBACKS:
             raise TrainingDivergedError(
-                f"{problem} at step {failed_step}, also after going back to step {self.saved_step} "
-                f"{MAX_ROLLBACKS} times with ever lower rates. Use --precision fp32, look at the data, or start from "
-                "other --weights."
+                f"The training diverged at step {failed_step}: {problem}. {MAX_ROLLBACKS} rollbacks to step "
+                f"{self.saved_step} with lower learning rates did not help. Use --precision fp32, check the data, or "
+                "use other initial --weights."
             )
         learning_rate_scale = self.learning_rate_scale / 2
         self._resume()
         self.learning_rate_scale = learning_rate_scale
-        self.feed.close()
+        self.loader.close()
         if self.log is not None:
             self.log.rewind(self.step)
         self.tell(
-            f"{problem} at step {failed_step}: back to step {self.step}, "
-            f"learning rates now {learning_rate_scale:g} of the preset's."
+            f"The training diverged at step {failed_step}: {problem}. Rolled back to step {self.step}; the learning "
+            f"rates are now {learning_rate_scale:g} times those of the preset."
         )
 
     def _report(self, losses: Mapping[str, float], meter: SpeedMeter) -> None:
@@ -315,8 +316,8 @@ class _Training:
         left = (steps - self.step) * self.config.preset.batch_size / pace if pace else math.inf
         self.progress(Progress(self.step, steps, losses, pace, left))
 
-    def _keep(self, now: bool) -> None:
-        """Writes samples and a checkpoint when it is time; weights that are no numbers are never written."""
+    def _save_if_due(self, now: bool) -> None:
+        """Write samples and a checkpoint if they are due; NaN or infinite weights cause a rollback instead."""
         if self.world.is_main_process and (
             self.step % self.config.sample_every == 0 or self.step == self.config.preset.steps
         ):
@@ -324,7 +325,7 @@ class _Training:
         if not now and self.step % self.config.save_every:
             return
         if self.world.any(not self.recipe.is_finite(), self.device):
-            self._go_back({})
+            self._roll_back({})
             return
         self._save()
         if self.world.is_main_process:
@@ -337,34 +338,34 @@ class _Training:
         write_png(image, self.config.output / SAMPLES_FOLDER / f"{self.step:07d}.png")
 
 
-class _Watch:
-    """Notices a training that falls apart in numbers that are still finite: its images leave all bounds.
+class _ExplosionDetector:
+    """Detects a training that diverges while its losses are still finite.
 
-    Knows nothing until it has seen some steps, so a resumed training starts to watch anew.
+    The loss is compared with its running mean. The first steps only build up the mean, also after resuming.
     """
 
     LOSS = "reconstruction"
-    STEPS_TO_LEARN = 20
-    SHARE = 0.05
+    WARMUP_STEPS = 20
+    MEAN_UPDATE = 0.05
 
     def __init__(self) -> None:
         self.mean = 0.0
         self.steps = 0
 
-    def sees_explosion(self, losses: Mapping[str, float]) -> bool:
-        """Whether this step's loss is out of all proportion; otherwise it counts for the next ones."""
+    def has_exploded(self, losses: Mapping[str, float]) -> bool:
+        """Whether the loss of this step is far above the running mean; if not, it updates the mean."""
         value = losses.get(self.LOSS)
         if value is None:
             return False
-        if self.steps >= self.STEPS_TO_LEARN and value > EXPLODED * self.mean:
+        if self.steps >= self.WARMUP_STEPS and value > EXPLOSION_FACTOR * self.mean:
             return True
         self.steps += 1
-        self.mean += max(self.SHARE, 1 / self.steps) * (value - self.mean)
+        self.mean += max(self.MEAN_UPDATE, 1 / self.steps) * (value - self.mean)
         return False
 
 
 def _reseed(seed: int, step: int, rank: int) -> None:
-    """Makes the step's random numbers depend on nothing but (seed, step, process)."""
+    """Seed all random generators from (seed, step, process)."""
     mixed = face_seed(seed, "step", step * 65_536 + rank)
     torch.manual_seed(mixed)
     np.random.seed(mixed % 2**32)
@@ -373,7 +374,7 @@ def _reseed(seed: int, step: int, rank: int) -> None:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turns SIGINT and SIGTERM into a flag, so that a step is finished first; the second SIGINT ends at once."""
+    """Turn SIGINT and SIGTERM into a flag, so that the current step finishes; a second SIGINT stops immediately."""
     stopped = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:

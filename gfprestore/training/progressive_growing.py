@@ -1,9 +1,9 @@
-"""A prior of small images as the start of one of larger images, and any prior as the start of a restorer's decoder.
+"""Progressive growing: initialize a prior from a smaller one, or the decoder of a restorer from another prior.
 
-Faces are learned small first, which is fast, then larger (T. Karras, T. Aila, S. Laine, J. Lehtinen, "Progressive
-Growing of GANs", ICLR 2018). Nothing is forgotten on the way: what is added starts so that the larger generator gives
-the smaller one's image enlarged, and the larger discriminator says of an image what the smaller one says of it
-shrunken. Both learn from there. Tensors have the official names. Opens no file.
+Training at a small size first is fast (T. Karras, T. Aila, S. Laine, J. Lehtinen, "Progressive Growing of GANs",
+ICLR 2018). The added layers are initialized so that growing changes no output: the larger generator gives the enlarged
+image of the smaller one, and the larger discriminator gives the logit of the smaller one for the downscaled image.
+Tensors have the official names. Opens no file.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from gfprestore.networks.gfpgan import GFPGAN
 from gfprestore.networks.layers import ACTIVATION_GAIN, LEAK
 
 SMALLEST = 4
-"""Pixels a side of the smallest scale."""
+"""Side of the smallest scale in pixels."""
 
 DECODER = "stylegan_decoder."
-"""What the names of the decoder's tensors begin with in a restorer."""
+"""Prefix of the names of the decoder's tensors in a restorer."""
 
 STYLE_SHARE = 0.1
-"""What is left of how a restorer's style codes differ from lq to lq when another prior comes into its decoder."""
+"""Factor on the variation of a restorer's style codes when another prior replaces its decoder."""
 
 STYLE_SAMPLES = 4096
-"""Random codes whose mean style is taken for a prior's mean."""
+"""Number of random codes over which the mean style of a prior is computed."""
 
 COLOR_STEPS = 9
-"""Values of each channel by which the discriminator's new first layer is fitted."""
+"""Number of values per color channel to which the new first layer of the discriminator is fitted."""
 
 
 def generator_size(state: Mapping[str, Tensor]) -> int:
-    """Pixels a side of the images of the StyleGAN2 generator that `state` belongs to."""
+    """Side in pixels of the images of a StyleGAN2 generator."""
     return SMALLEST << len(_numbers(state, "to_rgbs"))
 
 
 def grown_generator(state: Mapping[str, Tensor], generator: nn.Module) -> dict[str, Tensor]:
-    """The weights of a generator for a larger one that goes on from them.
+    """Initial weights of a generator from those of a smaller one.
 
-    The weights through which the new scales reach the image are zero until they have learned.
+    The weights with which the new scales contribute to the image start at zero.
 
     Args:
-        state: Of a StyleGAN2 generator, no larger than `generator`.
+        state: Tensors of a StyleGAN2 generator, no larger than `generator`.
         generator: A StyleGAN2 generator with random weights.
 
     Returns:
-        Tensors for `generator`; of a generator as large as it, those of `state`.
+        Tensors for `generator`; `state` itself if the sizes are equal.
     """
     scales = len(_numbers(state, "to_rgbs"))
     grown = {name: tensor for name, tensor in generator.state_dict().items() if _scale(name) > scales}
@@ -59,72 +59,73 @@ def grown_generator(state: Mapping[str, Tensor], generator: nn.Module) -> dict[s
     return {**grown, **state}
 
 
-def steer_anew(restorer: GFPGAN, prior_size: int) -> None:
-    """Has a restorer's U-Net steer a prior that has just taken its scales of the decoder.
+def reinitialize_modulation(restorer: GFPGAN, prior_size: int) -> None:
+    """Re-initialize the layer that computes the style codes, after a new prior has replaced the decoder.
 
-    What the U-Net gave the old decoder for style codes means nothing to the prior: most of it is taken away, and the
-    codes start about the prior's mean. The prior may be smaller than the decoder, whose upper scales keep theirs.
+    The style codes for the old decoder are meaningless to the new prior. Their variation is scaled down by
+    `STYLE_SHARE`, and their mean becomes the mean style of the prior. If the prior is smaller than the decoder, the
+    codes of the upper scales stay unchanged.
 
     Args:
-        restorer: With the prior in its decoder; changed in place.
-        prior_size: Pixels a side of the prior's images.
+        restorer: Restorer with the prior in its decoder; changed in place.
+        prior_size: Side of the prior's images in pixels.
     """
     decoder = restorer.stylegan_decoder
     weight, bias = (restorer.final_linear.get_parameter(name) for name in ("weight", "bias"))
     codes = decoder.latent_count
     if prior_size < restorer.config.size:
-        codes = 2 * (prior_size // SMALLEST).bit_length() - 1  # its last code belongs to the next scale as well
+        codes = 2 * (prior_size // SMALLEST).bit_length() - 1  # the next scale also uses its last code
     with torch.no_grad():
         mean_style = decoder.mean_latent(STYLE_SAMPLES)[0]
-        rows = min(codes * len(mean_style), len(bias))  # or there is one code for all layers
+        rows = min(codes * len(mean_style), len(bias))  # a single code may serve all layers
         weight[:rows] *= STYLE_SHARE
         bias[:rows] = mean_style.repeat(rows // len(mean_style))
 
 
 def grown_discriminator(state: Mapping[str, Tensor], discriminator: nn.Module) -> dict[str, Tensor]:
-    """The weights of a discriminator for a larger one that goes on from them.
+    """Initial weights of a discriminator from those of a smaller one.
 
     Args:
-        state: Of a StyleGAN2 discriminator, no larger than `discriminator`.
+        state: Tensors of a StyleGAN2 discriminator, no larger than `discriminator`.
         discriminator: A StyleGAN2 discriminator with random weights.
 
     Returns:
-        Tensors for `discriminator`; those of `state` where it is of one as large, or of no such discriminator.
+        Tensors for `discriminator`; `state` itself if the sizes are equal or it belongs to another kind of network.
     """
     own = discriminator.state_dict()
     state = {name: tensor.float() for name, tensor in state.items()}  # a file may be float16
     added = len(_numbers(own, "conv_body")) - len(_numbers(state, "conv_body"))
-    taking_in = state.get("conv_body.0.0.weight")
-    if added <= 0 or taking_in is None or taking_in.shape[1:] != (3, 1, 1) or "conv_body.0.1.bias" not in state:
+    first_weight = state.get("conv_body.0.0.weight")
+    if added <= 0 or first_weight is None or first_weight.shape[1:] != (3, 1, 1) or "conv_body.0.1.bias" not in state:
         return state
     grown = {_moved(name, added): tensor for name, tensor in state.items()}
-    for block in range(added, 0, -1):  # from the innermost of the added blocks outwards
+    for block in range(added, 0, -1):  # from the innermost added block outwards
         grown |= {name: tensor for name, tensor in own.items() if _block(name) == block}
         inner = (grown.pop(f"conv_body.{block}.0.weight"), grown.pop(f"conv_body.{block}.1.bias"))
-        outer, skip = _taken_in_as(*inner, grown[f"conv_body.{block}.skip.1.weight"].shape[1])
+        outer, skip = _new_input_layer(*inner, grown[f"conv_body.{block}.skip.1.weight"].shape[1])
         grown[f"conv_body.{block - 1}.0.weight"], grown[f"conv_body.{block - 1}.1.bias"] = outer
         grown[f"conv_body.{block}.skip.1.weight"] = skip
         grown[f"conv_body.{block}.conv2.1.weight"] = torch.zeros_like(grown[f"conv_body.{block}.conv2.1.weight"])
     return grown
 
 
-def _taken_in_as(weight: Tensor, bias: Tensor, count: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """A layer that takes larger images in, and a skip after it that gives what the smaller one gave for a color.
+def _new_input_layer(weight: Tensor, bias: Tensor, count: int) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Input layer for larger images, and a skip connection that reproduces the features of the old input layer.
 
-    The new layer has filters of the old one, and random ones beyond them; the skip is the least squares fit over all
-    colors. Both are exact where there are no fewer filters than before.
+    The new layer has the filters of the old one, plus random ones. The skip is a least squares fit over all colors. It
+    is exact if the new layer has at least as many filters as the old one.
 
     Args:
-        weight: (C, 3, 1, 1) of the layer that takes smaller images in, equalized.
-        bias: (C,) of it.
-        count: Features of the new layer.
+        weight: Weight (C, 3, 1, 1) of the old input layer, equalized.
+        bias: Bias (C,) of the old input layer.
+        count: Number of features of the new layer.
 
     Returns:
         Weight (count, 3, 1, 1) and bias (count,) of the new layer; weight (C, count, 1, 1) of the skip.
     """
-    more = max(0, count - len(weight))
-    outer = torch.cat([weight[:count], torch.randn(more, *weight.shape[1:])])
-    outer_bias = torch.cat([bias[:count], torch.zeros(more)])
+    added = max(0, count - len(weight))
+    outer = torch.cat([weight[:count], torch.randn(added, *weight.shape[1:])])
+    outer_bias = torch.cat([bias[:count], torch.zeros(added)])
     steps = torch.linspace(-1, 1, COLOR_STEPS)
     colors = torch.cartesian_prod(steps, steps, steps)
     wanted, given = (_activated(colors, *layer).double() for layer in ((weight, bias), (outer, outer_bias)))
@@ -134,13 +135,13 @@ def _taken_in_as(weight: Tensor, bias: Tensor, count: int) -> tuple[tuple[Tensor
 
 
 def _activated(colors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """What a layer that takes images in makes of colors (N, 3): (N, C)."""
+    """Activations (N, C) of an input layer for colors (N, 3)."""
     gain = 1 / math.sqrt(weight.shape[1])
     return F.leaky_relu((colors @ weight[:, :, 0, 0].T * gain + bias) * ACTIVATION_GAIN, LEAK)
 
 
 def _moved(name: str, added: int) -> str:
-    """The name of a discriminator's tensor in one with more blocks."""
+    """Name of a discriminator's tensor in a discriminator with more blocks."""
     if not name.startswith("conv_body."):
         return name
     part, block, rest = name.split(".", 2)
@@ -148,12 +149,12 @@ def _moved(name: str, added: int) -> str:
 
 
 def decoder_state(restorer: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a restorer's decoder by the names that a prior has for them."""
+    """Tensors of the decoder of a restorer, under the names of a prior."""
     return {name.removeprefix(DECODER): tensor for name, tensor in restorer.items() if name.startswith(DECODER)}
 
 
 def _scale(name: str) -> int:
-    """Which scale of a generator a tensor belongs to: 0 the smallest, and what belongs to none."""
+    """Scale of a generator's tensor; 0 is the smallest scale, and stands for tensors without a scale."""
     part, _, rest = name.partition(".")
     number = rest.split(".")[0]
     if part == "to_rgbs":
@@ -166,7 +167,7 @@ def _scale(name: str) -> int:
 
 
 def _block(name: str) -> int:
-    """The number of a discriminator's block that a tensor belongs to, 0 taking the image in; -1 for the rest."""
+    """Block number of a discriminator's tensor; 0 is the input layer, -1 stands for tensors outside the blocks."""
     return int(name.split(".")[1]) if name.startswith("conv_body.") else -1
 
 

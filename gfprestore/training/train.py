@@ -1,6 +1,6 @@
-"""`gfprestore train`: opens what a training needs and runs it, or tells what it would do.
+"""The function behind `gfprestore train`: open data, networks and weights, then run the training loop.
 
-Opens no network connection: weights that are not at hand are an error that names the command to fetch them.
+Opens no network connection. Missing weights are an error that names the command that downloads them.
 """
 
 from __future__ import annotations
@@ -38,30 +38,30 @@ def train(
     progress: Callable[[Progress], None] = lambda progress: None,
     store: WeightsStore | None = None,
 ) -> TrainReport:
-    """Trains as the config says; goes on from the output folder's checkpoint if it holds one.
+    """Run a training; resume from the checkpoint in the output folder, if there is one.
 
-    Under `torchrun` every process calls this; the first one writes and talks.
+    With `torchrun`, every process calls this function. Only the main process writes files and messages.
 
     Args:
-        config: What to train.
-        tell: Takes lines for people.
-        progress: Takes what is to be shown, at every logged step.
-        store: Where weights are looked for.
+        config: Configuration of the training.
+        tell: Receives messages, one line each.
+        progress: Receives the progress at every logged step.
+        store: Folders with weights.
 
     Raises:
-        UsageError: The batch cannot be shared by the processes.
-        DeviceError: The device is not here, cannot compute in the precision, or has too little memory for the batch.
+        UsageError: The batch size is not divisible by the number of processes.
+        DeviceError: The device is not available, does not support the precision, or has too little memory.
         FolderError: The data or the output folder cannot be used.
-        WeightsError: What to start from, a loss's network or the checkpoint is missing, damaged or does not fit.
-        TrainingDivergedError: The losses are no numbers, also at lower rates.
-        TrainingInterruptedError: SIGINT or SIGTERM came; the checkpoint is written.
+        WeightsError: Initial weights, a loss network or the checkpoint are missing, damaged or do not fit.
+        TrainingDivergedError: The training diverged again after several rollbacks.
+        TrainingInterruptedError: SIGINT or SIGTERM was received; the checkpoint is written.
     """
     with joined_world(choose_device(config.device)) as (world, device):
         dtype = training_precision(config.precision, device)
-        heard = tell if world.is_main_process else lambda line: None
+        tell_once = tell if world.is_main_process else lambda line: None
         store = store or WeightsStore()
-        dataset = open_stream(config, store, device, world, heard)
-        recipe = open_recipe(config, store, device, dtype, world, heard)
+        dataset = open_stream(config, store, device, world, tell_once)
+        recipe = open_recipe(config, store, device, dtype, world, tell_once)
         with _settings_for_training(device):
             return fit(recipe, dataset, config, device, world=world, tell=tell, progress=progress)
 
@@ -69,28 +69,28 @@ def train(
 def open_stream(
     config: TrainConfig, store: WeightsStore, device: torch.device, world: World, tell: Tell
 ) -> FaceDataset | DistilledPairs:
-    """The stream of images of the config's stage; for the background, the teacher makes what is missing first.
+    """Open the stream of images of a training; the background stage first computes the missing pairs.
 
     Raises:
         FolderError: The data or the output folder cannot be used.
-        WeightsError: The teacher is needed and missing, damaged or of another network.
+        WeightsError: The weights of the teacher are needed, and are missing, damaged or made for another network.
     """
     if config.stage != "background":
         dataset = open_data(config)
         tell(f"{dataset.count} images in {config.data}.")
         return dataset
     make_pairs(config, lambda: open_teacher(config, store, device), tell, world)
-    world.any(False, device)  # all wait until the pairs are there
+    world.any(False, device)  # every process waits for the pairs
     pairs = read_pairs(config)
     tell(f"{pairs.count} pairs in {pairs_folder(config)}.")
     return pairs
 
 
 def open_data(config: TrainConfig) -> FaceDataset:
-    """The stream of faces.
+    """Open the stream of faces.
 
     Raises:
-        FolderError: The folder cannot be read, has no images, or knows nothing of eyes and mouths that a loss needs.
+        FolderError: The folder cannot be read, has no images, or lacks the component boxes that a loss needs.
     """
     needs_boxes = config.stage == "restoration" and config.preset.losses.components > 0
     preset = config.preset
@@ -106,32 +106,32 @@ def open_recipe(
     world: World,
     tell: Tell,
 ) -> Recipe:
-    """The networks and losses of the config's stage; says what is left out and what is started from.
+    """Create the recipe of a training; report the initial weights and the losses that are switched off.
 
     Raises:
-        WeightsError: What to start from or a loss's network is missing, damaged or does not fit.
+        WeightsError: Initial weights or a loss network are missing, damaged or do not fit.
     """
-    for name in config.left_out:
-        tell(f"Without the loss {name!r} ({LOSSES[name]}), as asked.")
+    for name in config.disabled_losses:
+        tell(f"The loss {name!r} ({LOSSES[name]}) is switched off.")
     resumes = has_checkpoint(config)
     if config.stage == "background":
         student = open_student(config)
         if student is not None and not resumes:
             tell(f"Starting from {student.path}.")
         return BackgroundRecipe(config, student, open_loss_networks(config, store), device, dtype, world)
-    start = open_initial_weights(config, store)
-    if start.path is not None and not resumes:
-        tell(f"Starting from {start}.")
+    initial = open_initial_weights(config, store)
+    if initial.path is not None and not resumes:
+        tell(f"Starting from {initial}.")
     if config.stage == "prior":
-        return PriorRecipe(config, start, device, dtype, world)
-    return RestorationRecipe(config, start, open_loss_networks(config, store), device, dtype, world)
+        return PriorRecipe(config, initial, device, dtype, world)
+    return RestorationRecipe(config, initial, open_loss_networks(config, store), device, dtype, world)
 
 
 def training_precision(name: str, device: torch.device) -> torch.dtype:
-    """What the networks compute in; `auto` is bfloat16 on CUDA where the card has it, else float16, float32 elsewhere.
+    """Precision of the computation; `auto` is bfloat16 or float16 on CUDA, depending on the GPU, and float32 elsewhere.
 
     Raises:
-        DeviceError: The name is unknown, or the device cannot compute in it.
+        DeviceError: The name is unknown, or the device does not support the precision.
     """
     if name == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.bfloat16
@@ -145,7 +145,7 @@ def has_checkpoint(config: TrainConfig) -> bool:
 
 @contextlib.contextmanager
 def _settings_for_training(device: torch.device) -> Iterator[None]:
-    """Lets cuDNN choose its algorithms by trying; sizes never change here. Puts the setting back."""
+    """Let cuDNN benchmark its algorithms, since all sizes are constant; restore the setting afterwards."""
     previous = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = device.type == "cuda"
     try:

@@ -1,12 +1,13 @@
-"""Files of a training: written whole or not at all, read without running their code.
+"""Checkpoints and weights of a training: written atomically, read without running code from them.
 
-`checkpoint.pt` holds everything needed to go on; `restorer.safetensors` (or `prior.safetensors`) holds the moving
-average of the generator alone, under the official names, with its sizes in the header.
+`checkpoint.pt` holds everything that resuming needs. `restorer.safetensors` (or `prior.safetensors`) holds only the
+moving average of the generator, under the official tensor names, with the network's sizes in the header.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from gfprestore._version import __version__
 from gfprestore.errors import FolderError, WeightsDamagedError, WeightsMismatchError, WeightsMissingError
 from gfprestore.files import whole_file
 
@@ -23,18 +25,18 @@ CHECKPOINT_NAME = "checkpoint.pt"
 FORMAT = 1
 
 Sizes = dict[str, int | float | str | bool | list[int]]
-"""What must be the same for a checkpoint to fit, by name."""
+"""Values that must be equal for a checkpoint to fit, by name."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything needed to go on.
+    """Everything that resuming needs.
 
     Attributes:
-        step: Steps done.
-        position: Images of the endless stream that were used.
-        learning_rate_scale: What the learning rates were lowered by after losses that were no numbers.
-        sizes: Of the networks, see `Sizes`.
+        step: Number of finished steps.
+        position: Number of images used from the endless stream.
+        learning_rate_scale: Factor on the learning rates; rollbacks lower it.
+        sizes: Sizes of the networks, see `Sizes`.
         recipe: State of networks and optimizers.
     """
 
@@ -46,10 +48,10 @@ class Checkpoint:
 
 
 def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes a checkpoint over the previous one, which stays if anything fails.
+    """Write a checkpoint over the previous one, which is kept if writing fails.
 
     Raises:
-        FolderError: The disk is full, or the folder is gone or locked.
+        FolderError: The disk is full, or the folder is missing or not writable.
     """
     payload = {
         "format": FORMAT,
@@ -63,19 +65,19 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def read_checkpoint(path: Path, sizes: Sizes, device: torch.device | None = None) -> Checkpoint:
-    """Reads a checkpoint of networks of these sizes.
+    """Read a checkpoint and check that it fits networks of these sizes.
 
     Args:
-        path: A file of `write_checkpoint`.
-        sizes: Of the networks that it is for.
-        device: Where its tensors go; the CPU by default.
+        path: A file written by `write_checkpoint`.
+        sizes: Sizes of the networks that will load it.
+        device: Device of its tensors; the CPU by default.
 
     Raises:
-        WeightsMissingError: There is no such file.
-        WeightsDamagedError: The file is no checkpoint of a training, or is cut short.
-        WeightsMismatchError: It belongs to networks of other sizes.
+        WeightsMissingError: The file does not exist.
+        WeightsDamagedError: The file is not a training checkpoint, or is truncated.
+        WeightsMismatchError: The checkpoint belongs to networks of other sizes.
     """
-    advice = "Name another --output to start anew, or take the file away."
+    advice = "Use another --output folder to start from the beginning, or delete the file."
     try:
         payload = torch.load(path, map_location=device or "cpu", weights_only=True)
         checkpoint = Checkpoint(
@@ -87,9 +89,9 @@ def read_checkpoint(path: Path, sizes: Sizes, device: torch.device | None = None
         )
     except FileNotFoundError:
         raise WeightsMissingError(f"{path} does not exist.") from None
-    except Exception as error:  # torch raises a dozen kinds for files that are none of its own
+    except Exception as error:  # torch raises a dozen error types for files of other formats
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsDamagedError(f"{path} is damaged or is no checkpoint of a training: {reason}. {advice}") from error
+        raise WeightsDamagedError(f"{path} is damaged or is not a training checkpoint: {reason}. {advice}") from error
     if checkpoint.sizes != sizes:
         names = [name for name in {**sizes, **checkpoint.sizes} if sizes.get(name) != checkpoint.sizes.get(name)]
         differences = ", ".join(f"{name} {checkpoint.sizes.get(name)} instead of {sizes.get(name)}" for name in names)
@@ -100,16 +102,16 @@ def read_checkpoint(path: Path, sizes: Sizes, device: torch.device | None = None
 def write_weights(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Writes a network's tensors as `.safetensors`, contiguous.
+    """Write the tensors of a network as a `.safetensors` file.
 
     Args:
-        tensors: By name.
-        metadata: What the file says about itself.
-        path: The file.
-        dtype: What the tensors are written in.
+        tensors: Tensors by name.
+        metadata: Header of the file, see `weights_metadata`.
+        path: Path of the file.
+        dtype: Data type of the written tensors.
 
     Raises:
-        FolderError: The disk is full, or the folder is gone or locked.
+        FolderError: The disk is full, or the folder is missing or not writable.
     """
     plain = {
         name: tensor.detach().to("cpu", dtype).contiguous(memory_format=torch.contiguous_format).clone()
@@ -119,11 +121,37 @@ def write_weights(
     write_whole(path, lambda stream: stream.write(content))
 
 
+def weights_metadata(
+    network: str, sizes: Sizes, preset: str, step: int, more: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Header of an exported weights file.
+
+    Args:
+        network: Name of the network.
+        sizes: Sizes of the network.
+        preset: Name of the preset.
+        step: Number of finished steps.
+        more: Additional entries.
+    """
+    return {
+        "network": network,
+        **{name: json.dumps(value) for name, value in sizes.items()},
+        "preset": preset,
+        **(more or {}),
+        "step": str(step),
+        "trained_with": f"gfprestore {__version__}",
+    }
+
+
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Has a file written under a temporary name of the same folder, and moved into place when it is on the disk.
+    """Write a file atomically: under a temporary name in the same folder, then moved into place.
+
+    Args:
+        path: Final path of the file.
+        write: Function that writes the content to a stream.
 
     Raises:
-        FolderError: The disk is full, or the folder is gone or locked; what was at `path` is still there.
+        FolderError: The disk is full, or the folder is missing or not writable. The previous file is kept.
     """
     try:
         with whole_file(path) as stream:
@@ -132,13 +160,15 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         cause = _writing_error(error)
         if cause is None:
             raise
-        kept = "; the previous one is kept" if path.exists() else ""
-        raise FolderError(f"{path} cannot be written: {cause}{kept}. Make room or mend the folder, then run again; "
-                          "the training goes on from its last checkpoint.") from error  # fmt: skip
+        kept = " The previous file is kept." if path.exists() else ""
+        raise FolderError(
+            f"{path} cannot be written: {cause}.{kept} Free some disk space or repair the folder. "
+            "Run the same command again to resume from the last checkpoint."
+        ) from error
 
 
 def _writing_error(error: BaseException) -> str | None:
-    """What kept a file from being written, in words; None for errors that have nothing to do with writing."""
+    """Reason why a file cannot be written; None for errors that have nothing to do with writing."""
     found: BaseException | None = error
     while found is not None:  # torch wraps what the stream raised
         if isinstance(found, OSError):
@@ -146,5 +176,5 @@ def _writing_error(error: BaseException) -> str | None:
             return "the disk is full" if full else (found.strerror or str(found))
         found = found.__cause__ or found.__context__
     if isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error):
-        return "the disk is full or gone"
+        return "the disk is full or not available"
     return None

@@ -23,7 +23,7 @@ from gfprestore.errors import FolderError, UsageError, WeightsMismatchError, Wei
 from gfprestore.networks.rrdbnet import RRDBNet, RRDBNetConfig
 from gfprestore.networks.srvgg import SRVGGConfig, SRVGGNetCompact
 from gfprestore.restoration.background import NetworkBackground
-from gfprestore.training.background import BackgroundRecipe, open_student, open_teacher, toned
+from gfprestore.training.background import BackgroundRecipe, open_student, open_teacher, with_tones_of_lq
 from gfprestore.training.config import TrainConfig, make_config
 from gfprestore.training.distillation import PART, make_pairs, missing_parts, open_patches, pairs_folder, read_pairs
 from gfprestore.training.distributed import World
@@ -181,7 +181,7 @@ def test_a_damaged_part_is_named(data: Path, tmp_path: Path) -> None:
     make_pairs(config, made_by(Doubling()), print)
     part = pairs_folder(config) / "00000.npz"
     part.write_bytes(part.read_bytes()[:500])
-    with pytest.raises(FolderError, match=r"00000\.npz cannot be read.*makes it anew"):
+    with pytest.raises(FolderError, match=r"00000\.npz cannot be read.*compute it again"):
         read_pairs(config)
 
 
@@ -207,12 +207,12 @@ def test_where_tones_are_kept_the_teachers_tones_do_not_count(data: Path, tmp_pa
     random = torch.Generator().manual_seed(3)
     lq = torch.rand(2, 3, 20, 20, generator=random) * 2 - 1
     repeated = lq.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    torch.testing.assert_close(toned(repeated + 0.2, lq, 3), repeated)
-    assert torch.equal(toned(repeated + 0.2, lq, 0), repeated + 0.2)
+    torch.testing.assert_close(with_tones_of_lq(repeated + 0.2, lq, 3), repeated)
+    assert torch.equal(with_tones_of_lq(repeated + 0.2, lq, 0), repeated + 0.2)
     detail = torch.rand(2, 3, 40, 40, generator=random)
     keeper = SRVGGNetCompact(SRVGGConfig(2, 8, 2, tone_radius=3))
     expected = repeated + F.pixel_shuffle(keeper._toneless(F.pixel_unshuffle(detail, 2)), 2)
-    torch.testing.assert_close(toned(repeated + detail, lq, 3), expected)
+    torch.testing.assert_close(with_tones_of_lq(repeated + detail, lq, 3), expected)
 
     def losses(tone_radius: int) -> list[float]:
         config = config_of(data, tmp_path, tone_radius=tone_radius)
@@ -293,7 +293,7 @@ def test_the_plan_says_who_teaches_whom(data: Path, tmp_path: Path, store: Weigh
     rows = dict(plan(config_of(data, tmp_path / "out", patches=40), store))
     assert rows["teacher"] == "real-esrgan-x4plus"
     assert rows["data"] == f"3 photos in {data}"
-    assert rows["pairs"].startswith("3 of 3 parts")
+    assert rows["pairs"].startswith("3 of 3 part files are missing")
     assert rows["network"] == "SRVGGNetCompact x2, 8 features, 2 inner convolutions"
     assert rows["losses"] == "reconstruction x 1"
     assert not (tmp_path / "out").exists()
@@ -302,9 +302,9 @@ def test_the_plan_says_who_teaches_whom(data: Path, tmp_path: Path, store: Weigh
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "paper"}, "--preset paper is unknown to the stage background"),
-        ({"preset": "compact", "ablation": "no-prior"}, "--ablation is for the restoration stage"),
-        ({"preset": "compact", "size": 500}, "--size is 16 to 112"),
+        ({"preset": "paper"}, "--preset paper is not a preset of the stage background"),
+        ({"preset": "compact", "ablation": "no-prior"}, "--ablation is not supported in the background stage"),
+        ({"preset": "compact", "size": 500}, "--size must be from 16 to 112"),
     ],
 )
 def test_options_that_make_no_sense_here_are_refused(options: dict[str, Any], message: str) -> None:

@@ -116,7 +116,7 @@ def test_a_signal_ends_the_step_writes_the_checkpoint_and_loses_nothing(
     whole, stopped = (config_of(data, tmp_path / name, steps=6) for name in ("whole", "stopped"))
     fitted(Descent(), whole)
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    with pytest.raises(TrainingInterruptedError, match=r"stopped at step 4 of 6.*goes on from there") as stop:
+    with pytest.raises(TrainingInterruptedError, match=r"Interrupted at step 4 of 6\..*again to resume") as stop:
         fitted(Descent(), stopped, progress=interrupt_at(4, number))
     assert stop.value.exit_code == ExitCode.INTERRUPTED == 130
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
@@ -148,7 +148,10 @@ def test_a_loss_that_bursts_goes_back_as_well_once_it_is_known_what_is_usual(
     config = config_of(data, tmp_path, steps=30, save_every=5)
     report = fitted(Bursting(burst), config, told)
     assert report.rollbacks == returns
-    expected = "reconstruction is 20, over 10 times what it was, at step 28: back to step 25"
+    expected = (
+        "The training diverged at step 28: reconstruction is 20, more than 10 times its running mean. "
+        "Rolled back to step 25"
+    )
     assert any(line.startswith(expected) for line in told) == bool(returns)
     assert [line["step"] for line in log_of(tmp_path)] == list(range(1, 31))
 
@@ -168,7 +171,7 @@ def test_a_signal_to_the_whole_group_of_processes_stops_a_training_as_well(
             time.sleep(0.2)  # a worker that died would be noticed with the next batch
             os.kill(os.getpid(), number)
 
-    with pytest.raises(TrainingInterruptedError, match="stopped at step 3 of 6"):
+    with pytest.raises(TrainingInterruptedError, match="Interrupted at step 3 of 6"):
         fitted(Descent(), config, progress=interrupt_all)
     assert killed, "there was a worker"
     assert read_checkpoint(config.output / "checkpoint.pt", SIZES).step == 3
@@ -186,8 +189,9 @@ def test_a_loss_that_is_no_number_goes_back_to_the_last_checkpoint_at_half_the_r
     assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert [line["rate"] for line in log_of(tmp_path)] == [0.1] * 4 + [0.025] * 4
     assert told[-2:] == [
-        "distance is no number at step 5: back to step 4, learning rates now 0.5 of the preset's.",
-        "distance is no number at step 6: back to step 4, learning rates now 0.25 of the preset's.",
+        f"The training diverged at step {step}: NaN or infinite values in distance. Rolled back to step 4; "
+        f"the learning rates are now {scale} times those of the preset."
+        for step, scale in ((5, 0.5), (6, 0.25))
     ]
     assert read_checkpoint(tmp_path / "checkpoint.pt", SIZES).learning_rate_scale == 0.25
 
@@ -196,7 +200,7 @@ def test_weights_that_are_no_numbers_are_never_written(data: Path, tmp_path: Pat
     told: list[str] = []
     recipe = Descent(poisons=4)
     fitted(recipe, config_of(data, tmp_path, steps=6, save_every=2), told)
-    assert "weights is no number" in told[-1] and "back to step 2" in told[-1]
+    assert "NaN or infinite values in the weights" in told[-1] and "Rolled back to step 2" in told[-1]
     checkpoint = read_checkpoint(tmp_path / "checkpoint.pt", SIZES)
     assert checkpoint.step == 6
     assert checkpoint.recipe["weight"].isfinite().all()
@@ -204,7 +208,7 @@ def test_weights_that_are_no_numbers_are_never_written(data: Path, tmp_path: Pat
 
 
 def test_a_training_that_always_breaks_gives_up_with_its_last_good_state_kept(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingDivergedError, match="step 3, also after going back to step 2 5 times"):
+    with pytest.raises(TrainingDivergedError, match="diverged at step 3: .*5 rollbacks to step 2 with lower"):
         fitted(Descent(breaks=[3] * 20), config_of(data, tmp_path, steps=6, save_every=2))
     checkpoint = read_checkpoint(tmp_path / "checkpoint.pt", SIZES)
     assert (checkpoint.step, checkpoint.position) == (2, 4)
@@ -220,7 +224,7 @@ def test_a_full_disk_is_a_clear_error_and_no_checkpoint_is_lost(data: Path, tmp_
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
 
     try:
-        with pytest.raises(FolderError, match="the previous one is kept") as full:
+        with pytest.raises(FolderError, match="The previous file is kept") as full:
             fitted(Descent(), config, progress=fill)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -237,7 +241,7 @@ def test_no_space_left_is_told_as_a_full_disk(tmp_path: Path, monkeypatch: pytes
     path = tmp_path / "file"
     path.write_bytes(b"old")
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(FolderError, match="the disk is full; the previous one is kept"):
+    with pytest.raises(FolderError, match=r"the disk is full\. The previous file is kept"):
         write_whole(path, lambda stream: stream.write(b"new"))
     assert path.read_bytes() == b"old"
     assert [item.name for item in tmp_path.iterdir()] == ["file"]
@@ -265,7 +269,7 @@ def test_a_damaged_checkpoint_is_an_error_and_its_code_is_never_run(damage: str,
         path.write_text("no checkpoint")
     else:
         torch.save({"step": 1, "recipe": Path(tmp_path)}, path)
-    with pytest.raises(WeightsDamagedError, match=r"damaged or is no checkpoint.*--output"):
+    with pytest.raises(WeightsDamagedError, match=r"damaged or is not a training checkpoint.*--output"):
         read_checkpoint(path, SIZES)
 
 
@@ -359,7 +363,7 @@ def test_a_worker_that_is_stuck_and_deaf_ends_with_the_training(
 
 def test_an_output_that_is_a_file_is_an_error(data: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("in the way")
-    with pytest.raises(FolderError, match="cannot be made"):
+    with pytest.raises(FolderError, match="cannot be created"):
         fitted(Descent(), config_of(data, tmp_path / "out"))
 
 
@@ -398,7 +402,7 @@ def test_as_many_workers_load_as_keep_up(
 def test_the_number_of_workers_is_measured_and_told(data: Path, tmp_path: Path) -> None:
     told: list[str] = []
     report = fitted(Descent(), config_of(data, tmp_path, steps=4, workers=None), told)
-    (line,) = [line for line in told if "Loading a step's 2 images takes" in line]
+    (line,) = [line for line in told if "Loading the 2 images of a step takes" in line]
     assert line.endswith(f"{report.workers} worker process(es).") or report.workers == 0
 
 
@@ -497,7 +501,7 @@ def test_two_processes_learn_what_one_does(data: Path, tmp_path: Path) -> None:
 
 def test_a_late_process_does_not_take_the_first_checkpoint_for_an_earlier_trainings(data: Path, tmp_path: Path) -> None:
     done = trained_by_two(data, tmp_path / "out", lateness=5.0)
-    assert "Going on" not in done.stdout
+    assert "Resuming" not in done.stdout
     assert log_of(tmp_path / "out")[-1]["step"] == 3
 
 

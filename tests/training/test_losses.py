@@ -385,7 +385,7 @@ def test_the_priors_losses_give_every_parameter_a_finite_gradient() -> None:
 def test_pieces_of_faces_are_cut_at_the_same_random_places_within_the_face() -> None:
     rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     places = torch.stack([rows, columns, rows * 64 + columns]).expand(40, 3, 64, 64)
-    first, second = losses.random_face_pieces((places, places + 0.5), 24)
+    first, second = losses.random_face_crops((places, places + 0.5), 24)
     assert first.shape == (40, 3, 24, 24)
     assert torch.equal(second, first + 0.5), "one place for both"
     tops, lefts = first[:, 0, 0, 0], first[:, 1, 0, 0]
@@ -400,4 +400,4 @@ def test_pieces_of_faces_are_cut_at_the_same_random_places_within_the_face() -> 
 
 def test_a_piece_larger_than_the_face_is_the_whole_face() -> None:
     faces = images(size=16)
-    assert torch.equal(losses.random_face_pieces([faces], 128)[0], faces)
+    assert torch.equal(losses.random_face_crops([faces], 128)[0], faces)

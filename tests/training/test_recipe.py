@@ -451,12 +451,12 @@ def test_a_prior_alone_is_what_a_training_starts_from(data: Path, tmp_path: Path
 def test_a_prior_that_cannot_go_into_the_start_is_told(data: Path, tmp_path: Path) -> None:
     prior = small_prior(data, tmp_path / "small")
     config = tiny_config(data, tmp_path / "out", weights=prior)
-    with pytest.raises(WeightsMismatchError, match=r"prior\.safetensors is no GFP-GAN, into which .*Leave one out"):
+    with pytest.raises(WeightsMismatchError, match=r"prior\.safetensors is not a GFP-GAN, .*Omit --weights or --prior"):
         open_initial_weights(replace(config, prior=prior), WeightsStore())
     restorer = tmp_path / "restorer.pth"
     torch.save({"params_ema": restorer_state()}, restorer)
     config = tiny_config(data, tmp_path / "out", weights=restorer)
-    with pytest.raises(WeightsMismatchError, match=r"restorer\.pth is no StyleGAN2 prior, so no training starts"):
+    with pytest.raises(WeightsMismatchError, match=r"restorer\.pth is not a StyleGAN2 prior, so it cannot be"):
         open_initial_weights(replace(config, weights=None, prior=restorer), WeightsStore())
     other = small_prior(data, tmp_path / "other", narrow=1 / 16)
     with pytest.raises(WeightsMismatchError, match=r"does not fit the decoder of this restorer.*size mismatch"):
@@ -644,7 +644,7 @@ def test_a_start_that_does_not_fit_is_told(state: dict[str, Tensor], message: st
         ({"perceptual": 1.0}, "paper", {}, r"vgg19-dcbb9e9d\.pth.*--without perceptual"),
         ({"style": 1.0}, "paper", {}, r"--without perceptual"),
         ({"identity": 1.0}, "paper", {}, r"gfprestore weights fetch arcface-resnet18.*--without identity"),
-        ({"reconstruction": 1.0}, "paper", {}, r"no prior of 32 pixels.*--stage prior.*--ablation no-prior"),
+        ({"reconstruction": 1.0}, "paper", {}, r"No prior of 32 pixels.*--stage prior.*--ablation no-prior"),
         ({"reconstruction": 1.0}, "finetune", {}, r"gfprestore weights fetch gfpgan-1\.4.*--weights FILE"),
     ],
 )
@@ -668,8 +668,8 @@ def test_a_loss_that_is_switched_off_is_told(data: Path, tmp_path: Path) -> None
     told: list[str] = []
     config = tiny_config(data, tmp_path, steps=1)
     train(config, told.append)
-    assert [line.split("'")[1] for line in told if line.startswith("Without the loss")] == list(config.left_out)
-    assert config.left_out == ("perceptual", "identity")
+    assert [line.split("'")[1] for line in told if line.startswith("The loss")] == list(config.disabled_losses)
+    assert config.disabled_losses == ("perceptual", "identity")
 
 
 def test_the_vgg16_of_a_package_is_found_and_compares(data: Path, tmp_path: Path) -> None:
@@ -682,7 +682,7 @@ def test_the_vgg16_of_a_package_is_found_and_compares(data: Path, tmp_path: Path
     values = recipe.step([batch_of(config, 1)], 1, 1.0)
     assert values["perceptual"] > 0.1 and values["style"] > 0
     assert changed(recipe.generator, before)
-    with pytest.raises(WeightsMismatchError, match="is no VGG, not vgg16"):
+    with pytest.raises(WeightsMismatchError, match="is not a VGG, but the perceptual loss needs vgg16"):
         torch.save({"x": torch.zeros(1)}, tmp_path / "x.pth")
         open_loss_networks(replace(config, perceptual_weights=tmp_path / "x.pth"), WeightsStore())
 
@@ -799,8 +799,8 @@ def test_the_plan_tells_everything_and_writes_nothing(data: Path, tmp_path: Path
     rows = dict(plan(config))
     assert rows["steps"] == "4 of 2 images"
     assert rows["data"].endswith("each seen 1.33 times")
-    assert rows["start"].startswith("MISSING: no prior of 32 pixels")
-    assert rows["critics"].startswith("MISSING: the identity loss needs arcface-resnet18")
+    assert rows["start"].startswith("MISSING: No prior of 32 pixels")
+    assert rows["critics"].startswith("MISSING: The identity loss needs arcface-resnet18")
     assert rows["losses"] == "reconstruction x 0.1, identity x 10; switched off: perceptual, identity"
     assert "GiB" in rows["memory"]
     assert not (tmp_path / "out").exists()
