@@ -1,4 +1,4 @@
-"""What old prints suffer: grain, fading, yellowing, halftone, stains, scratches, dust."""
+"""Synthetic aging of prints: grain, fading, yellowing, halftone, stains, scratches, dust."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from numpy.typing import NDArray
 
 from gfprestore.data.capture import Capture, Image, Range, captured, gray_of, luma_of
 
-SEPIA = np.array([1.0, 0.86, 0.66], np.float32)  # the tint of an old print's white, in RGB
+SEPIA = np.array([1.0, 0.86, 0.66], np.float32)  # RGB tint of the white of an old print
 
 
 @dataclass(frozen=True)
 class Aging:
-    """What happened to an old print before it was scanned; each probability is for one photo.
+    """Ranges of the aging of a print before it was scanned; each probability is per photo.
 
-    Lengths are shares of the image's side, so that a scratch looks alike at any size.
+    Lengths are relative to the side of the image, so that a scratch looks the same at any size.
 
     Attributes:
-        copy_probability: The print is a copy of a copy: one more blur, downscale, noise and JPEG before the main ones.
+        copy_probability: Probability of a copy of a copy: another blur, downscale, noise and JPEG before the main ones.
         copy_sigma: Blur of the copy in pixels.
-        copy_downscale: Factor by which the copy is smaller.
+        copy_downscale: Downscale factor of the copy.
         copy_noise: Noise of the copy in levels of 255.
         copy_jpeg_quality: JPEG quality of the copy.
-        grain_probability: Film grain, strongest in the mid-tones, the same in all channels.
-        grain: Its standard deviation in levels of 255.
-        grain_size: Its blur in shares of the side.
-        fading_probability: Blacks have turned gray and whites dull.
-        fading_black: Level to which black has risen.
-        fading_white: Level to which white has sunk.
-        sepia_probability: The print is monochrome and yellowed.
+        grain_probability: Probability of film grain, strongest in the mid-tones and equal in all channels.
+        grain: Standard deviation of the grain in levels of 255.
+        grain_size: Blur of the grain, relative to the side.
+        fading_probability: Probability of fading: blacks turn gray and whites turn dull.
+        fading_black: Level of the faded black.
+        fading_white: Level of the faded white.
+        sepia_probability: Probability of a monochrome, yellowed print.
         sepia_strength: Share of the full tint.
-        halftone_probability: The print is from a newspaper: a raster of dots.
-        halftone_period: Distance of the dots in shares of the side.
-        halftone_strength: Share of the raster in the image.
-        scratch_probability: Thin, long, bright or dark lines.
-        scratches: How many.
-        scratch_width: Their width in shares of the side.
-        dust_probability: Specks and short hairs.
-        specks: How many.
-        speck_size: Their radius in shares of the side.
-        stain_probability: Large, soft patches of another lightness.
-        stain_strength: How much lighter or darker, at most.
+        halftone_probability: Probability of a newspaper print with a halftone of dots.
+        halftone_period: Distance of the dots, relative to the side.
+        halftone_strength: Opacity of the halftone.
+        scratch_probability: Probability of scratches: thin, long, bright or dark lines.
+        scratches: Number of scratches.
+        scratch_width: Width of the scratches, relative to the side.
+        dust_probability: Probability of dust: specks and short hairs.
+        specks: Number of specks.
+        speck_size: Radius of the specks, relative to the side.
+        stain_probability: Probability of stains: large, soft areas of another brightness.
+        stain_strength: Maximum change of the brightness.
     """
 
     copy_probability: float = 0.2
@@ -73,13 +73,13 @@ class Aging:
 
 
 def aged(image: Image, aging: Aging, random: np.random.Generator, drawn: dict[str, float]) -> Image:
-    """The print as it lies on the scanner: copied, grainy, faded, yellowed, rastered, stained, scratched, dusty."""
+    """Apply each kind of aging with its probability: copy, grain, fading, sepia, halftone, stains, scratches, dust."""
     steps = (
         (aging.copy_probability, _copied),
         (aging.grain_probability, _grainy),
         (aging.fading_probability, _faded),
         (aging.sepia_probability, _yellowed),
-        (aging.halftone_probability, _rastered),
+        (aging.halftone_probability, _halftoned),
         (aging.stain_probability, _stained),
         (aging.scratch_probability, _scratched),
         (aging.dust_probability, _dusty),
@@ -123,8 +123,8 @@ def _yellowed(image: Image, aging: Aging, random: np.random.Generator, drawn: di
     return np.asarray(gray_of(image) * tint, np.float32)
 
 
-def _rastered(image: Image, aging: Aging, random: np.random.Generator, drawn: dict[str, float]) -> Image:
-    """Dots on a turned grid whose size follows the darkness."""
+def _halftoned(image: Image, aging: Aging, random: np.random.Generator, drawn: dict[str, float]) -> Image:
+    """Halftone dots on a rotated grid, larger in dark areas."""
     height, width = image.shape[:2]
     period = drawn["halftone_period"] = random.uniform(*aging.halftone_period) * height
     angle = random.uniform(0, np.pi / 2)
@@ -148,7 +148,7 @@ def _stained(image: Image, aging: Aging, random: np.random.Generator, drawn: dic
 
 
 def _scratched(image: Image, aging: Aging, random: np.random.Generator, drawn: dict[str, float]) -> Image:
-    """Long, slightly bent lines through the image."""
+    """Long, slightly curved lines through the image."""
     side = len(image)
     count = int(random.integers(*aging.scratches, endpoint=True))
     drawn["scratches"] = count
@@ -157,31 +157,31 @@ def _scratched(image: Image, aging: Aging, random: np.random.Generator, drawn: d
         bend = (start + end) / 2 + random.normal(0, side / 30, 2)
         share = np.linspace(0, 1, 12)[:, None]
         points = (1 - share) ** 2 * start + 2 * share * (1 - share) * bend + share**2 * end
-        cover = _drawn_line(image.shape[:2], points, random.uniform(*aging.scratch_width) * side)
-        image = _covered(image, cover, random)
+        opacity = _drawn_line(image.shape[:2], points, random.uniform(*aging.scratch_width) * side)
+        image = _blended(image, opacity, random)
     return image
 
 
 def _dusty(image: Image, aging: Aging, random: np.random.Generator, drawn: dict[str, float]) -> Image:
-    """Specks, every fourth of them a short hair."""
+    """Specks, one in four of them a short hair."""
     side = len(image)
     count = int(random.integers(*aging.specks, endpoint=True))
     drawn["specks"] = count
-    cover = np.zeros(image.shape[:2], np.float32)
+    opacity = np.zeros(image.shape[:2], np.float32)
     for _ in range(count):
         radius = random.uniform(*aging.speck_size) * side
         start = random.uniform(0, side, 2)
         length = radius if random.random() < 0.75 else side * random.uniform(0.01, 0.06)
         points = start + np.cumsum(random.normal(0, length / 2, (4, 2)), axis=0)
-        cover = np.maximum(cover, _drawn_line(image.shape[:2], points, radius))
-    return _covered(image, cover, random)
+        opacity = np.maximum(opacity, _drawn_line(image.shape[:2], points, radius))
+    return _blended(image, opacity, random)
 
 
 def _drawn_line(shape: tuple[int, ...], points: NDArray[np.float64], width: float) -> Image:
-    """A line through the points (N, 2), smooth at its rim; thinner than a pixel it is fainter.
+    """Draw an anti-aliased line through the points (N, 2); a line thinner than a pixel is fainter.
 
     Returns:
-        (H, W) float32 in [0, 1].
+        Opacity (H, W) float32 in [0, 1].
     """
     canvas = np.zeros(shape, np.uint8)
     sixteenths = np.rint(points * 16).astype(np.int32)[:, None]
@@ -189,8 +189,8 @@ def _drawn_line(shape: tuple[int, ...], points: NDArray[np.float64], width: floa
     return np.asarray(canvas.astype(np.float32) * np.float32(min(1.0, width) / 255))
 
 
-def _covered(image: Image, cover: Image, random: np.random.Generator) -> Image:
-    """The image with something bright (three times of four) or dark over it."""
+def _blended(image: Image, opacity: Image, random: np.random.Generator) -> Image:
+    """Blend a bright (probability 0.75) or dark level over the image."""
     level = random.uniform(0.75, 1) if random.random() < 0.75 else random.uniform(0, 0.25)
-    share = (cover * np.float32(random.uniform(0.4, 1)))[..., None]
+    share = (opacity * np.float32(random.uniform(0.4, 1)))[..., None]
     return np.asarray(image + (np.float32(level) - image) * share, np.float32)

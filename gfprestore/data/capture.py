@@ -15,10 +15,16 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def gaussian_kernel(size: int, sigma_x: float, sigma_y: float, angle: float) -> NDArray[np.float64]:
-    """A Gaussian with two standard deviations in pixels, the first along `angle` (radians, from x toward y).
+    """Anisotropic Gaussian kernel.
+
+    Args:
+        size: Side of the kernel in pixels.
+        sigma_x: Standard deviation along `angle` in pixels.
+        sigma_y: Standard deviation across `angle` in pixels.
+        angle: Direction in radians, from x toward y.
 
     Returns:
-        (size, size) with the sum 1.
+        Kernel (size, size) with sum 1.
     """
     steps = np.arange(size) - (size - 1) / 2
     x, y = np.meshgrid(steps, steps)
@@ -29,7 +35,7 @@ def gaussian_kernel(size: int, sigma_x: float, sigma_y: float, angle: float) -> 
 
 
 def jpeg(image: Image, quality: int) -> Image:
-    """The image (H, W, 3) in [0, 1] after OpenCV's JPEG of that quality."""
+    """Compress an image (H, W, 3) in [0, 1] with OpenCV's JPEG encoder and decode it."""
     levels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
     _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(levels[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
     decoded = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
@@ -37,18 +43,18 @@ def jpeg(image: Image, quality: int) -> Image:
 
 
 def gray_of(image: Image) -> Image:
-    """The image (H, W, 3) without its colors, the same gray in three channels."""
+    """Convert an image (H, W, 3) to gray, repeated in three channels."""
     return np.repeat(luma_of(image)[..., None], 3, axis=2)
 
 
 def luma_of(image: Image) -> Image:
-    """The luma (H, W) of an RGB image (H, W, 3)."""
+    """Luma (H, W) of an RGB image (H, W, 3)."""
     return np.asarray(image @ LUMA, np.float32)  # (H, W, 3) -> (H, W)
 
 
 @dataclass(frozen=True)
 class Capture:
-    """Ranges of one pass of the paper's model, named as in the options."""
+    """Ranges of one pass of the degradation model, named as in `DegradationOptions`."""
 
     kernel_size: int
     isotropic_probability: float
@@ -61,9 +67,9 @@ class Capture:
 def captured(
     image: Image, ranges: Capture, random: np.random.Generator, drawn: dict[str, float], prefix: str = ""
 ) -> Image:
-    """Blurred, made smaller, noisy and compressed: (H, W, 3) to (H // r, W // r, 3).
+    """Blur, downscale, add noise and compress: (H, W, 3) to (H // r, W // r, 3).
 
-    What is drawn goes into `drawn`, each name with `prefix` before it.
+    The drawn values are stored in `drawn`, under names that start with `prefix`.
     """
     height, width = image.shape[:2]
     image = _blurred(image, ranges, random, drawn, prefix)
@@ -81,25 +87,25 @@ def _blurred(image: Image, ranges: Capture, random: np.random.Generator, drawn: 
     sigma_x = drawn[f"{prefix}sigma_x"] = random.uniform(*ranges.sigma)
     if random.random() < ranges.isotropic_probability:
         drawn[f"{prefix}sigma_y"], drawn[f"{prefix}angle"] = sigma_x, 0.0
-        return _blurred_round(image, ranges.kernel_size, sigma_x)
+        return _blurred_isotropic(image, ranges.kernel_size, sigma_x)
     sigma_y = drawn[f"{prefix}sigma_y"] = random.uniform(*ranges.sigma)
     angle = drawn[f"{prefix}angle"] = random.uniform(-np.pi, np.pi)
     kernel = gaussian_kernel(ranges.kernel_size, sigma_x, sigma_y, angle)
-    light = _light_border(kernel.max(axis=0), kernel.max(axis=1))
-    kernel = kernel[light : len(kernel) - light, light : len(kernel) - light]
+    border = _negligible_border(kernel.max(axis=0), kernel.max(axis=1))
+    kernel = kernel[border : len(kernel) - border, border : len(kernel) - border]
     return np.asarray(cv2.filter2D(image, -1, kernel))
 
 
-def _blurred_round(image: Image, size: int, sigma: float) -> Image:
-    """The same as with the whole round kernel, whose rows and columns are one profile: two cheap passes."""
+def _blurred_isotropic(image: Image, size: int, sigma: float) -> Image:
+    """Blur with a round kernel as two one-dimensional passes."""
     steps = np.arange(size) - (size - 1) / 2
     profile = np.exp(-0.5 * (steps / sigma) ** 2)
     profile /= profile.sum()
-    light = _light_border(profile)
-    profile = profile[light : size - light]
+    border = _negligible_border(profile)
+    profile = profile[border : size - border]
     return np.asarray(cv2.sepFilter2D(image, -1, profile, profile))
 
 
-def _light_border(*profiles: NDArray[np.float64]) -> int:
-    """Width of a kernel's border that weighs nothing in 8-bit levels: without it narrow blurs are cheap."""
+def _negligible_border(*profiles: NDArray[np.float64]) -> int:
+    """Width of the border of a kernel that is negligible in 8-bit levels; cutting it off makes narrow blurs fast."""
     return min(int(np.argmax(profile > np.max(profile) * 1e-7)) for profile in profiles)

@@ -1,8 +1,8 @@
-"""Boxes of the facial components: left eye, right eye, mouth, as seen in the image (GFP-GAN, section 3.4).
+"""Boxes of the facial components: left eye, right eye and mouth, as seen in the image (GFP-GAN, section 3.4).
 
-Landmarks are (x, y) of pixel centers of an aligned, square face. Boxes are (3, 4) float32 left, top, right, bottom
-edges, so that a box over the whole image is (0, 0, S, S) (for ROI align with `aligned=True`), NaN where unknown. The
-rules are for the FFHQ crop of 512 pixels and are scaled to any other side.
+Landmarks are (x, y) of pixel centers of an aligned, square face. Boxes are left, top, right and bottom edges (3, 4)
+float32, NaN if unknown. A box over the whole image is (0, 0, S, S), as for ROI align with `aligned=True`. The rules are
+for the FFHQ crop of 512 pixels and are scaled to other sizes.
 """
 
 from __future__ import annotations
@@ -31,26 +31,27 @@ FFHQ_SIZE = 1024
 EYE_ENLARGEMENT = 1.4
 SMALLEST_HALF = 16.0
 
-# The rule for five points: means of the rule for 68 on faces whose points were set by hand, at 512.
-EYE_HALF = 26.5  # before the enlargement
-EYE_DROP = 3.5  # the lids' middle lies below the pupil
+# Rule for five landmarks, at 512 pixels: means of the rule for 68 landmarks on manually annotated faces.
+EYE_HALF = 26.5  # before `EYE_ENLARGEMENT`
+EYE_DROP = 3.5  # the middle of the eyelids lies below the pupil
 MOUTH_HALF = 49.0
 
 _LEFT_EYE, _RIGHT_EYE, _MOUTH = slice(36, 42), slice(42, 48), slice(48, 68)
 
 
 def unknown_boxes() -> Boxes:
-    """Boxes (3, 4) of a face of which nothing is known: NaN."""
+    """Boxes (3, 4) of NaN, for a face with unknown components."""
     return np.full((3, 4), np.nan, np.float32)
 
 
 def boxes_from_68(landmarks: Points, size: int) -> Boxes:
-    """Boxes of a face by the 68 landmarks of the field: center is the mean, half side half the larger extent.
+    """Boxes of a face from its 68 landmarks.
 
-    A half side is at least 16 pixels of 512; eye boxes are enlarged by 1.4.
+    The center is the mean of the component's landmarks, and the half side is half of their larger extent, at least 16
+    pixels at 512. Eye boxes are enlarged by 1.4.
 
     Args:
-        landmarks: (68, 2) pixel centers.
+        landmarks: Landmarks (68, 2), pixel centers.
         size: Side of the image.
     """
     scale = size / RULE_SIZE
@@ -61,14 +62,14 @@ def boxes_from_68(landmarks: Points, size: int) -> Boxes:
 
 
 def boxes_from_five(landmarks: Points, size: int) -> Boxes:
-    """Boxes of an aligned face by its five landmarks.
+    """Boxes of an aligned face from its five landmarks.
 
-    The half side of an eye is 26.5 pixels of 512, enlarged by 1.4: in an aligned crop all eyes are of nearly one size.
-    Its center is 3.5 pixels of 512 below the landmark. The mouth's half side is half the distance of its corners, at
-    least 49 pixels of 512.
+    At 512 pixels, the half side of an eye is 26.5 pixels, enlarged by 1.4, because all eyes of aligned faces have
+    nearly the same size. The center of an eye is 3.5 pixels below its landmark. The half side of the mouth is half the
+    distance of its corners, at least 49 pixels.
 
     Args:
-        landmarks: (5, 2) pixel centers: left eye, right eye, nose, left and right mouth corner as seen in the image.
+        landmarks: Pixel centers (5, 2) of left eye, right eye, nose, left and right mouth corner, as seen in the image.
         size: Side of the image.
     """
     points = np.asarray(landmarks, np.float64)
@@ -80,35 +81,35 @@ def boxes_from_five(landmarks: Points, size: int) -> Boxes:
 
 
 def mirrored_boxes(boxes: Boxes, size: float) -> Boxes:
-    """Boxes in the mirrored image: the eyes change their places. A new array; the given one stays as it is."""
+    """Boxes in the mirrored image, where the eyes are swapped; returns a new array."""
     left, top, right, bottom = boxes[[1, 0, 2]].T
     return np.stack([size - right, top, size - left, bottom], axis=1)
 
 
 def read_component_file(path: Path) -> dict[int, Boxes]:
-    """The official component file of FFHQ: boxes (3, 4) in shares of the image's side, by the image's number.
+    """Read the official component file of FFHQ: boxes (3, 4) relative to the side, by the number of the image.
 
-    The file is a table of tables: `%08d` -> part -> center x, y and half side at 512 pixels, eyes not yet enlarged.
+    The file is a nested table: `%08d` -> part -> center x, y and half side at 512 pixels, with eyes not yet enlarged.
 
     Raises:
-        FolderError: It cannot be read, holds code, or is something else.
+        FolderError: The file cannot be read, holds code, or is another kind of file.
     """
     try:
         with torch.serialization.safe_globals(_number_types()):
             table = torch.load(path, map_location="cpu", weights_only=True)
         return {int(name): _from_centers(entry) for name, entry in table.items()}
-    except Exception as error:  # whatever a damaged file makes torch raise
+    except Exception as error:  # torch raises many error types for damaged files
         raise FolderError(
-            f"{path} is no component file that can be read ({type(error).__name__}: {str(error)[:200]}). Fetch the "
-            f"official {COMPONENT_FILE} again, or make boxes with: gfprestore prepare."
+            f"{path} cannot be read as a component file ({type(error).__name__}: {str(error)[:200]}). Download the "
+            f"official {COMPONENT_FILE} again, or run `gfprestore prepare` to compute boxes."
         ) from error
 
 
 def read_landmark_file(path: Path) -> dict[int, Boxes]:
-    """The landmark file of FFHQ: boxes (3, 4) in shares of the image's side, by the image's number.
+    """Read the landmark file of FFHQ: boxes (3, 4) relative to the side, by the number of the image.
 
     Raises:
-        FolderError: It cannot be read or is something else.
+        FolderError: The file cannot be read or is another kind of file.
     """
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
@@ -119,23 +120,23 @@ def read_landmark_file(path: Path) -> dict[int, Boxes]:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise FolderError(
-            f"{path} is no landmark file of FFHQ that can be read ({type(error).__name__}: {error}). Fetch "
-            f"{LANDMARK_FILE} again, or take it away to go on without."
+            f"{path} cannot be read as FFHQ's landmark file ({type(error).__name__}: {error}). Download "
+            f"{LANDMARK_FILE} again, or delete it to continue without it."
         ) from error
 
 
 def known_boxes(folder: Path, components: Path | None = None) -> dict[int, Boxes]:
-    """Boxes (3, 4) in shares of the side by the images' numbers, from FFHQ's files; empty where there are none.
+    """Boxes (3, 4) relative to the side, by the numbers of the images, from FFHQ's files; empty without such a file.
 
     Args:
-        folder: A folder of aligned faces.
-        components: FFHQ's component or landmark file; None looks in the folder and beside it.
+        folder: Folder of aligned faces.
+        components: FFHQ's component or landmark file; None searches the folder and its parent.
 
     Raises:
         FolderError: The file is missing or cannot be read.
     """
     if components is not None and not components.is_file():
-        raise FolderError(f"{components} is not there. Name FFHQ's {COMPONENT_FILE} or {LANDMARK_FILE}.")
+        raise FolderError(f"{components} does not exist. Use FFHQ's {COMPONENT_FILE} or {LANDMARK_FILE}.")
     places = [place / name for place in (folder, folder.parent) for name in (COMPONENT_FILE, LANDMARK_FILE)]
     path = components or next((place for place in places if place.is_file()), None)
     if path is None:
@@ -144,32 +145,32 @@ def known_boxes(folder: Path, components: Path | None = None) -> dict[int, Boxes
 
 
 def number_of(path: Path) -> int:
-    """The number that FFHQ's files know an image by: its name; -1 where that is no number."""
+    """Number of an FFHQ image, which is its file name; -1 for other names."""
     return int(path.stem) if path.stem.isascii() and path.stem.isdigit() else -1
 
 
 def aligned_part(folder: Path) -> Path:
-    """Where the aligned images lie: in FFHQ's own layout one of several folders."""
+    """Folder of the aligned images; in the layout of FFHQ it is a subfolder."""
     return folder / FFHQ_FOLDER if (folder / FFHQ_FOLDER).is_dir() else folder
 
 
 def _square_boxes(centers: Points, halves: Points) -> Boxes:
-    """Squares (3, 4) around pixel centers, the two eyes enlarged."""
+    """Square boxes (3, 4) around pixel centers, with enlarged eyes."""
     reach = (halves * np.array([EYE_ENLARGEMENT, EYE_ENLARGEMENT, 1.0]))[:, None]
     edges = centers + 0.5
     return np.concatenate([edges - reach, edges + reach], axis=1).astype(np.float32)
 
 
 def _from_centers(entry: Mapping[str, Any]) -> Boxes:
-    """Boxes in shares of the side from the official file's centers and half sides."""
+    """Boxes relative to the side, from the centers and half sides of the official file."""
     parts = np.array([np.asarray(entry[part], np.float64) for part in PARTS])  # (3, 3)
     return np.asarray(_square_boxes(parts[:, :2], parts[:, 2]) / np.float32(RULE_SIZE))
 
 
 def _number_types() -> list[Any]:
-    """What arrays and numbers of numpy are made of, under the names that numpy 1 and 2 give them; no code of others."""
-    made: list[Any] = [np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8"))]
+    """The numpy types that a component file may contain, under the names of numpy 1 and 2."""
+    types: list[Any] = [np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8"))]
     for name, example in (("_reconstruct", np.zeros(1)), ("scalar", np.float64(0))):
         rebuild = example.__reduce__()[0]
-        made += [(rebuild, f"{module}.multiarray.{name}") for module in ("numpy.core", "numpy._core")]
-    return made
+        types += [(rebuild, f"{module}.multiarray.{name}") for module in ("numpy.core", "numpy._core")]
+    return types

@@ -1,8 +1,8 @@
-"""The paper's synthetic low quality (Wang et al., CVPR 2021, section 4.1), and what old prints suffer beyond it.
+"""Synthetic degradation of the paper (Wang et al., CVPR 2021, section 4.1), optionally after aging of the print.
 
-The model is x = JPEG_q((y * k_sigma) down_r + n_delta), brought back to the size of y bilinearly; then the colors of x
-alone are shifted, jittered and sometimes lost. Images are (H, W, 3) float32 RGB in [0, 1]. Everything random comes
-from the generator that is passed in: the same generator state gives the same image. Imports nothing of ours.
+The model is x = JPEG_q((y * k_sigma) down_r + n_delta), resized bilinearly to the size of y. Then the colors of x are
+shifted, jittered and sometimes removed. Images are (H, W, 3) float32 RGB in [0, 1]. All random numbers come from the
+generator that is passed in: the same generator state gives the same image.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from gfprestore.data.capture import Capture, Image, Range, captured, gray_of, lu
 
 @dataclass(frozen=True)
 class DegradationOptions:
-    """Ranges from which one degradation is drawn, uniformly, both ends included.
+    """Ranges of the degradation; values are drawn uniformly, including both ends.
 
     Attributes:
         kernel_size: Side of the blur kernel in pixels, odd.
         isotropic_probability: Share of round kernels; the others have two widths and an angle.
         sigma: Standard deviation of the blur in pixels.
-        downscale: Factor by which the image is made smaller; below 1 it is made larger.
+        downscale: Factor by which the image is downscaled; a factor below 1 enlarges it.
         noise: Standard deviation of the Gaussian noise in levels of 255.
-        jpeg_quality: Quality of OpenCV's JPEG.
-        shift: Largest shift of each channel in levels of 255.
-        shift_probability: Share of images whose channels are shifted.
-        brightness: Factor of the levels.
-        contrast: Factor of the distance from the mean gray.
-        saturation: Factor of the distance from gray.
-        hue: Turn of the hue in full circles.
-        jitter_probability: Share of images whose brightness, contrast, saturation and hue are changed.
-        gray_probability: Share of images that lose their colors.
-        gray_gt: The gt of an image that lost its colors is gray too, so that the network learns no coloring.
-        aging: What happens to the print before; None for the paper's model.
-        aging_probability: Share of images that may have aged; the others are degraded by the paper's model alone.
-        clean_probability: Share of images to which nothing is done, so that the network leaves good ones alone.
+        jpeg_quality: Quality of OpenCV's JPEG encoder.
+        shift: Maximum shift of each channel in levels of 255.
+        shift_probability: Share of images with shifted channels.
+        brightness: Factor on the levels.
+        contrast: Factor on the distance from the mean gray.
+        saturation: Factor on the distance from gray.
+        hue: Rotation of the hue in full circles.
+        jitter_probability: Share of images with changed brightness, contrast, saturation and hue.
+        gray_probability: Share of images without colors.
+        gray_gt: Whether the gt of a gray image is gray too, so that the network does not learn to colorize.
+        aging: Aging of the print before the main degradation; None for the model of the paper.
+        aging_probability: Share of images that may be aged; the others follow the model of the paper.
+        clean_probability: Share of images without degradation, so that the network leaves good images unchanged.
 
     Raises:
-        ValueError: A range is upside down or out of bounds.
+        ValueError: A range is reversed or out of bounds.
     """
 
     kernel_size: int = 41
@@ -65,7 +65,7 @@ class DegradationOptions:
 
     def __post_init__(self) -> None:
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size is odd, not {self.kernel_size}")
+            raise ValueError(f"kernel_size must be odd and positive, not {self.kernel_size}")
         bounds = {
             "sigma": (1e-3, 1e3),
             "downscale": (0.1, 1e3),
@@ -79,19 +79,19 @@ class DegradationOptions:
         for name, (lowest, highest) in bounds.items():
             low, high = getattr(self, name)
             if not lowest <= low <= high <= highest:
-                raise ValueError(f"{name} is a range within {lowest} to {highest}, not {(low, high)}")
+                raise ValueError(f"{name} must be a range within {lowest} to {highest}, not {(low, high)}")
 
 
 PAPER = DegradationOptions()
-"""The ranges that the paper states."""
+"""Ranges of the paper."""
 
 CELEBA_TEST = replace(PAPER, shift_probability=0.0, jitter_probability=0.0, gray_probability=0.0)
-"""The paper's ranges without the changes of color, which belong to training and would decide the PSNR of a test."""
+"""Ranges of the paper without color changes, which would dominate the PSNR of a test set."""
 
 OFFICIAL = DegradationOptions(
     isotropic_probability=0.5, sigma=(0.1, 10.0), downscale=(0.8, 8.0), noise=(0.0, 20.0), jpeg_quality=(60, 100)
 )
-"""The ranges of the official configuration."""
+"""Ranges of the official configuration file."""
 
 HEAVY = DegradationOptions(
     isotropic_probability=0.5,
@@ -108,9 +108,9 @@ HEAVY = DegradationOptions(
     gray_gt=True,
     aging=Aging(),
 )
-"""For old photos: prints that were copied, faded, scratched and printed before they were scanned.
+"""Degradation for old photos: copied, faded, scratched or halftone prints that were then scanned.
 
-For images of about 256 pixels a side: there, the paper's blur would leave nothing of most faces.
+For images of about 256 pixels a side, where the blur of the paper would destroy most faces.
 """
 
 
@@ -124,22 +124,21 @@ OLD_PRINTS = replace(
     aging_probability=0.4,
     clean_probability=0.08,
 )
-"""`HEAVY` without what changes the tones of a whole image: a face that is pasted back must keep those of its photo.
+"""`HEAVY` without changes to the tones of the whole image, because a pasted face must keep the tones of its photo.
 
-How much they were changed cannot be seen in the lq, so such changes mostly make gradients noisy. Two in five images
-may have aged; of the others, most photos of an album, only the scan or the focus is bad. Some images are left as they
-are, so that a network learns to leave good ones alone.
+The lq does not show how much the tones were changed, so such changes mostly make the gradients noisy. Two in five
+images may be aged. The others stand for most photos of an album, where only the scan or the focus is bad. Some images
+stay undegraded, so that the network learns to leave good images unchanged.
 """
 
 
 @dataclass(frozen=True)
 class Degraded:
-    """A low-quality image and how it came about.
+    """A low-quality image and the parameters of its degradation.
 
     Attributes:
-        lq: (H, W, 3) float32 RGB in [0, 1], of the gt's size, rounded to 8-bit levels.
-        parameters: What was drawn, by name; a step that was not done has no entry. `gray` is there when the colors
-            were lost.
+        lq: Image (H, W, 3) float32 RGB in [0, 1], of the size of the gt, rounded to 8-bit levels.
+        parameters: Drawn values by name; skipped steps have no entry. `grey` is present if the colors were removed.
     """
 
     lq: Image
@@ -147,12 +146,12 @@ class Degraded:
 
 
 def degrade(gt: Image, options: DegradationOptions, random: np.random.Generator) -> Degraded:
-    """Makes one low-quality image.
+    """Degrade an image.
 
     Args:
-        gt: (H, W, 3) float32 RGB in [0, 1]; left as it is.
-        options: The ranges to draw from.
-        random: Where all randomness comes from.
+        gt: Ground truth (H, W, 3) float32 RGB in [0, 1]; not modified.
+        options: Ranges of the degradation.
+        random: Random generator.
     """
     height, width = gt.shape[:2]
     if options.clean_probability > 0 and random.random() < options.clean_probability:
@@ -180,31 +179,31 @@ def _rounded(image: Image) -> Image:
 
 
 def brightened(image: Image, factor: float) -> Image:
-    """The levels (H, W, 3) times `factor`, clipped to [0, 1]."""
+    """Multiply the levels (H, W, 3) by `factor` and clip them to [0, 1]."""
     return np.asarray(np.clip(image * np.float32(factor), 0, 1), np.float32)
 
 
 def contrasted(image: Image, factor: float) -> Image:
-    """The distance of the levels (H, W, 3) from their mean gray times `factor`, clipped to [0, 1]."""
+    """Multiply the distance of the levels (H, W, 3) from their mean gray by `factor` and clip them to [0, 1]."""
     mean = np.float32(luma_of(image).mean(dtype=np.float64))
     return np.asarray(np.clip(mean + (image - mean) * np.float32(factor), 0, 1), np.float32)
 
 
 def saturated(image: Image, factor: float) -> Image:
-    """The distance of the colors (H, W, 3) from their own gray times `factor`, clipped to [0, 1]."""
+    """Multiply the distance of each pixel (H, W, 3) from its gray by `factor` and clip the levels to [0, 1]."""
     gray = luma_of(image)[..., None]
     return np.asarray(np.clip(gray + (image - gray) * np.float32(factor), 0, 1), np.float32)
 
 
 def hue_turned(image: Image, turn: float) -> Image:
-    """The hue of an image (H, W, 3) in [0, 1] turned by `turn` full circles, in HSV."""
+    """Rotate the hue of an image (H, W, 3) in [0, 1] by `turn` full circles, in HSV."""
     hsv = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))  # hue in degrees
     hsv[..., 0] = (hsv[..., 0] + np.float32(360 * turn)) % np.float32(360)
     return np.asarray(np.clip(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), 0, 1), np.float32)
 
 
 def _colored(image: Image, options: DegradationOptions, random: np.random.Generator, drawn: dict[str, float]) -> Image:
-    """Colors shifted, lost and jittered, each with its probability."""
+    """Shift, remove and jitter the colors, each with its probability."""
     if random.random() < options.shift_probability:
         shift = random.uniform(-options.shift, options.shift, 3)
         drawn.update(zip(("shift_red", "shift_green", "shift_blue"), shift.tolist(), strict=True))
@@ -218,7 +217,7 @@ def _colored(image: Image, options: DegradationOptions, random: np.random.Genera
 
 
 def _jittered(image: Image, options: DegradationOptions, random: np.random.Generator, drawn: dict[str, float]) -> Image:
-    """Brightness, contrast, saturation and hue changed, in any order."""
+    """Change brightness, contrast, saturation and hue in random order."""
     changes = (
         ("brightness", brightened, options.brightness),
         ("contrast", contrasted, options.contrast),

@@ -1,9 +1,9 @@
-"""Makes a test set like CelebA-Test from any folder of aligned faces (Wang et al., CVPR 2021, section 4.1).
+"""Creation of test sets like CelebA-Test from a folder of aligned faces (Wang et al., CVPR 2021, section 4.1).
 
-A set is a folder: `lq/NAME.png`, `gt/NAME.png`, `degradation.jsonl` with every number that was drawn for each image,
-and `set.json` with the options. An image's degradation depends on the seed and its name alone (its path within the
-source without the suffix), never on the other images, on their order or on the number of workers, so that the same
-command gives the same bytes; with other versions of the libraries that compress JPEG and PNG they may differ.
+A set is a folder with `lq/NAME.png`, `gt/NAME.png`, `degradation.jsonl` with the drawn values of each image, and
+`set.json` with the options. The degradation of an image depends only on the seed and on its name (its path within the
+source without the suffix), not on other images, their order or the number of workers. The same command therefore gives
+the same bytes, unless the versions of the JPEG or PNG libraries differ.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ PARAMETERS_NAME = "degradation.jsonl"
 
 @dataclass(frozen=True)
 class DegradeOptions:
-    """What a set is made with.
+    """Options of a test set.
 
     Attributes:
-        seed: Of everything random, 0 or more.
+        seed: Random seed, 0 or more.
         preset: A key of `PRESETS`.
-        size: Side of the images; larger faces are made smaller, smaller ones refused.
-        split: Take only the rows of the source's `index.csv` with this `split`; None takes every image.
-        exclude: Shell patterns of names and paths to leave out.
+        size: Side of the images; larger faces are downscaled, smaller faces are rejected.
+        split: Use only images with this `split` in the `index.csv` of the source; None uses all images.
+        exclude: Shell patterns of names and paths to skip.
 
     Raises:
         UsageError: A value is unknown or out of range.
@@ -70,16 +70,22 @@ class DegradeOptions:
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
-            raise UsageError(f"--preset {self.preset} is unknown; use one of {', '.join(PRESETS)}.")
+            raise UsageError(f"--preset {self.preset} is unknown. Use one of {', '.join(PRESETS)}.")
         if self.seed < 0:
-            raise UsageError(f"--seed {self.seed} is negative; use 0 or more.")
+            raise UsageError(f"--seed must be 0 or more, not {self.seed}.")
         if self.size < 16:
-            raise UsageError(f"--size {self.size} is below 16 pixels.")
+            raise UsageError(f"--size must be 16 or more, not {self.size}.")
 
 
 @dataclass(frozen=True)
 class DegradeReport:
-    """What came of it: images made now, images that were there already, and those that could not be used."""
+    """Result of `degrade_folder`.
+
+    Attributes:
+        made: Number of images that this run created.
+        done_before: Number of images that an earlier run had created.
+        failed: Images that cannot be used.
+    """
 
     made: int
     done_before: int
@@ -91,12 +97,12 @@ class DegradedPair:
     """One image of a set; the fields are those of a line of `degradation.jsonl`.
 
     Attributes:
-        name: Its name in `lq` and `gt`, without the suffix.
-        source: Its path within the source folder.
-        source_sha256: Of the source's bytes.
-        lq_sha256: Of the low-quality file.
-        gt_sha256: Of the gt's file.
-        parameters: What was drawn, as `gfprestore.data.degradation` names it; a step that was not done has no entry.
+        name: Name in `lq` and `gt`, without the suffix.
+        source: Path within the source folder.
+        source_sha256: SHA-256 of the source file.
+        lq_sha256: SHA-256 of the lq file.
+        gt_sha256: SHA-256 of the gt file.
+        parameters: Drawn values, as in `gfprestore.data.degradation.Degraded`.
     """
 
     name: str
@@ -114,18 +120,18 @@ def degrade_folder(
     on_progress: Callable[[int, int], None] | None = None,
     workers: int = 2,
 ) -> DegradeReport:
-    """Makes a test set; what is made already is kept, so that an interrupted run goes on where it was.
+    """Create a test set; finished images are kept, so that an interrupted run can be resumed.
 
     Args:
-        source: A folder of aligned faces, flat or nested; never written to.
-        output: The set; another folder, not within the source.
-        options: What to make.
-        on_progress: Told how many of how many images are done.
-        workers: Threads.
+        source: Folder of aligned faces, flat or nested; never modified.
+        output: Folder of the set; must not be within the source.
+        options: Options of the set.
+        on_progress: Receives the number of finished images and the total number.
+        workers: Number of threads.
 
     Raises:
-        FolderError: A folder cannot be used, has no images, or holds a set made with other options.
-        UsageError: The source has no table of splits, or none of the split that was asked for.
+        FolderError: A folder cannot be used, has no images, or holds a set with other options.
+        UsageError: The source has no table with splits, or no image of the requested split.
     """
     sources = _sources(source, options)
     _check_apart(source, output)
@@ -135,7 +141,7 @@ def degrade_folder(
         known = {pair.name: pair for pair in read_pairs(output)}
         failed: list[Skipped] = []
         made = kept = 0
-        with contextlib.closing(_made(source, output, sources, options, known, workers)) as results:
+        with contextlib.closing(_degrade_all(source, output, sources, options, known, workers)) as results:
             for number, result in enumerate(results, start=1):
                 if isinstance(result, Skipped):
                     failed.append(result)
@@ -154,17 +160,17 @@ def degrade_folder(
 
 
 def degraded_pair(gt: NDArray[np.uint8], options: DegradationOptions, seed: int, name: str) -> tuple[Any, Any, Any]:
-    """Degrades one image by the seed of its name.
+    """Degrade one image with the random numbers of its name.
 
     Args:
-        gt: (S, S, 3) RGB.
-        options: The ranges.
-        seed: Of the set.
-        name: Of the image.
+        gt: Ground truth (S, S, 3) RGB.
+        options: Ranges of the degradation.
+        seed: Random seed of the set.
+        name: Name of the image.
 
     Returns:
-        lq (S, S, 3) uint8, gt (S, S, 3) uint8 (gray where the options say so and the lq lost its colors), and the
-        drawn parameters.
+        The lq (S, S, 3) uint8, the gt (S, S, 3) uint8 (gray if the lq is gray and `gray_gt` is set), and the drawn
+        values.
     """
     levels = gt.astype(np.float32) / np.float32(255)
     degraded = degrade(levels, options, np.random.default_rng(_seed_of(seed, name)))
@@ -174,10 +180,10 @@ def degraded_pair(gt: NDArray[np.uint8], options: DegradationOptions, seed: int,
 
 
 def read_description(folder: Path) -> dict[str, Any] | None:
-    """The options that a set was made with; None where the folder is no set of `gfprestore degrade`.
+    """Read the options of a set; None if the folder is not a set of `gfprestore degrade`.
 
     Raises:
-        FolderError: The description is there and cannot be read.
+        FolderError: The description exists and cannot be read.
     """
     path = folder / SET_NAME
     if not path.is_file():
@@ -185,14 +191,14 @@ def read_description(folder: Path) -> dict[str, Any] | None:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(document, dict):
-            raise TypeError("it is no JSON object")
+            raise TypeError("it is not a JSON object")
     except (OSError, ValueError, TypeError) as error:
-        raise FolderError(f"{path} cannot be read ({error}). Make the set anew in another folder.") from error
+        raise FolderError(f"{path} cannot be read ({error}). Create the set again in another folder.") from error
     return document
 
 
 def read_pairs(folder: Path) -> list[DegradedPair]:
-    """The images of a set by its `degradation.jsonl`; a line that is torn or damaged is as if never written."""
+    """Read the images of a set from its `degradation.jsonl`; damaged lines are ignored."""
     path = folder / PARAMETERS_NAME
     found: dict[str, DegradedPair] = {}
     if path.is_file():
@@ -203,7 +209,7 @@ def read_pairs(folder: Path) -> list[DegradedPair]:
     return list(found.values())
 
 
-def _made(
+def _degrade_all(
     source: Path,
     output: Path,
     sources: dict[str, Path | Skipped],
@@ -211,12 +217,12 @@ def _made(
     known: dict[str, DegradedPair],
     workers: int,
 ) -> Generator[DegradedPair | Skipped, None, None]:
-    """Each image of the set in the order of the sources; a few are worked on ahead, so that memory stays bounded."""
+    """Yield the images of the set in the order of the sources; a limited number is computed ahead."""
     threads = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="degrade")
     ahead: list[Future[DegradedPair | Skipped]] = []
     try:
         for name, path in sources.items():
-            ahead.append(threads.submit(_make, name, path, source, output, options, known))
+            ahead.append(threads.submit(_degrade_one, name, path, source, output, options, known))
             if len(ahead) >= 2 * max(workers, 1):
                 yield ahead.pop(0).result()
         for future in ahead:
@@ -225,7 +231,7 @@ def _made(
         threads.shutdown(wait=True, cancel_futures=True)
 
 
-def _make(
+def _degrade_one(
     name: str,
     path: Path | Skipped,
     source: Path,
@@ -233,13 +239,13 @@ def _make(
     options: DegradeOptions,
     known: dict[str, DegradedPair],
 ) -> DegradedPair | Skipped:
-    """Makes one image, or finds it made; what is wrong with it is told, the others go on."""
+    """Create one image unless it exists; a problem with it is returned, so that the other images continue."""
     if isinstance(path, Skipped):
         return path
     try:
         digest = sha256_of(path)
         done = known.get(name)
-        if done is not None and _is_whole(output, done, digest):
+        if done is not None and _is_complete(output, done, digest):
             return done
         gt = _square(path, options.size)
         lq, gt, parameters = degraded_pair(gt, PRESETS[options.preset], options.seed, name)
@@ -253,24 +259,28 @@ def _make(
 
 
 def _square(path: Path, size: int) -> Pixels:
-    """The image at the set's size, 8 bits.
+    """Read an image and downscale it to the size of the set.
 
     Raises:
-        PhotoError: It is damaged, not square, or too small.
+        PhotoError: The image is damaged, not square, or too small.
     """
     pixels = read_pixels(path).pixels
     height, width = pixels.shape[:2]
     if height != width:
-        raise PhotoError(f"{path} is {width} x {height} pixels, and an aligned face is square. Use `prepare`.")
+        raise PhotoError(
+            f"{path} is not square ({width} x {height} pixels). Run `gfprestore prepare` to align the faces."
+        )
     if height < size:
-        raise PhotoError(f"{path} is {height} pixels a side, and the set is of {size}. Use --size {height}.")
+        raise PhotoError(
+            f"{path} is too small: it has {height} pixels a side, but the set needs {size}. Use --size {height}."
+        )
     if height > size:
         pixels = np.asarray(cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
     return pixels
 
 
 def _write(pixels: Pixels, output: Path, part: str, name: str) -> str:
-    """Writes an image of the set and gives the SHA-256 of its file."""
+    """Write an image of the set and return the SHA-256 of its file."""
     path = _path_of(output, part, name)
     create_folder_within(path.parent, output)
     write_png(path, pixels)
@@ -281,8 +291,8 @@ def _path_of(output: Path, part: str, name: str) -> Path:
     return output / part / f"{name}.png"
 
 
-def _is_whole(output: Path, pair: DegradedPair, source_sha256: str) -> bool:
-    """Whether an image was made of this very source and both its files are what was written."""
+def _is_complete(output: Path, pair: DegradedPair, source_sha256: str) -> bool:
+    """Whether an image was created from this source and both of its files are unchanged."""
     files = ((LQ, pair.lq_sha256), (GT, pair.gt_sha256))
     try:
         return pair.source_sha256 == source_sha256 and all(
@@ -293,18 +303,18 @@ def _is_whole(output: Path, pair: DegradedPair, source_sha256: str) -> bool:
 
 
 def _sources(source: Path, options: DegradeOptions) -> dict[str, Path | Skipped]:
-    """The images of the source by their name in the set; where two have one name, the later is a problem.
+    """Images of the source by their names in the set; if two images have the same name, the second is a problem.
 
     Raises:
         FolderError: The folder cannot be read or has no images.
-        UsageError: There is no such split.
+        UsageError: The split does not exist.
     """
     if not source.is_dir():
-        raise FolderError(f"{source} is no folder. Name a folder of aligned faces.")
+        raise FolderError(f"{source} is not a folder. Use a folder of aligned faces.")
     found = images_in(source) if options.split is None else _of_split(source, options.split)
     paths = [path for path in found if not _is_excluded(path.relative_to(source), options.exclude)]
     if not paths:
-        raise FolderError(f"There are no images to degrade in {source}. Name a folder of aligned faces.")
+        raise FolderError(f"There are no images to degrade in {source}. Use a folder of aligned faces.")
     named: dict[str, Path | Skipped] = {}
     taken: dict[str, Path] = {}
     for path in paths:
@@ -313,20 +323,20 @@ def _sources(source: Path, options: DegradeOptions) -> dict[str, Path | Skipped]
         if first is path:
             named[name] = path
         else:
-            reason = f"{path} would have the name of {first} in the set. Rename one of them."
+            reason = f"{path} and {first} would have the same name in the set. Rename one of them."
             named[path.relative_to(source).as_posix()] = Skipped(path, reason, is_problem=True)
     return named
 
 
 def _of_split(source: Path, split: str) -> list[Path]:
     if not (source / TABLE_NAME).is_file():
-        raise UsageError(f"--split {split} needs a {TABLE_NAME} with a column `split` in {source}; there is none.")
+        raise UsageError(f"--split {split} needs a {TABLE_NAME} with a column `split` in {source}, which is missing.")
     rows = table_rows(source)
     paths = [source / row["file"] for row in rows if row.get("split") == split]
     if not paths:
         known = sorted({row.get("split") or "" for row in rows} - {""})
         raise UsageError(
-            f"No row of {source / TABLE_NAME} has the split {split}. There are: {', '.join(known) or 'none'}."
+            f"No row of {source / TABLE_NAME} has the split {split}. Available splits: {', '.join(known) or 'none'}."
         )
     return paths
 
@@ -337,20 +347,24 @@ def _is_excluded(relative: Path, patterns: Sequence[str]) -> bool:
 
 
 def _check_apart(source: Path, output: Path) -> None:
-    """Raises FolderError where the set would lie in the source or the source in the set."""
+    """Check that neither the set lies within the source nor the source within the set.
+
+    Raises:
+        FolderError: One lies within the other.
+    """
     inner, outer = output.resolve(), source.resolve()
     if inner.is_relative_to(outer) or outer in ((inner / LQ).resolve(), (inner / GT).resolve()):
         raise FolderError(
-            f"The set {output} would lie within its source {source}, and originals are never written to. "
-            "Name another folder with --output."
+            f"The set {output} would lie within its source {source}, which is never modified. "
+            "Use another folder with --output."
         )
 
 
 def _check_description(output: Path, options: DegradeOptions) -> dict[str, Any]:
-    """Writes the set's description, or finds that it is the same.
+    """Write the description of a new set, or check that an existing set has the same options.
 
     Raises:
-        FolderError: The folder holds a set made with other options, or images that are no set of ours.
+        FolderError: The folder holds a set with other options, or images that are not a set.
     """
     wanted = {
         "made_by": "gfprestore degrade",
@@ -368,19 +382,17 @@ def _check_description(output: Path, options: DegradeOptions) -> dict[str, Any]:
     found = read_description(output)
     if found is None:
         if any((output / part).exists() for part in (LQ, GT)):
-            raise FolderError(f"{output} holds images that this command did not make. Name another folder.")
+            raise FolderError(f"{output} holds images that this command did not create. Use another folder.")
         write_whole(output / SET_NAME, _document(wanted))
         return dict(wanted)
     changed = [key for key, value in wanted.items() if found.get(key) != value]
     if changed:
-        raise FolderError(
-            f"{output} holds a set made with another {', '.join(changed)}. Name another folder with --output."
-        )
+        raise FolderError(f"{output} holds a set with another {', '.join(changed)}. Use another folder with --output.")
     return dict(wanted)
 
 
 def _seed_of(seed: int, name: str) -> list[int]:
-    """What an image's generator starts from; names that look alike on other file systems are the same."""
+    """Seed of the random generator of an image; independent of the Unicode normalization of its name."""
     digest = hashlib.sha256(unicodedata.normalize("NFC", PurePosixPath(name).as_posix()).encode("utf-8", "replace"))
     return [seed, *(int.from_bytes(digest.digest()[start : start + 4], "big") for start in range(0, 32, 4))]
 

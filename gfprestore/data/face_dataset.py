@@ -1,11 +1,13 @@
-"""The endless, repeatable stream of training pairs (GFP-GAN, section 4.1).
+"""Endless, reproducible stream of training pairs (GFP-GAN, section 4.1).
 
-A position in the stream says everything: its epoch gives the order of the images, and (seed, position) the flip and
-the degradation. So any number of workers or processes, and a run that is stopped and resumed, see the same images.
+The position in the stream determines the pair: its epoch gives the order of the images, and (seed, position) the flip
+and the degradation. The images therefore do not depend on the number of workers or processes, or on resuming.
 
-A folder of data is one of: a set made by `gfprestore prepare` (it has an index), a folder of aligned faces with an
-`index.csv` (columns `file`, `landmarks`, and `split`, whose rows `test` are left out), or any folder of aligned faces,
-flat or nested. FFHQ's component and landmark files are found in the folder or beside it.
+A data folder is one of:
+
+- a set made by `gfprestore prepare`, with its index;
+- a folder of aligned faces with an `index.csv` (columns `file`, `landmarks` and `split`; the split `test` is skipped);
+- any folder of aligned faces, flat or nested. FFHQ's component or landmark file may be in it or beside it.
 """
 
 from __future__ import annotations
@@ -37,27 +39,29 @@ from gfprestore.data.component_boxes import (
     unknown_boxes,
 )
 from gfprestore.data.degradation import DegradationOptions, degrade
+from gfprestore.data.epoch_order import EpochOrder
 from gfprestore.data.image_folders import TABLE_NAME, images_in, is_held_out, table_error, table_rows
 from gfprestore.data.prepared_index import INDEX_NAME, read_index
 from gfprestore.errors import FolderError, PhotoError
 from gfprestore.photo.reading import read_photo
 from gfprestore.tensors import full_scale, pixels_to_signed
 
-SECONDS_TO_OUTLIVE = 300  # of a worker that was told to end: a step and a checkpoint of its training must fit in
+WORKER_GRACE_SECONDS = 300
+"""Time that a worker keeps running after SIGTERM, enough for a training step and a checkpoint."""
 
-_ORDER, _IMAGE = 0, 1  # what a generator is for: the same seed must not give both the same numbers
+_ORDER, _IMAGE = 0, 1  # purposes of random generators with the same seed
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One training pair, or a batch of them with B before each shape.
+    """One training pair, or a batch of pairs with an additional first dimension B.
 
     Attributes:
-        lq: (3, S, S) float32 RGB in [-1, 1].
-        gt: (3, S, S) float32 RGB in [-1, 1].
-        boxes: (3, 4) float32 left, top, right, bottom edges in pixels of S: left eye, right eye, mouth as seen in the
-            image; NaN where unknown.
-        skipped: Files that should have been here and could not be used.
+        lq: Low-quality image (3, S, S) float32 RGB in [-1, 1].
+        gt: Ground truth (3, S, S) float32 RGB in [-1, 1].
+        boxes: Left, top, right and bottom edges (3, 4) float32 in pixels, of the left eye, right eye and mouth as seen
+            in the image; NaN if unknown.
+        skipped: Unusable files that precede this pair in the stream.
     """
 
     lq: Tensor
@@ -66,23 +70,23 @@ class Sample:
     skipped: tuple[Skipped, ...] = ()
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Sample:
-        """The same pair on another device."""
+        """Copy the pair to another device."""
         lq, gt, boxes = (part.to(device, non_blocking=non_blocking) for part in (self.lq, self.gt, self.boxes))
         return Sample(lq, gt, boxes, self.skipped)
 
     def pin_memory(self) -> Sample:
-        """The same pair in memory from which a device reads fastest; a DataLoader calls it."""
+        """Copy the pair to pinned memory; a DataLoader calls this method."""
         return Sample(self.lq.pin_memory(), self.gt.pin_memory(), self.boxes.pin_memory(), self.skipped)
 
 
 @dataclass(frozen=True)
 class Face:
-    """An image of the set.
+    """A face image of the data folder.
 
     Attributes:
-        path: The file: one aligned, square face.
-        boxes: (3, 4) in shares of its side; None where only landmarks or nothing is known.
-        landmarks: (5, 2) in its pixels.
+        path: Path of the image, one aligned, square face.
+        boxes: Component boxes (3, 4), relative to the side; None if unknown.
+        landmarks: Landmarks (5, 2) in pixels; None if unknown.
     """
 
     path: Path
@@ -90,7 +94,7 @@ class Face:
     landmarks: NDArray[np.float64] | None = None
 
     def boxes_at(self, size: int, side: int) -> Boxes:
-        """Boxes (3, 4) in an image of `size` made from this one of `side` pixels."""
+        """Boxes (3, 4) after the image has been resized from `side` to `size` pixels."""
         if self.boxes is not None:
             return np.asarray(self.boxes * np.float32(size), np.float32)
         if self.landmarks is not None:
@@ -101,17 +105,18 @@ class Face:
 class FaceDataset(torch.utils.data.Dataset[Sample]):
     """Training pairs by their position in the endless stream.
 
-    An image that is damaged, not square or smaller than `size` is left out; the stream's next image takes its place.
+    An image that is damaged, not square or smaller than `size` is skipped, and the next image of the stream is used
+    instead.
 
     Args:
-        folder: The data, see the module.
-        size: Side of the images; larger ones are made smaller.
-        degradation: What makes the lq; None leaves it the gt, where nobody looks at it.
-        seed: Of order, flips and degradations.
-        flip: Mirror every other image.
-        jitter: How far faces are moved, in shares of the side, and changed in size; they are turned by as many radians.
-        boxes: Component boxes are needed; without, they are all NaN.
-        components: FFHQ's component or landmark file; None looks in the folder and beside it.
+        folder: Data folder, see the module.
+        size: Side of the images; larger images are downscaled.
+        degradation: Degradation that computes the lq; with None the lq is the gt.
+        seed: Random seed of order, flips and degradations.
+        flip: Whether to mirror images at random.
+        boxes: Whether component boxes are needed; if not, all boxes are NaN.
+        components: FFHQ's component or landmark file; None searches the folder and its parent.
+        jitter: Maximum random shift relative to the side, change of the size, and rotation in radians.
 
     Raises:
         FolderError: The folder cannot be read or has no images, or boxes are needed and none is known.
@@ -137,33 +142,33 @@ class FaceDataset(torch.utils.data.Dataset[Sample]):
         self.boxes = boxes
         self.faces = list_faces(folder, components if boxes else None, want_boxes=boxes)
         self._unusable: dict[int, Skipped] = {}
-        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+        self._order = EpochOrder(seed, _ORDER, len(self.faces))
         if boxes and all(face.boxes is None and face.landmarks is None for face in self.faces):
             raise FolderError(
-                f"Nothing is known of the eyes and mouths in {folder}, which the component losses need. Make the set "
+                f"The component losses need boxes of eyes and mouths, which are missing in {folder}. Create the set "
                 f"with `gfprestore prepare`, put FFHQ's {COMPONENT_FILE} into the folder, or train with "
                 "`--without components`."
             )
 
     @property
     def count(self) -> int:
-        """Images in an epoch."""
+        """Number of images per epoch."""
         return len(self.faces)
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """Files that this process found it cannot use; those of a worker process come with its samples."""
+        """Unusable files that this process has found; worker processes report theirs with the samples."""
         return tuple(self._unusable.values())
 
     def __getitem__(self, position: int) -> Sample:
         """The pair at a position of the stream, 0 or more.
 
         Raises:
-            FolderError: No image of the set can be used.
+            FolderError: No image of the folder can be used.
         """
-        passed_over: dict[Skipped, None] = {}
-        for later in range(2 * self.count):  # holds one whole epoch, so every image
-            index = self._image_at(position + later)
+        skipped: dict[Skipped, None] = {}
+        for offset in range(2 * self.count):  # contains a complete epoch, so every image
+            index = self._order.index_at(position + offset)
             face = self.faces[index]
             if index not in self._unusable:
                 try:
@@ -172,32 +177,29 @@ class FaceDataset(torch.utils.data.Dataset[Sample]):
                     self._unusable[index] = Skipped(face.path, str(error), is_problem=True)
                 else:
                     random = np.random.default_rng([self.seed, _IMAGE, position])
-                    return self._pair(pixels, face.boxes_at(self.size, side), random, tuple(passed_over))
-            passed_over[self._unusable[index]] = None
+                    return self._pair(pixels, face.boxes_at(self.size, side), random, tuple(skipped))
+            skipped[self._unusable[index]] = None
         first = next(iter(self._unusable.values()))
-        raise FolderError(f"None of the {self.count} images in {self.folder} can be used. The first: {first.reason}")
-
-    def _image_at(self, position: int) -> int:
-        """Which image stands at a position; each epoch has an order of its own."""
-        epoch, place = divmod(position, self.count)
-        if self._order[0] != epoch:
-            random = np.random.default_rng([self.seed, _ORDER, epoch])
-            self._order = (epoch, random.permutation(self.count))
-        return int(self._order[1][place])
+        raise FolderError(
+            f"None of the {self.count} images in {self.folder} can be used. First problem: {first.reason}"
+        )
 
     def _read(self, path: Path) -> tuple[NDArray[Any], int]:
-        """The image at the set's size, and the side it had.
+        """Read an image and downscale it; also return its original side.
 
         Raises:
-            PhotoError: It is damaged, not square, or too small.
+            PhotoError: The image is damaged, not square, or too small.
         """
         pixels = read_photo(path).pixels
         height, width = pixels.shape[:2]
         if height != width:
-            raise PhotoError(f"{path} is {width} x {height} pixels, and an aligned face is square. Use `prepare`.")
+            raise PhotoError(
+                f"{path} is not square ({width} x {height} pixels). Run `gfprestore prepare` to align the faces."
+            )
         if height < self.size:
             raise PhotoError(
-                f"{path} is {height} pixels a side, and the training is at {self.size}. Train with --size {height}."
+                f"{path} is too small: it has {height} pixels a side, but the training is at {self.size}. "
+                f"Use --size {height}."
             )
         if height > self.size:
             pixels = cv2.resize(pixels, (self.size, self.size), interpolation=cv2.INTER_AREA)
@@ -230,16 +232,16 @@ class FaceDataset(torch.utils.data.Dataset[Sample]):
 def jittered(
     pixels: NDArray[Any], boxes: Boxes, jitter: float, random: np.random.Generator
 ) -> tuple[NDArray[Any], Boxes]:
-    """A face aligned a little differently, as another detector would have: moved, turned, larger or smaller.
+    """Change the alignment of a face at random, as another detector would: shift, rotate and scale it.
 
     Args:
-        pixels: (S, S, 3).
-        boxes: (3, 4) in its pixels.
-        jitter: The most it moves in shares of S, changes in size as a factor, and turns in radians.
-        random: Draws how far.
+        pixels: Aligned face (S, S, 3).
+        boxes: Component boxes (3, 4) in pixels.
+        jitter: Maximum shift relative to S, change of the size, and rotation in radians.
+        random: Random generator.
 
     Returns:
-        Pixels of the same shape, mirrored beyond the old rims, and the boxes there: as upright as before.
+        Pixels of the same shape, filled by reflection at the borders, and the boxes, which stay axis-aligned.
     """
     shift_x, shift_y, growth, angle = random.uniform(-jitter, jitter, 4)
     side = len(pixels)
@@ -259,7 +261,7 @@ def _tensor(pixels: NDArray[Any]) -> Tensor:
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
-    """A batch: lq and gt (B, 3, S, S), boxes (B, 3, 4)."""
+    """Stack samples to a batch: lq and gt (B, 3, S, S), boxes (B, 3, 4)."""
     return Sample(
         torch.stack([sample.lq for sample in samples]),
         torch.stack([sample.gt for sample in samples]),
@@ -269,20 +271,23 @@ def collate(samples: Sequence[Sample]) -> Sample:
 
 
 class StreamSampler(torch.utils.data.Sampler[int]):
-    """Positions of the stream for one of several processes, without end.
+    """Endless positions of the stream for one of several processes.
 
-    Together the processes see every position once: process `rank` of `world_size` gets start + rank, and from there
-    every `world_size`-th. To resume, start at the number of positions that all processes together have used.
+    Together the processes see every position once: process `rank` gets start + rank, and from there every
+    `world_size`-th position. To resume, start at the number of positions that all processes together have used.
 
     Args:
-        start: The first position of all.
-        rank: This process.
-        world_size: How many processes there are.
+        start: First position of all processes.
+        rank: Number of this process.
+        world_size: Number of processes.
+
+    Raises:
+        ValueError: An argument is out of range.
     """
 
     def __init__(self, start: int = 0, rank: int = 0, world_size: int = 1) -> None:
         if not (start >= 0 and 0 <= rank < world_size):
-            raise ValueError(f"no stream starts at {start} for process {rank} of {world_size}")
+            raise ValueError(f"invalid stream: start {start}, process {rank} of {world_size}")
         self.start = start
         self.rank = rank
         self.world_size = world_size
@@ -295,11 +300,11 @@ class StreamSampler(torch.utils.data.Sampler[int]):
 
 
 def single_threaded(_worker: int) -> None:
-    """For `worker_init_fn` of a DataLoader: each worker is one thread, so that workers do not fight for the cores.
+    """Restrict a DataLoader worker to one thread, so that the workers do not compete for cores.
 
-    A worker outlives the signals that stop a training: they often go to all processes of a group, and the first one
-    needs its workers until its checkpoint is written. It ends its workers itself; one that was forgotten ends
-    `SECONDS_TO_OUTLIVE` after the signal.
+    This is a `worker_init_fn`. It also makes the worker survive the signals that stop a training. Such signals often
+    reach all processes of a group, but the main process needs its workers until the checkpoint is written, and then
+    ends them itself. An orphaned worker ends `WORKER_GRACE_SECONDS` after the signal.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_later)
@@ -308,18 +313,18 @@ def single_threaded(_worker: int) -> None:
 
 
 def list_faces(folder: Path, components: Path | None = None, *, want_boxes: bool = True) -> list[Face]:
-    """The images of a training set in the natural order of their names, with what is known of each.
+    """List the images of a training set in natural order, with their known boxes or landmarks.
 
     Args:
-        folder: The data, see the module.
-        components: FFHQ's component or landmark file; None looks in the folder and beside it.
-        want_boxes: Look for boxes at all.
+        folder: Data folder, see the module.
+        components: FFHQ's component or landmark file; None searches the folder and its parent.
+        want_boxes: Whether to look for boxes.
 
     Raises:
-        FolderError: The folder or a file of it cannot be read, or there are no images.
+        FolderError: The folder or a file in it cannot be read, or there are no images.
     """
     if not folder.is_dir():
-        raise FolderError(f"{folder} is no folder. Name a folder of aligned faces with --data.")
+        raise FolderError(f"{folder} is not a folder. Use a folder of aligned faces with --data.")
     if (folder / INDEX_NAME).is_file():
         faces = [
             Face(folder / face.file, np.asarray(face.boxes, np.float32) / np.float32(face.size))
@@ -333,14 +338,14 @@ def list_faces(folder: Path, components: Path | None = None, *, want_boxes: bool
         faces = [Face(path, numbered.get(number_of(path))) for path in images_in(aligned_part(folder))]
     if not faces:
         raise FolderError(
-            f"There are no images in {folder}. Name a folder of aligned faces, or make one of photos with: "
-            "gfprestore prepare PHOTOS -o FOLDER."
+            f"There are no images in {folder}. Use a folder of aligned faces, or run "
+            "`gfprestore prepare PHOTOS -o FOLDER` to create one from photos."
         )
     return faces
 
 
 def held_out(folder: Path) -> frozenset[str]:
-    """Images that must not be trained on, by their paths in the folder: the split `test` of its `index.csv`.
+    """Images of the split `test` in `index.csv`, by their paths within the folder; they are never trained on.
 
     Raises:
         FolderError: The table cannot be read.
@@ -351,10 +356,10 @@ def held_out(folder: Path) -> frozenset[str]:
 
 
 def _faces_of_table(folder: Path) -> list[Face]:
-    """Faces by an `index.csv`, those of the split `test` left out.
+    """List the faces of an `index.csv` without those of the split `test`.
 
     Raises:
-        FolderError: The table cannot be read or makes no sense.
+        FolderError: The table cannot be read or is invalid.
     """
     rows = [row for row in table_rows(folder) if not is_held_out(row)]
     try:
@@ -368,5 +373,5 @@ def _five_points(text: str | None) -> NDArray[np.float64] | None:
 
 
 def _end_later(_number: int, _frame: FrameType | None) -> None:
-    if hasattr(signal, "alarm"):  # not on Windows, where SIGTERM is never seen
-        signal.alarm(SECONDS_TO_OUTLIVE)  # its default is to end the process
+    if hasattr(signal, "alarm"):  # not on Windows, which never sends SIGTERM
+        signal.alarm(WORKER_GRACE_SECONDS)  # by default SIGALRM ends the process

@@ -1,7 +1,7 @@
-"""Images and files of an evaluation: read as 8-bit RGB with a word on what was changed, written whole or not at all.
+"""Images of an evaluation: read as 8-bit RGB with notes on conversions, written atomically.
 
-Every image of a set is called by its path within its folder without the suffix, so that `lq/a.png`, `gt/a.jpg` and
-`restored/a.webp` are one.
+The name of an image is its path within its folder without the suffix, so `lq/a.png`, `gt/a.jpg` and
+`restored/a.webp` have the same name.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class ReadImage:
-    """An image as it is measured.
+    """An image as the metrics see it.
 
     Attributes:
-        pixels: (H, W, 3) RGB, sRGB.
-        gray: The file holds one color channel; it was taken three times.
-        notes: What was changed on the way: `16 bit`, `alpha`.
+        pixels: Pixels (H, W, 3) sRGB.
+        gray: Whether the file has a single channel, which was repeated.
+        notes: Conversions: `16 bit`, `alpha`.
     """
 
     pixels: Pixels
@@ -38,10 +38,10 @@ class ReadImage:
 
 
 def read_pixels(path: Path) -> ReadImage:
-    """Reads an image as 8-bit RGB: 16-bit levels to the nearest, transparency left out.
+    """Read an image as 8-bit RGB; 16-bit levels are rounded and transparency is discarded.
 
     Raises:
-        PhotoError: It is missing, damaged, or of a kind that is not read.
+        PhotoError: The file is missing, damaged, or of an unsupported type.
     """
     photo = read_photo(path)
     notes = []
@@ -55,31 +55,31 @@ def read_pixels(path: Path) -> ReadImage:
 
 
 def image_name(path: Path, folder: Path) -> str:
-    """What an image is called: its path within its folder, with forward slashes, without the suffix."""
+    """Name of an image: its path within its folder, with forward slashes and without the suffix."""
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
 def resized(pixels: Pixels, width: int, height: int) -> Pixels:
-    """The image (H, W, 3) at another size: averaged where it becomes smaller, cubic where it grows."""
+    """Resize an image (H, W, 3): area averaging if it shrinks, cubic interpolation if it grows."""
     shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
-    way = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(pixels, (width, height), interpolation=way), np.uint8)
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=interpolation), np.uint8)
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes in hex digits.
+    """SHA-256 of a file as hexadecimal digits.
 
     Raises:
-        PhotoError: It cannot be read.
+        PhotoError: The file cannot be read.
     """
     return read_source_state(path).sha256
 
 
 def write_png(path: Path, pixels: Pixels) -> None:
-    """Writes RGB (H, W, 3) as PNG without metadata; the folder exists.
+    """Write RGB pixels (H, W, 3) as PNG without metadata; the folder must exist.
 
     Raises:
-        PhotoError: It cannot be written.
+        PhotoError: The file cannot be written.
     """
     metadata = Metadata("PNG", (pixels.shape[1], pixels.shape[0]))
     write_photo(Photo(path.with_name(f"{path.name}.none"), pixels, None, metadata, gray=False), path)

@@ -1,7 +1,7 @@
-"""Any folder of photos made into a training set: faces found, aligned, sorted out, with the boxes of their components.
+"""Creation of a training set from a folder of photos: detect, align and filter faces, and compute component boxes.
 
-Aligned sets whose boxes are known (FFHQ with its landmark or component file) are only brought to the size asked for.
-What is done is in the index, see `index`; a second run does the rest, and does again what changed.
+Aligned sets with known boxes (FFHQ with its landmark or component file) are only resized. The index records finished
+photos, see `prepared_index`. A second run processes only new and changed photos.
 """
 
 from __future__ import annotations
@@ -41,31 +41,31 @@ SMALL = "small"
 CUT_OFF = "cut off"
 BLURRED = "blurred"
 REASONS = (NO_FACE, TURNED, SMALL, CUT_OFF, BLURRED)
-"""Why a face is not in the set, in the order in which they are looked at."""
+"""Reasons to reject a face, in the order of the checks."""
 
-FACE_ROWS, FACE_COLUMNS = (0.3, 0.85), (0.25, 0.75)  # shares of the crop in which there is face and little else
+FACE_ROWS, FACE_COLUMNS = (0.3, 0.85), (0.25, 0.75)  # relative part of the crop that is mostly face
 OUTSIDE_GRID = 33
 
-LARGEST_DISAGREEMENT = 40  # pixels of 512 between a part by 68 and by five landmarks; beyond, the 68 have lost the face
+LARGEST_DISAGREEMENT = 40  # pixels at 512 between box centers from 68 and from 5 landmarks; the 68 are wrong beyond
 
-VERSION = 1  # of what a crop holds: a set made by another one is done again
+VERSION = 1  # version of the crops; photos of another version are processed again
 
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """What is taken into the set.
+    """Options of a training set.
 
     Attributes:
         size: Side of the crops in pixels.
-        min_eye_distance: Distance of the eyes in the photo, in pixels; None for a fifth of `size`, which is four fifths
-            of what the crop has.
-        min_sharpness: Variance of the Laplacian of the face in 8-bit levels, for a crop of 512; of smaller crops more
-            is asked in proportion.
-        max_yaw: Distance of the nose from the middle between the eyes, in eye distances.
-        max_outside: Share of the crop that lies outside the photo.
-        min_score: Of the detector; None for its own threshold.
-        jpeg_quality: Crops are JPEG of this quality, without chroma subsampling where the writer can; None for PNG.
-        exclude: Shell patterns of photos and folders to leave out.
+        min_eye_distance: Minimum distance of the eyes in the photo, in pixels; None means a fifth of `size`, which is
+            four fifths of the distance in the crop.
+        min_sharpness: Minimum variance of the Laplacian of the face in 8-bit levels, for a crop of 512 pixels; the
+            limit is proportionally higher for smaller crops.
+        max_yaw: Maximum distance of the nose from the middle between the eyes, in eye distances.
+        max_outside: Maximum share of the crop that lies outside the photo.
+        min_score: Minimum score of the detector; None means the threshold of the detector.
+        jpeg_quality: JPEG quality of the crops, without chroma subsampling if the writer supports it; None writes PNG.
+        exclude: Shell patterns of photos and folders to skip.
     """
 
     size: int = 512
@@ -78,18 +78,18 @@ class PrepareOptions:
     exclude: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Refuses what cannot be meant.
+        """Check that all values are in range.
 
         Raises:
             UsageError: A value is out of range.
         """
         if not 16 <= self.size <= 4096:
-            raise UsageError(f"The size is 16 to 4096 pixels, not {self.size}.")
+            raise UsageError(f"The size must be from 16 to 4096 pixels, not {self.size}.")
         if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 100:
-            raise UsageError(f"The JPEG quality is 1 to 100, not {self.jpeg_quality}.")
+            raise UsageError(f"The JPEG quality must be from 1 to 100, not {self.jpeg_quality}.")
         limits = (self.min_eye_distance or 0.0, self.min_sharpness, self.max_yaw, self.max_outside, self.min_score or 0)
         if not all(limit >= 0 for limit in limits):
-            raise UsageError("Limits of size, sharpness, turn, share outside and score are 0 or more.")
+            raise UsageError("The limits of eye distance, sharpness, yaw, outside share and score must be 0 or more.")
 
     @property
     def suffix(self) -> str:
@@ -99,15 +99,15 @@ class PrepareOptions:
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What a run of `prepare` came to.
+    """Result of `prepare`.
 
     Attributes:
-        photos: Photos in the source folder.
-        done_before: Of these, photos that an earlier run had done.
-        faces: Crops in the set.
-        rejected: Faces (photos for `no face`) that are not in the set, by reason.
-        failed: Photos that cannot be used, with their reason, and folders that cannot be read.
-        index: The index file.
+        photos: Number of photos in the source folder.
+        done_before: Number of photos that an earlier run had finished.
+        faces: Number of crops in the set.
+        rejected: Number of rejected faces by reason; for `no face` the number of photos.
+        failed: Photos that cannot be used and folders that cannot be read, with reasons.
+        index: Path of the index file.
     """
 
     photos: int
@@ -119,8 +119,8 @@ class PrepareReport:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What is in one photo: crops with their entries, and how many faces were left out for which reason."""
+class _PhotoFaces:
+    """Faces of one photo: crops with their entries, and the number of rejected faces by reason."""
 
     crops: list[tuple[NDArray[np.uint8], IndexedFace]] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
@@ -134,21 +134,21 @@ def prepare(
     tell: Callable[[str], None],
     on_progress: Callable[[int, int], None],
 ) -> PrepareReport:
-    """Makes a training set of a folder of photos, or goes on with one.
+    """Create a training set from a folder of photos, or resume an interrupted run.
 
     Args:
-        source: The photos, in any folders below; or FFHQ with its landmark or component file. What an `index.csv` of it
-            puts into the split `test` is left out.
-        output: The set: crops in the same folders, and the index.
-        options: What is taken.
-        open_detector: Gives the face detector; called once, and not at all where all boxes are known.
-        tell: Takes lines for people.
-        on_progress: Told (photos done, photos in all) after each.
+        source: Folder of photos, flat or nested; or FFHQ with its landmark or component file. Photos of the split
+            `test` in its `index.csv` are skipped.
+        output: Folder of the set, with crops in the same subfolders and the index.
+        options: Options of the set.
+        open_detector: Loads the face detector; called once, or never if all boxes are known.
+        tell: Receives messages, one line each.
+        on_progress: Receives (finished photos, total photos) after each photo.
 
     Raises:
-        FolderError: A folder cannot be used, the disk is full, or the set is of another size.
+        FolderError: A folder cannot be used, the disk is full, or the set has another size.
         UsageError: An option is out of range.
-        WeightsError: The detector cannot be opened.
+        WeightsError: The detector cannot be loaded.
     """
     options.check()
     numbered = known_boxes(source)
@@ -156,19 +156,19 @@ def prepare(
     plan = plan_photos(
         [photo_folder], output, suffixes=PHOTO_SUFFIXES, rename=lambda _: options.suffix, exclude=options.exclude
     )
-    kept_back = held_out(source)
-    tasks = [task for task in plan.tasks if task.relative.as_posix() not in kept_back]
+    test_photos = held_out(source)
+    tasks = [task for task in plan.tasks if task.relative.as_posix() not in test_photos]
     prepare_output(output)
     done = _earlier_work(output, options)
     find_landmarks = open_landmarks()
-    worker = _Worker(output, options, numbered, open_detector, find_landmarks)
+    preparer = _PhotoPreparer(output, options, numbered, open_detector, find_landmarks)
     if len(tasks) < len(plan.tasks):
-        tell(f"{len(plan.tasks) - len(tasks)} photos are of the split `test` and are left out.")
+        tell(f"Skipped {len(plan.tasks) - len(tasks)} photos of the split `test`.")
     if not numbered:
         tell(
-            "boxes: from five landmarks; the extra `landmarks` gives 68."
+            "Computing boxes from 5 landmarks. Install the extra `landmarks` to use 68."
             if find_landmarks is None
-            else "boxes: from the 68 landmarks of dlib."
+            else "Computing boxes from the 68 landmarks of dlib."
         )
     photos: dict[str, IndexedPhoto] = {}
     done_before = 0
@@ -176,23 +176,23 @@ def prepare(
         for number, task in enumerate(tasks, start=1):
             name = task.relative.as_posix()
             earlier = done.pop(name, None)
-            if earlier is not None and worker.is_done(task, earlier):
+            if earlier is not None and preparer.is_done(task, earlier):
                 photos[name] = earlier
                 done_before += 1
             else:
-                photos[name] = worker.do(task, earlier, index)
+                photos[name] = preparer.prepare(task, earlier, index)
                 if photos[name].error:
                     tell(photos[name].error)
             on_progress(number, len(tasks))
-    # The crops of a photo that is gone stay in the set.
-    everything = [*photos.values(), *(photo for photo in done.values() if photo.faces)]
-    _write(output, everything)
-    failed = [Skipped(photo_folder / photo.source, photo.error, is_problem=True) for photo in everything if photo.error]
-    rejected = sum((Counter(photo.rejected) for photo in everything), Counter[str]())
+    # Crops of deleted photos stay in the set.
+    all_photos = [*photos.values(), *(photo for photo in done.values() if photo.faces)]
+    _write(output, all_photos)
+    failed = [Skipped(photo_folder / photo.source, photo.error, is_problem=True) for photo in all_photos if photo.error]
+    rejected = sum((Counter(photo.rejected) for photo in all_photos), Counter[str]())
     return PrepareReport(
         photos=len(tasks),
         done_before=done_before,
-        faces=sum(len(photo.faces) for photo in everything),
+        faces=sum(len(photo.faces) for photo in all_photos),
         rejected={reason: rejected[reason] for reason in REASONS if rejected[reason]},
         failed=(*failed, *plan.problems),
         index=output / INDEX_NAME,
@@ -200,15 +200,15 @@ def prepare(
 
 
 def face_sharpness(crop: NDArray[Any]) -> float:
-    """Variance of the Laplacian of the gray levels (0 to 255) in the middle of an aligned crop (S, S, 3) uint8 RGB."""
+    """Variance of the Laplacian of the gray levels in the middle of an aligned crop (S, S, 3) uint8 RGB."""
     size = len(crop)
     rows, columns = (slice(round(start * size), round(end * size)) for start, end in (FACE_ROWS, FACE_COLUMNS))
     gray = np.asarray(cv2.cvtColor(np.ascontiguousarray(crop[rows, columns]), cv2.COLOR_RGB2GRAY), np.float32)
     return float(cv2.Laplacian(gray, cv2.CV_32F).var())
 
 
-class _Worker:
-    """Makes the crops of one photo after the other."""
+class _PhotoPreparer:
+    """Creates the crops of one photo after the other."""
 
     def __init__(
         self,
@@ -228,17 +228,17 @@ class _Worker:
         self._settings = _settings(options, boxes_from)
 
     def is_done(self, task: PhotoTask, earlier: IndexedPhoto) -> bool:
-        """Whether an earlier run did this photo, as it is now, with the same options, and its crops are still there."""
+        """Whether an earlier run finished this unchanged photo with the same options, and its crops still exist."""
         stamp = _stamp(task.source)
         return (earlier.settings, earlier.bytes, earlier.modified_ns) == (self._settings, *stamp) and all(
             (self._output / face.file).is_file() for face in earlier.faces
         )
 
-    def do(self, task: PhotoTask, earlier: IndexedPhoto | None, index: BinaryIO) -> IndexedPhoto:
-        """Writes the crops of a photo and then its line of the index; crops of an earlier run are taken away.
+    def prepare(self, task: PhotoTask, earlier: IndexedPhoto | None, index: BinaryIO) -> IndexedPhoto:
+        """Write the crops of a photo and then its line of the index; remove outdated crops of an earlier run.
 
         Raises:
-            FolderError: Crops or index cannot be written.
+            FolderError: The crops or the index cannot be written.
         """
         stamp = _stamp(task.source)
         name = task.relative.as_posix()
@@ -248,7 +248,7 @@ class _Worker:
                 name, *stamp, self._settings, tuple(face for _, face in found.crops), dict(found.rejected)
             )
         except PhotoError as error:
-            found = _Found()
+            found = _PhotoFaces()
             photo = IndexedPhoto(name, *stamp, self._settings, error=str(error))
         try:
             for pixels, face in found.crops:
@@ -260,42 +260,42 @@ class _Worker:
                 if face.file not in {kept.file for kept in photo.faces}:
                     (self._output / face.file).unlink(missing_ok=True)
         except PhotoWriteError as error:
-            raise FolderError(f"{error} What is done stays done.") from error
+            raise FolderError(f"{error} Finished photos are kept.") from error
         except OSError as error:
             raise _unwritable(self._output, error) from error
         return photo
 
-    def _find(self, task: PhotoTask) -> _Found:
-        """The faces of a photo.
+    def _find(self, task: PhotoTask) -> _PhotoFaces:
+        """Find the faces of a photo.
 
         Raises:
-            PhotoError: It cannot be read, or is no aligned face where only its boxes are known.
+            PhotoError: The photo cannot be read, or has known boxes and is not square.
         """
         pixels = read_photo(task.source).pixels
         boxes = self._numbered.get(number_of(task.source))
-        return self._found_by_detector(task, pixels) if boxes is None else self._found_aligned(task, pixels, boxes)
+        return self._detect_faces(task, pixels) if boxes is None else self._aligned_face(task, pixels, boxes)
 
-    def _found_by_detector(self, task: PhotoTask, pixels: NDArray[Any]) -> _Found:
+    def _detect_faces(self, task: PhotoTask, pixels: NDArray[Any]) -> _PhotoFaces:
         if self._detector is None:
             self._detector = self._open_detector()
         threshold = self._options.min_score
         least = self._detector.default_threshold if threshold is None else threshold
         faces = [face for face in self._detector.detect(pixels) if face.score >= least]
-        found = _Found()
+        found = _PhotoFaces()
         if not faces:
             found.rejected[NO_FACE] += 1
         for number, face in enumerate(faces, start=1):
-            reason, crop, entry = self._judged(task, pixels, face, number)
+            reason, crop, entry = self._crop_face(task, pixels, face, number)
             if reason is None:
                 found.crops.append((crop, entry))
             else:
                 found.rejected[reason] += 1
         return found
 
-    def _judged(
+    def _crop_face(
         self, task: PhotoTask, pixels: NDArray[Any], face: DetectedFace, number: int
     ) -> tuple[str | None, NDArray[np.uint8], IndexedFace]:
-        """A face cut out, and why it is not taken; None where it is."""
+        """Reason to reject a face (None to accept it), its crop, and its entry of the index."""
         size = self._options.size
         crop = align_face(pixels, face, size)
         points = transformed(crop.photo_to_crop, face.landmarks.astype(np.float64))
@@ -315,7 +315,7 @@ class _Worker:
         return self._reason(entry, outside), levels, entry
 
     def _boxes(self, crop: NDArray[np.uint8], points: NDArray[np.float64]) -> Boxes:
-        """Boxes (3, 4) by 68 landmarks where they can be had and agree with the five, else by the five."""
+        """Boxes (3, 4) from 68 landmarks if available and consistent with the five landmarks, else from the five."""
         size = self._options.size
         by_five = boxes_from_five(points, size)
         if self._find_landmarks is None:
@@ -324,17 +324,20 @@ class _Worker:
         apart = np.abs((boxes[:, :2] + boxes[:, 2:]) - (by_five[:, :2] + by_five[:, 2:])).max() / 2
         return boxes if apart <= LARGEST_DISAGREEMENT * size / TEMPLATE_SIZE else by_five
 
-    def _found_aligned(self, task: PhotoTask, pixels: NDArray[Any], boxes: Boxes) -> _Found:
-        """An aligned face at the size asked for.
+    def _aligned_face(self, task: PhotoTask, pixels: NDArray[Any], boxes: Boxes) -> _PhotoFaces:
+        """Resize an aligned face.
 
         Raises:
-            PhotoError: It is not square.
+            PhotoError: The image is not square.
         """
         size = self._options.size
         height, width = pixels.shape[:2]
         if height != width:
-            raise PhotoError(f"{task.source} is {width} x {height} pixels, and aligned faces are square. Leave it out.")
-        found = _Found()
+            raise PhotoError(
+                f"{task.source} is not square ({width} x {height} pixels), so it is not an aligned face. Skip it with "
+                "--exclude."
+            )
+        found = _PhotoFaces()
         if height < size:
             found.rejected[SMALL] += 1
             return found
@@ -368,10 +371,10 @@ class _Worker:
             CUT_OFF: outside > options.max_outside,
             BLURRED: face.sharpness < options.min_sharpness * TEMPLATE_SIZE / options.size,
         }
-        return next((reason for reason, holds in faults.items() if holds), None)
+        return next((reason for reason, applies in faults.items() if applies), None)
 
     def _file(self, task: PhotoTask, number: int) -> str:
-        """A crop's path in the set: by the photo's whole name, so that no two photos share one."""
+        """Path of a crop within the set; it contains the complete name of the photo, so that paths are unique."""
         name = task.relative.name
         if len(os.fsencode(name)) > LONGEST_NAME - len("-1000.png"):
             name = f"{name[:40]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
@@ -384,10 +387,10 @@ class _Worker:
 
 
 def _earlier_work(output: Path, options: PrepareOptions) -> dict[str, IndexedPhoto]:
-    """What earlier runs did, by source; the index is put in order and leftovers are cleared away.
+    """Read the results of earlier runs by source; compact the index and remove temporary files.
 
     Raises:
-        FolderError: The index is damaged, or the set is of another size.
+        FolderError: The index is damaged, or the set has another size.
     """
     if not (output / INDEX_NAME).is_file():
         return {}
@@ -395,8 +398,8 @@ def _earlier_work(output: Path, options: PrepareOptions) -> dict[str, IndexedPho
     other = next((face.size for photo in photos for face in photo.faces if face.size != options.size), None)
     if other is not None:
         raise FolderError(
-            f"{output} is a set of {other} pixels, and {options.size} are asked for. Name another folder with "
-            f"--output, or use --size {other}."
+            f"{output} is a set of {other} pixels, not of {options.size}. Use another folder with --output, or use "
+            f"--size {other}."
         )
     _write(output, photos)
     return {photo.source: photo for photo in photos}
@@ -412,17 +415,17 @@ def _write(output: Path, photos: list[IndexedPhoto]) -> None:
 
 def _unwritable(output: Path, error: OSError) -> FolderError:
     reason = error.strerror or str(error)
-    return FolderError(f"The set in {output} cannot be written: {reason}. Mend that and run again: it goes on.")
+    return FolderError(f"The set in {output} cannot be written: {reason}. Fix this and run the same command to resume.")
 
 
 def _settings(options: PrepareOptions, boxes_from: str) -> str:
-    """A short name of all that decides what becomes of a photo."""
+    """Hash of everything that affects the result for a photo."""
     values = {**asdict(options), "exclude": (), "boxes_from": boxes_from, "version": VERSION}
     return hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()[:12]
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of a file, by which a change is seen; zeros for one that is gone."""
+    """Size and modification time of a file, to detect changes; zeros if it does not exist."""
     try:
         status = path.stat()
     except OSError:

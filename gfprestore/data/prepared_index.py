@@ -1,7 +1,7 @@
-"""The index of a prepared training set: one JSON object a photo, in the order in which photos were done.
+"""The index of a prepared training set: one JSON object per photo, in processing order.
 
-A line is written when the photo's crops are on the disk, so that whatever stops `prepare`, the index tells the truth. A
-later line about a photo replaces an earlier one; a line that was cut short at the end is as if never written.
+A line is written after the crops of its photo, so that the index is correct even if `prepare` is killed. A later line
+replaces an earlier line for the same photo. An incomplete last line is ignored.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ Numbers = tuple[float, ...]
 
 @dataclass(frozen=True)
 class IndexedFace:
-    """A crop of the set; coordinates are in its pixels unless said otherwise.
+    """A crop of the set; coordinates are in pixels of the crop unless stated otherwise.
 
     Attributes:
-        file: Its path within the set.
-        size: Its side.
-        box: Left, top, right, bottom edge of the face in the photo.
-        landmarks: (5, 2), pixel centers; empty where the boxes come from elsewhere.
-        eye_px: Distance of the eyes in the photo.
-        sharpness: Variance of the Laplacian of the crop's face, see `prepare`.
-        yaw: How far the face is turned: the nose's way off the middle in eye distances, to the right positive.
-        boxes: (3, 4) edges of left eye, right eye, mouth.
+        file: Path within the set.
+        size: Side of the crop.
+        box: Left, top, right and bottom edge of the face in the photo.
+        landmarks: Pixel centers (5, 2); empty if the boxes come from FFHQ's files.
+        eye_px: Distance of the eyes in the photo, in pixels.
+        sharpness: Variance of the Laplacian of the face, see `face_sharpness`.
+        yaw: Rotation of the head: offset of the nose from the middle in eye distances, positive to the right.
+        boxes: Edges (3, 4) of left eye, right eye and mouth.
     """
 
     file: str
@@ -47,16 +47,16 @@ class IndexedFace:
 
 @dataclass(frozen=True)
 class IndexedPhoto:
-    """What became of one photo.
+    """Result for one photo.
 
     Attributes:
-        source: Its path within the source folder.
-        bytes: Its size when it was read.
-        modified_ns: Its time when it was read.
-        settings: What it was done with, in a word.
-        faces: The crops that were kept.
-        rejected: How many faces were not, by reason.
-        error: Why the photo could not be used; empty where it could.
+        source: Path within the source folder.
+        bytes: Size of the file when it was read.
+        modified_ns: Modification time of the file when it was read.
+        settings: Hash of the options.
+        faces: Crops in the set.
+        rejected: Number of rejected faces by reason.
+        error: Reason why the photo cannot be used; empty if it can.
     """
 
     source: str
@@ -69,7 +69,7 @@ class IndexedPhoto:
 
 
 def read_index(folder: Path) -> list[IndexedPhoto]:
-    """The photos of a prepared set, each once, in the order of the index.
+    """Read the photos of a prepared set, each once, in the order of the index.
 
     Raises:
         FolderError: The index cannot be read, or a line other than the last is damaged.
@@ -82,12 +82,12 @@ def read_index(folder: Path) -> list[IndexedPhoto]:
             f"{path} cannot be read: {error.strerror or error}. Run `gfprestore prepare` again."
         ) from error
     photos: dict[str, IndexedPhoto] = {}
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line end was cut short
+    for number, line in enumerate(lines[:-1], start=1):  # the part after the last newline is incomplete
         try:
             photo = _photo_of(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FolderError(
-                f"{path}, line {number}, is damaged ({type(error).__name__}: {error}). Take that line out and run "
+                f"{path}, line {number}, is damaged ({type(error).__name__}: {error}). Delete this line and run "
                 "`gfprestore prepare` again."
             ) from error
         photos[photo.source] = photo
@@ -95,15 +95,15 @@ def read_index(folder: Path) -> list[IndexedPhoto]:
 
 
 def line_of(photo: IndexedPhoto) -> bytes:
-    """A photo as one line of the index."""
+    """Line of the index for a photo."""
     return json.dumps(asdict(photo), ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
 def write_index(folder: Path, photos: Iterable[IndexedPhoto]) -> None:
-    """Writes the whole index anew, whole or not at all.
+    """Write the complete index atomically.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     with whole_file(folder / INDEX_NAME) as stream:
         for photo in photos:
@@ -111,13 +111,13 @@ def write_index(folder: Path, photos: Iterable[IndexedPhoto]) -> None:
 
 
 def _photo_of(values: dict[str, Any]) -> IndexedPhoto:
-    """A photo from its line's values.
+    """Parse the values of a line.
 
     Raises:
-        ValueError: A crop lies outside the set.
-        KeyError: Something is missing.
-        TypeError: Something is of another kind.
-        AttributeError: The same.
+        ValueError: A value is invalid, or a crop lies outside the set.
+        KeyError: A value is missing.
+        TypeError: A value has another type.
+        AttributeError: A value has another type.
     """
     return IndexedPhoto(
         str(values["source"]),
@@ -136,7 +136,7 @@ def _face_of(values: dict[str, Any]) -> IndexedFace:
         raise ValueError(f"{file} lies outside the set")
     size = int(values["size"])
     if size < 1 or len(values["boxes"]) != 3:
-        raise ValueError(f"{file} has no size or not three boxes")
+        raise ValueError(f"{file} has no valid size, or not exactly three boxes")
     return IndexedFace(
         file,
         size,
@@ -151,5 +151,5 @@ def _face_of(values: dict[str, Any]) -> IndexedFace:
 
 def _numbers(values: Any, count: int) -> Numbers:
     if len(values) != count:
-        raise ValueError(f"{count} numbers are needed, not {len(values)}")
+        raise ValueError(f"expected {count} numbers, not {len(values)}")
     return tuple(float(value) for value in values)

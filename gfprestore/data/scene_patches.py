@@ -1,10 +1,10 @@
-"""The endless, repeatable stream of patches that a background network learns from: cut out of any photos, as scanned.
+"""Endless, reproducible stream of degraded photo patches for the training of a background network.
 
-A position in the stream says everything: its epoch gives the order of the photos, and (seed, position) the place, how
-far the photo is made smaller, and what the scanner and the years did to it. So any run sees the same patches.
+The position in the stream determines the patch: its epoch gives the order of the photos, and (seed, position) the
+location, the downscaling and the degradation. Every run therefore sees the same patches.
 
-A folder of data holds photos of any size, flat or nested. Where a folder or one below it has an `index.csv` (columns
-`file` and `split`), the photos of its rows `test` are left out.
+A data folder holds photos of any size, flat or nested. If it or a subfolder has an `index.csv` (columns `file` and
+`split`), photos of the split `test` are skipped.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ from numpy.typing import NDArray
 
 from gfprestore.batch.walk import Skipped
 from gfprestore.data.degradation import DegradationOptions, degrade
+from gfprestore.data.epoch_order import EpochOrder
 from gfprestore.data.image_folders import TABLE_NAME, images_in, is_held_out, table_rows
 from gfprestore.errors import FolderError, PhotoError
 from gfprestore.photo.reading import photo_size, read_photo
 from gfprestore.tensors import full_scale
 
-PIXELS_A_PLACE = 512 * 512
-"""A photo stands in an epoch once for each so many pixels that it has, so that large ones give more patches."""
+PIXELS_PER_PATCH = 512 * 512
+"""An epoch has one patch of a photo per so many pixels, so that larger photos give more patches."""
 
 RIM = 8
-"""Pixels around a patch that are degraded with it and cut off: the raster of JPEG's blocks then begins anywhere."""
+"""Pixels that are degraded with a patch and then cut off at random, so that JPEG blocks start at any offset."""
 
-_ORDER, _PATCH = 0, 1  # what a generator is for: the same seed must not give both the same numbers
+_ORDER, _PATCH = 0, 1  # purposes of random generators with the same seed
 
 
 @dataclass(frozen=True)
 class PatchOptions:
-    """How a patch is made of a photo.
+    """Options of the patches.
 
     Attributes:
-        size: Its side in pixels.
-        shrink: Factor by which the photo is made smaller first; drawn with equal chances for equal ratios.
-        clean: Share of the patches that stay as they are.
-        degradation: What happens to the others.
+        size: Side of the patches in pixels.
+        shrink: Range of the factor by which the photo is downscaled first; the factor is log-uniform.
+        clean: Share of the patches that are not degraded.
+        degradation: Degradation of the other patches.
     """
 
     size: int
@@ -55,15 +56,15 @@ class PatchOptions:
 class ScenePatches:
     """Patches by their position in the endless stream.
 
-    A photo that is damaged or too small is left out; the stream's next photo takes its place.
+    A photo that is damaged or too small is skipped, and the next photo of the stream is used instead.
 
     Args:
-        folder: The data, see the module.
-        options: How patches are made.
-        seed: Of order, places and degradations.
+        folder: Data folder, see the module.
+        options: Options of the patches.
+        seed: Random seed of order, locations and degradations.
 
     Raises:
-        FolderError: The folder cannot be read or has no photos that can be used.
+        FolderError: The folder cannot be read, or has no usable photos.
     """
 
     def __init__(self, folder: Path, options: PatchOptions, seed: int) -> None:
@@ -72,22 +73,22 @@ class ScenePatches:
         self.seed = seed
         self.photos = list_photos(folder)
         self._unusable: dict[Path, Skipped] = {}
-        self._places = self._list_places()
-        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+        self._epoch = self._list_epoch()
+        self._order = EpochOrder(seed, _ORDER, len(self._epoch))
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """Photos that were found to be of no use."""
+        """Photos that cannot be used."""
         return tuple(self._unusable.values())
 
     def patch(self, position: int) -> NDArray[np.uint8]:
         """The patch (size, size, 3) RGB at a position of the stream, 0 or more.
 
         Raises:
-            FolderError: No photo of the set can be used.
+            FolderError: No photo of the folder can be used.
         """
-        for later in range(2 * len(self._places)):  # holds one whole epoch, so every photo
-            path = self._photo_at(position + later)
+        for offset in range(2 * len(self._epoch)):  # contains a complete epoch, so every photo
+            path = self._epoch[self._order.index_at(position + offset)]
             if path in self._unusable:
                 continue
             try:
@@ -98,9 +99,13 @@ class ScenePatches:
             return self._cut(pixels, np.random.default_rng([self.seed, _PATCH, position]))
         raise self._nothing_usable()
 
-    def _list_places(self) -> list[Path]:
-        """The photos of an epoch, larger ones several times."""
-        places = []
+    def _list_epoch(self) -> list[Path]:
+        """The photos of an epoch; larger ones appear several times.
+
+        Raises:
+            FolderError: No photo can be used.
+        """
+        epoch: list[Path] = []
         for path in self.photos:
             try:
                 width, height = photo_size(path)
@@ -108,28 +113,20 @@ class ScenePatches:
                 self._unusable[path] = Skipped(path, str(error), is_problem=True)
                 continue
             if min(width, height) < self._cut_size:
-                reason = f"{path} is {width} x {height} pixels, and patches are cut from {self._cut_size} a side."
+                reason = f"{path} is too small ({width} x {height} pixels). Each side needs {self._cut_size} pixels."
                 self._unusable[path] = Skipped(path, reason, is_problem=True)
                 continue
-            places += [path] * math.ceil(width * height / PIXELS_A_PLACE)
-        if not places:
+            epoch += [path] * math.ceil(width * height / PIXELS_PER_PATCH)
+        if not epoch:
             raise self._nothing_usable()
-        return places
-
-    def _photo_at(self, position: int) -> Path:
-        """Which photo stands at a position; each epoch has an order of its own."""
-        epoch, place = divmod(position, len(self._places))
-        if self._order[0] != epoch:
-            random = np.random.default_rng([self.seed, _ORDER, epoch])
-            self._order = (epoch, random.permutation(len(self._places)))
-        return self._places[int(self._order[1][place])]
+        return epoch
 
     @property
     def _cut_size(self) -> int:
         return self.options.size + RIM
 
     def _cut(self, pixels: NDArray[Any], random: np.random.Generator) -> NDArray[np.uint8]:
-        """A square of the photo, made smaller and degraded."""
+        """Cut a random square out of a photo, downscale and degrade it."""
         height, width = pixels.shape[:2]
         size = self._cut_size
         least, most = self.options.shrink
@@ -147,18 +144,18 @@ class ScenePatches:
     def _nothing_usable(self) -> FolderError:
         first = next(iter(self._unusable.values()))
         return FolderError(
-            f"None of the {len(self.photos)} photos in {self.folder} can be used. The first: {first.reason}"
+            f"None of the {len(self.photos)} photos in {self.folder} can be used. First problem: {first.reason}"
         )
 
 
 def list_photos(folder: Path) -> list[Path]:
-    """The photos of a folder and those below it, in the natural order of their names, without those held out.
+    """Photos of a folder and its subfolders, in natural order, without those of the split `test`.
 
     Raises:
         FolderError: The folder or a table in it cannot be read, or there are no photos.
     """
     if not folder.is_dir():
-        raise FolderError(f"{folder} is no folder. Name a folder of sharp photos with --data.")
+        raise FolderError(f"{folder} is not a folder. Use a folder of sharp photos with --data.")
     held_out = {
         Path(place, row["file"])
         for place, _, names in os.walk(folder)
@@ -168,5 +165,5 @@ def list_photos(folder: Path) -> list[Path]:
     }
     photos = [path for path in images_in(folder) if path not in held_out]
     if not photos:
-        raise FolderError(f"There are no photos to train on in {folder}. Name a folder of sharp photos with --data.")
+        raise FolderError(f"There are no photos to train on in {folder}. Use a folder of sharp photos with --data.")
     return photos

@@ -1,9 +1,9 @@
-"""The test sets of the field by name, and any folder as one.
+"""Test sets of the field by name, and any folder as a test set.
 
-A set lies in a folder as `lq/` and, where it has one, `gt/`; a set without a gt may also lie flat. Images belong
-together by their path within these folders without the suffix. None of the sets is downloaded: their authors offer them
-on the page named below (said by the authors of GFP-GAN and CodeFormer in their repositories), without a checksum, so
-the count is checked here and the checksum of the files goes into every report.
+A set is a folder with `lq/` and optionally `gt/`; a set without a gt may also be flat. Images correspond if their paths
+within these folders are equal without the suffix. The sets are not downloaded. Their authors offer them on the page
+below (named in the repositories of GFP-GAN and CodeFormer) without a checksum. Therefore the number of images is
+checked here, and every report contains the checksum of the files.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ REPOSITORY = "https://github.com/TencentARC/GFPGAN"
 ALIGNED_SIDE = 512
 
 CHECKSUM_RULE = (
-    "SHA-256 over one line an image, sorted by the line's bytes: `lq` or `gt`, the name without suffix, the SHA-256 "
-    "of the file, separated by tabs and ended by a line feed"
+    "SHA-256 over one line per image, sorted by the bytes of the line: `lq` or `gt`, the name without suffix, and the "
+    "SHA-256 of the file, separated by tabs and ended by a line feed"
 )
 
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A test set of the papers.
+    """A published test set.
 
     Attributes:
-        name: What `--set` calls it.
-        title: What the papers call it.
-        count: Images it has.
-        has_gt: It is synthetic and has a gt.
-        about: What it is, in a sentence.
+        name: Name in `--set`.
+        title: Name in the papers.
+        count: Number of images.
+        has_gt: Whether it is synthetic and has a gt.
+        about: Description in one sentence.
     """
 
     name: str
@@ -54,11 +54,14 @@ class KnownSet:
 
     @property
     def advice(self) -> str:
-        """Where to get it and how to lay it out."""
-        parts = "the inputs in lq/ and the originals in gt/" if self.has_gt else "the images in it, or in lq/"
+        """Instructions to download and store the set."""
+        folder = default_folder(self.name)
+        place = f"the inputs into {folder / LQ} and the originals into {folder / GT}"
+        if not self.has_gt:
+            place = f"the images into {folder}"
         return (
-            f"{self.title} has {self.count} images. Its authors offer it on {PAGE} (code: {REPOSITORY}). Put it into "
-            f"{default_folder(self.name)}, {parts}, or name its folder with --data."
+            f"{self.title} has {self.count} images. Its authors offer it on {PAGE} (code: {REPOSITORY}). "
+            f"Put {place}, or use another folder with --data."
         )
 
 
@@ -87,19 +90,19 @@ KNOWN_SETS: dict[str, KnownSet] = {
 
 @dataclass(frozen=True)
 class TestSet:
-    """Images to restore and what they should look like.
+    """Images to restore and their ground truth.
 
     Attributes:
-        name: Of a known set, else the folder's name.
-        folder: Where it lies; None where only folders of images were named.
-        names: The images of the set, in natural order.
+        name: Name of the known set or of the folder.
+        folder: Folder of the set; None if only folders of images were given.
+        names: Names of the images, in natural order.
         lq: Inputs by name.
         gt: Originals by name.
-        known: The known set, where it is one.
-        whole_photos: The inputs are whole photos, whose face nearest the center is aligned first.
-        description: What `gfprestore degrade` wrote about the set.
-        degradation: What was drawn for each image, by name, where `gfprestore degrade` made the set.
-        warnings: What is not as it should be.
+        known: The known set, if it is one.
+        whole_photos: Whether the inputs are whole photos, whose face nearest the center must be aligned first.
+        description: Description written by `gfprestore degrade`, if any.
+        degradation: Drawn values of each image by name, if `gfprestore degrade` created the set.
+        warnings: Problems of the set.
     """
 
     name: str
@@ -115,7 +118,7 @@ class TestSet:
 
     @property
     def expected(self) -> int | None:
-        """Images that the set should have; None where nobody knows."""
+        """Expected number of images; None if unknown."""
         if self.known is not None:
             return self.known.count
         count = None if self.description is None else self.description.get("count")
@@ -123,7 +126,7 @@ class TestSet:
 
 
 def default_folder(name: str) -> Path:
-    """Where a named set is looked for without `--data`: beside the user's folder of weights."""
+    """Folder of a known set without `--data`: beside the user's folder of weights."""
     return user_folder().parent / "testsets" / name
 
 
@@ -134,37 +137,37 @@ def open_test_set(
     gt: Path | None = None,
     alignment: Alignment = "auto",
 ) -> TestSet:
-    """Finds the images of a set and checks their number.
+    """Find the images of a set and check their number.
 
     Args:
         name: A key of `KNOWN_SETS`, or a folder.
-        data: The folder of the named set, or the folder that its folder lies in.
-        lq: Inputs in place of the set's own.
-        gt: Originals in place of the set's own.
-        alignment: Whether the inputs are `aligned` crops or whole `photo`s; `auto` takes them for crops, but those of
-            LFW-Test for photos where they are not all of 512 pixels.
+        data: Folder of the known set, or its parent folder.
+        lq: Folder of inputs that replaces that of the set.
+        gt: Folder of originals that replaces that of the set.
+        alignment: Whether the inputs are `aligned` crops or whole `photo`s. `auto` means crops, except for LFW-Test
+            with images of other sizes than 512 pixels.
 
     Raises:
-        UsageError: No set is called so.
-        FolderError: The folder is not there, cannot be read, or has no images.
+        UsageError: The set is unknown.
+        FolderError: The folder does not exist, cannot be read, or has no images.
     """
     known = KNOWN_SETS.get(name)
     folder = Path(name) if known is None else _folder_of(known, data)
     if known is None and not folder.is_dir():
         raise UsageError(
-            f"--set {name} is neither a folder nor a known test set. Known are: {', '.join(KNOWN_SETS)}. "
-            "Any other folder of faces is a set too; with lq/ and gt/ in it, it has a gt."
+            f"--set {name} is neither a folder nor a known test set. Known sets: {', '.join(KNOWN_SETS)}. "
+            "Any folder of faces can be a set; with subfolders lq/ and gt/ it has a ground truth."
         )
     if known is not None and not folder.is_dir():
-        raise FolderError(f"{known.name} is not in {folder}. {known.advice}")
+        raise FolderError(f"{known.name} is missing: {folder} does not exist. {known.advice}")
     has_parts = (folder / LQ).is_dir()
     inputs, warnings = list_named(lq or (folder / LQ if has_parts else folder))
     originals_folder = gt or (folder / GT if (folder / GT).is_dir() else None)
     originals, more = ({}, []) if originals_folder is None else list_named(originals_folder)
     if not has_parts and lq is None and gt is None and originals_folder is not None:
-        raise FolderError(f"{folder} has gt/ and no lq/. Name the inputs with --lq, or put them into {folder / LQ}.")
+        raise FolderError(f"{folder} has gt/ but no lq/. Name the inputs with --lq, or put them into {folder / LQ}.")
     if not inputs:
-        advice = known.advice if known else "Name another folder."
+        advice = known.advice if known else "Use another folder."
         raise FolderError(f"There are no images in {lq or folder}. {advice}")
     own = lq is None
     found = TestSet(
@@ -183,7 +186,7 @@ def open_test_set(
 
 
 def folders_as_set(restored: Path, lq: Path | None, gt: Path | None) -> TestSet:
-    """A set of what was named beside `--restored`: the images of the gt, else of the inputs, else the restored ones.
+    """Build a set for `--restored` from the images of the gt, else of the inputs, else of the restored folder.
 
     Raises:
         FolderError: A folder cannot be read or has no images.
@@ -191,31 +194,31 @@ def folders_as_set(restored: Path, lq: Path | None, gt: Path | None) -> TestSet:
     (inputs, of_lq), (originals, of_gt) = (({}, []) if part is None else list_named(part) for part in (lq, gt))
     for option, folder, found in (("--lq", lq, inputs), ("--gt", gt, originals)):
         if folder is not None and not found:
-            raise FolderError(f"There are no images in {folder}. Name another folder with {option}.")
+            raise FolderError(f"There are no images in {folder}. Use another folder with {option}.")
     names = tuple(originals or inputs or list_named(restored)[0])
     test_set = TestSet((gt or lq or restored).resolve().name, None, names, inputs, originals)
     return replace(test_set, warnings=(*of_lq, *of_gt, *_gt_warnings(test_set)))
 
 
 def list_named(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """The images of a folder by name, in natural order, and a word on names that two files share.
+    """Images of a folder by name, in natural order, and warnings about files with the same name.
 
     Raises:
-        FolderError: The folder is not there or cannot be read.
+        FolderError: The folder does not exist or cannot be read.
     """
     if not folder.is_dir():
-        raise FolderError(f"{folder} is no folder. Check the name.")
+        raise FolderError(f"{folder} is not a folder. Check the name.")
     named: dict[str, Path] = {}
     doubles = []
     for path in images_in(folder):
         first = named.setdefault(image_name(path, folder), path)
         if first is not path:
-            doubles.append(f"{path} has the name of {first} but for the suffix and is left out.")
+            doubles.append(f"{path} is skipped: it has the same name as {first}, apart from the suffix.")
     return named, doubles
 
 
 def file_list_checksum(hashes: Mapping[tuple[str, str], str]) -> str:
-    """The checksum of a set by `CHECKSUM_RULE`.
+    """Checksum of a set according to `CHECKSUM_RULE`.
 
     Args:
         hashes: SHA-256 of each file by (`lq` or `gt`, name).
@@ -231,7 +234,7 @@ def _folder_of(known: KnownSet, data: Path | None) -> Path:
 
 
 def _are_whole_photos(known: KnownSet | None, paths: Iterable[Path], alignment: Alignment) -> bool:
-    """Whether faces must be aligned first; of a damaged file nothing is known, and it will be told when it is read."""
+    """Whether the faces must be aligned first; damaged files are ignored here and reported when they are read."""
     if alignment != "auto":
         return alignment == "photo"
     if known is None or known.name != "lfw-test":
@@ -247,27 +250,29 @@ def _count_warnings(found: TestSet) -> list[str]:
     if found.expected is None or len(found.lq) == found.expected:
         return []
     return [
-        f"{found.name} has {len(found.lq)} images in {found.folder} and should have {found.expected}: scores are "
-        "those of another set."
+        f"{found.name} has {len(found.lq)} images in {found.folder}, but should have {found.expected}. The scores are "
+        "not comparable with published ones."
     ]
 
 
 def _gt_warnings(found: TestSet) -> list[str]:
-    """Inputs without a gt, named; a set that has none at all needs no word."""
+    """Warnings about inputs without a gt and the reverse; none for a set without any gt."""
     if not found.gt:
-        return [f"{found.name} should have a gt and has none."] if found.known and found.known.has_gt else []
+        return [f"{found.name} should have a ground truth, but has none."] if found.known and found.known.has_gt else []
     without = [name for name in found.names if name not in found.gt]
-    alone = [name for name in found.gt if found.lq and name not in found.lq]
+    unmatched = [name for name in found.gt if found.lq and name not in found.lq]
     warnings = []
     if without:
-        warnings.append(f"{len(without)} images have no gt and are left out of what needs one: {listed(without)}.")
-    if alone:
-        warnings.append(f"{len(alone)} images of the gt have no input: {listed(alone)}.")
+        warnings.append(
+            f"{len(without)} images have no ground truth and are skipped by metrics that need it: {listed(without)}."
+        )
+    if unmatched:
+        warnings.append(f"{len(unmatched)} images of the ground truth have no input: {listed(unmatched)}.")
     return warnings
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
-    """The first few names, and how many more there are."""
-    everyone = list(names)
-    shown = ", ".join(everyone[:most])
-    return shown if len(everyone) <= most else f"{shown} and {len(everyone) - most} more"
+    """List the first few names and the number of the others."""
+    all_names = list(names)
+    shown = ", ".join(all_names[:most])
+    return shown if len(all_names) <= most else f"{shown} and {len(all_names) - most} more"

@@ -146,7 +146,7 @@ def make_config(
         raise UsageError("--prior is only supported in the restoration stage. Use --weights for initial weights.")
     if stage != "restoration" and teacher is not None:
         raise UsageError(
-            "--teacher is only supported in the restoration stage. The teacher of the background stage is in the preset."
+            "--teacher is only supported in the restoration stage. The background stage has its teacher in the preset."
         )
     if perceptual_network not in (None, "vgg19", "vgg16"):
         raise UsageError(f"The perceptual network must be vgg19 or vgg16, not {perceptual_network}.")

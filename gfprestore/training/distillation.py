@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gfprestore.data.component_boxes import unknown_boxes
+from gfprestore.data.epoch_order import EpochOrder
 from gfprestore.data.face_dataset import Sample
 from gfprestore.data.scene_patches import PatchOptions, ScenePatches
 from gfprestore.errors import FolderError
@@ -60,7 +61,7 @@ class DistilledPairs(torch.utils.data.Dataset[Sample]):
         self.size = size
         self.seed = seed
         self.scale = gt.shape[1] // lq.shape[1]
-        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+        self._order = EpochOrder(seed, _ORDER, len(lq))
 
     @property
     def count(self) -> int:
@@ -70,21 +71,13 @@ class DistilledPairs(torch.utils.data.Dataset[Sample]):
     def __getitem__(self, position: int) -> Sample:
         """The crop at a position of the stream: lq (3, size, size) and gt (3, size * scale, size * scale)."""
         random = np.random.default_rng([self.seed, _CROP, position])
-        index, size, scale = self._pair_at(position), self.size, self.scale
+        index, size, scale = self._order.index_at(position), self.size, self.scale
         top, left = (int(place) for place in random.integers(self.lq.shape[1] - size, size=2, endpoint=True))
         mirrored, turns = bool(random.integers(2)), int(random.integers(4))
         lq = self.lq[index, top : top + size, left : left + size]
         gt = self.gt[index, scale * top : scale * (top + size), scale * left : scale * (left + size)]
         lq_tensor, gt_tensor = (_to_tensor(pixels, mirrored, turns) for pixels in (lq, gt))
         return Sample(lq_tensor, gt_tensor, torch.from_numpy(unknown_boxes()))
-
-    def _pair_at(self, position: int) -> int:
-        """Index of the pair at a position; each epoch has its own order."""
-        epoch, place = divmod(position, self.count)
-        if self._order[0] != epoch:
-            random = np.random.default_rng([self.seed, _ORDER, epoch])
-            self._order = (epoch, random.permutation(self.count))
-        return int(self._order[1][place])
 
 
 def make_pairs(

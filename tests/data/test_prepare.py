@@ -300,7 +300,7 @@ def test_the_set_goes_straight_into_training(photos: Path, detector: KnowingDete
     run(photos, tmp_path / "set", detector)
     data = FaceDataset(tmp_path / "set", SIZE, PAPER, 0, flip=False)
     assert data.count == 6
-    shown = {data.faces[data._image_at(position)].path: data[position] for position in range(6)}
+    shown = {data.faces[data._order.index_at(position)].path: data[position] for position in range(6)}
     for path, sample in shown.items():
         pixels = (sample.gt.permute(1, 2, 0).numpy() + 1) * 127.5
         assert np.abs(pixels - pixels_of(path)).max() < 1e-3

@@ -100,7 +100,7 @@ def test_photos_that_cannot_be_used_are_told_and_the_next_takes_their_place(tmp_
 def test_a_folder_without_photos_or_with_none_of_use_is_an_error_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="There are no photos"):
         ScenePatches(tmp_path, PLAIN, seed=0)
-    with pytest.raises(FolderError, match="is no folder"):
+    with pytest.raises(FolderError, match="is not a folder"):
         ScenePatches(tmp_path / "nowhere", PLAIN, seed=0)
     of_one_color(tmp_path, "small.png", (10, 10), 5)
     with pytest.raises(FolderError, match="None of the 1 photos"):

@@ -209,7 +209,7 @@ def test_every_kind_of_unfitting_image_is_named_and_the_others_are_scored(tmp_pa
             ("have another size than their gt and were resized", "02"),
             ("another section", "03"),
             ("are gray where their gt is in color", "04"),
-            ("have no gt", "06"),
+            ("have no ground truth", "06"),
             ("are missing", "00"),
             ("are not of the set", "99"),
             ("could not be used", "05"),
@@ -371,7 +371,7 @@ def test_a_known_set_is_counted_and_one_that_is_missing_says_where_to_get_it(tmp
     assert {name: known.count for name, known in KNOWN_SETS.items()} == {
         "celeba-test": 3000, "lfw-test": 1711, "celebchild-test": 180, "webphoto-test": 407
     }  # fmt: skip
-    with pytest.raises(FolderError, match=r"3000 images.*xinntao\.github\.io/projects/gfpgan.*lq/.*gt/"):
+    with pytest.raises(FolderError, match=r"3000 images.*xinntao\.github\.io/projects/gfpgan.*celeba-test.lq .*celeba-test.gt,"):
         open_test_set("celeba-test", None)
     make_set(tmp_path / "celeba-test", 3)
     for data in (tmp_path, tmp_path / "celeba-test"):

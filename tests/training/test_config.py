@@ -203,7 +203,7 @@ def test_any_value_of_the_preset_can_be_set() -> None:
         ("betas=0.5", "it must be 2 values, separated by commas"),
         ("layout=old", "it must be one of paper, clean, not old"),
         ("train_decoder=yes", "it must be one of true, false, not yes"),
-        ("degradation.sigma=4,1", r"--set degradation.sigma=4,1: sigma is a range"),
+        ("degradation.sigma=4,1", r"--set degradation.sigma=4,1: sigma must be a range"),
         ("learning_rate=-1", "learning rates must be above 0"),
         ("learning_rate=nan", "--set learning_rate=nan: it must be a number, not 'nan'"),
         ("losses.identity=-3", "losses.identity must be 0 or more, not -3"),
