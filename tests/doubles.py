@@ -1,4 +1,4 @@
-"""Stand-ins for networks, detectors, metrics and recipes, small training sets, and the command line as a function."""
+"""Test doubles for networks, detectors, metrics and recipes, small data sets, and the command line as a function."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from gfprestore.training.recipe import Batch
 
 
 def call(*arguments: object) -> int:
-    """Runs the command line in this process and gives its exit code."""
-    with pytest.raises(SystemExit) as leaving:
+    """Run the command line in this process and return its exit code."""
+    with pytest.raises(SystemExit) as exit_info:
         main([str(argument) for argument in arguments])
-    return int(leaving.value.code or 0)
+    return int(exit_info.value.code or 0)
 
 
 def records(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """The JSON objects of stdout by the source's name, and the summary."""
+    """JSON objects of stdout by the file name of the source, and the summary."""
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     return {Path(line["source"]).name: line for line in lines[:-1]}, lines[-1]["summary"]
 
 
 class Painter:
-    """A restorer that paints every face in one color, or gives it back, or fails at some."""
+    """A restorer that fills every face with one color or returns it unchanged, and fails for the faces in `broken`."""
 
     name = "painter"
     input_size = output_size = 64
@@ -85,7 +85,7 @@ class Finder:
 
 
 def opened(painter: Painter, finder: Finder, options: RunOptions | None = None) -> Restoration:
-    """A restoration whose networks are replaced by the two above."""
+    """A restoration that uses the two doubles above as its networks."""
     options = replace(options or RunOptions(), restorer="none", background="lanczos")
     restoration = Restoration(options)
     restoration.restorer = painter
@@ -101,7 +101,7 @@ def smooth(seed: int, size: int = 32, channels: int = 3) -> NDArray[np.uint8]:
 
 
 def make_set(folder: Path, count: int = 4, size: int = 32) -> Path:
-    """A set with gt: the lq are the gt two levels brighter."""
+    """Create a test set with ground truth, whose lq images are two levels brighter."""
     for number in range(count):
         gt = smooth(number, size)
         save(folder / "gt" / f"{number:02d}.png", gt)
@@ -110,7 +110,7 @@ def make_set(folder: Path, count: int = 4, size: int = 32) -> Path:
 
 
 class Difference:
-    """Stands for `psnr`: the mean absolute difference, which arithmetic foretells. Counts the images it is given."""
+    """Double of `psnr`: the mean absolute difference, which is easy to predict. Counts the images."""
 
     def __init__(self, name: str = "psnr") -> None:
         self.spec = METRICS[name]
@@ -128,7 +128,7 @@ class Difference:
 
 
 class MeanColor:
-    """Stands for `fid`: the mean of the images' mean red."""
+    """Double of `fid`: the mean of the red channel over all images."""
 
     def __init__(self) -> None:
         self.spec = METRICS["fid"]
@@ -146,26 +146,26 @@ class MeanColor:
 
 
 class Opener:
-    """Opens the metrics above by name; those it has not are unavailable."""
+    """Opens the given metrics by name; all others are unavailable."""
 
     def __init__(self, *metrics: Any) -> None:
         self.metrics = {metric.spec.name: metric for metric in metrics}
 
     def __call__(self, name: str, weights_used: dict[str, str]) -> Any:
         if name not in self.metrics:
-            raise MetricUnavailable(METRICS[name].label, "it is not here.", "Run `get it`.")
+            raise MetricUnavailable(METRICS[name].label, "it is not installed.", "Run `get it`.")
         weights_used["network"] = "abc"
         return self.metrics[name]
 
 
-EYES_NOSE_MOUTH = ((0.38, 0.48), (0.63, 0.48), (0.50, 0.62), (0.40, 0.75), (0.61, 0.75))  # in shares of the side
+EYES_NOSE_MOUTH = ((0.38, 0.48), (0.63, 0.48), (0.50, 0.62), (0.40, 0.75), (0.61, 0.75))  # relative to the side
 
 MILD = DegradationOptions(sigma=(0.2, 1.0), downscale=(1.0, 2.0), noise=(0.0, 5.0), shift_probability=0.0,
                           jitter_probability=0.0, gray_probability=0.0)  # fmt: skip
 
 
 def make_faces(folder: Path, count: int = 6, size: int = 32) -> Path:
-    """Writes smooth colored images with an `index.csv` that knows five landmarks of each."""
+    """Create smooth color images with an `index.csv` that has five landmarks for each."""
     random = np.random.default_rng(5)
     landmarks = " ".join(f"{share * size:.2f}" for point in EYES_NOSE_MOUTH for share in point)
     rows = ["file,landmarks"]
@@ -181,7 +181,7 @@ def make_faces(folder: Path, count: int = 6, size: int = 32) -> Path:
 def tiny_config(
     data: Path, output: Path, preset: str = "compact", *, losses: dict[str, float] | None = None, **options: Any
 ) -> TrainConfig:
-    """A config of a network of 32 pixels and 16 channels; `options` go to the config, else to the preset."""
+    """Configuration of a network of 32 pixels and 16 channels; `options` are values of the config or of the preset."""
     config = make_config(data, output, preset, without=("perceptual", "identity"), size=32)
     of_config = {name: value for name, value in options.items() if name in TrainConfig.__dataclass_fields__}
     of_preset = {name: value for name, value in options.items() if name not in of_config}
@@ -207,38 +207,38 @@ def tiny_config(
 
 
 def none_but(**weights: float) -> LossWeights:
-    """These losses alone."""
+    """Loss weights with all other losses switched off."""
     off = dict.fromkeys(LossWeights.__dataclass_fields__, 0.0)
     return LossWeights(**{**off, **weights})
 
 
 class Descent:
-    """A recipe whose only weight walks toward the mean of the gt; the networks of others stay out of the loop's tests.
+    """A recipe without networks, for tests of the loop: its only weight moves toward the mean of the gt.
 
     Args:
-        breaks: Steps at which the loss comes out as NaN, each as often as it stands here.
-        poisons: The step after which the weight is NaN though the loss is not.
+        nan_steps: Steps with a NaN loss; a step that appears n times fails n times.
+        nan_weights_after: Step after which the weight is NaN although the loss is finite.
     """
 
-    def __init__(self, breaks: Sequence[int] = (), poisons: int | None = None) -> None:
+    def __init__(self, nan_steps: Sequence[int] = (), nan_weights_after: int | None = None) -> None:
         self.weight = torch.zeros(4)
-        self.breaks = list(breaks)
-        self.poisons = poisons
-        self.last_rate = 0.0
-        self.rates: list[tuple[int, float]] = []
+        self.nan_steps = list(nan_steps)
+        self.nan_weights_after = nan_weights_after
+        self.last_learning_rate = 0.0
+        self.learning_rates: list[tuple[int, float]] = []
 
     def step(self, batches: Sequence[Batch], step: int, learning_rate_scale: float) -> dict[str, Tensor]:
         target = torch.cat([batch.sample.gt.flatten() for batch in batches]).mean()
         noise = 1e-3 * torch.randn(4) + 1e-3 * float(np.random.rand())
-        self.last_rate = 0.1 * learning_rate_scale
-        self.rates.append((step, self.last_rate))
-        self.weight = self.weight + self.last_rate * (target - self.weight) + noise
+        self.last_learning_rate = 0.1 * learning_rate_scale
+        self.learning_rates.append((step, self.last_learning_rate))
+        self.weight = self.weight + self.last_learning_rate * (target - self.weight) + noise
         loss = (self.weight - target).abs().mean()
-        if step in self.breaks:
-            self.breaks.remove(step)
+        if step in self.nan_steps:
+            self.nan_steps.remove(step)
             loss = loss * torch.nan
-        if step == self.poisons:
-            self.poisons = None
+        if step == self.nan_weights_after:
+            self.nan_weights_after = None
             self.weight = self.weight * torch.nan
         return {"distance": loss}
 
@@ -255,7 +255,7 @@ class Descent:
         return bool(self.weight.isfinite().all())
 
     def learning_rate(self) -> float:
-        return self.last_rate
+        return self.last_learning_rate
 
     def images(self, batch: Batch) -> list[Tensor]:
         return [batch.sample.lq, batch.sample.gt]

@@ -104,7 +104,7 @@ class BackgroundRecipe:
 
     def losses_of(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Unweighted losses in use at `step`, by name."""
-        gt = with_tones_of_lq(batch.sample.gt, batch.sample.lq, self.network.tone_radius)
+        gt = toned(batch.sample.gt, batch.sample.lq, self.network.tone_radius)
         enlarged = self._enlarged(self.generator, batch)
         losses = {}
         if self.losses.reconstruction > 0:
@@ -170,7 +170,7 @@ class BackgroundRecipe:
         return enlarged * 2 - 1
 
 
-def with_tones_of_lq(gt: Tensor, lq: Tensor, radius: int) -> Tensor:
+def toned(gt: Tensor, lq: Tensor, radius: int) -> Tensor:
     """Give the image of the teacher the local mean tones of the patch, as the student keeps them.
 
     The teacher makes patches lighter or darker, some by ten levels. For a student that keeps the tones, this difference

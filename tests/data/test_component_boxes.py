@@ -1,4 +1,4 @@
-"""Boxes of eyes and mouth: the rules on drawn faces, mirroring, and FFHQ's own files."""
+"""Boxes of eyes and mouth: the rules on synthetic faces, mirroring, and the files of FFHQ."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_boxes_of_68_landmarks_are_squares_around_the_parts_the_eyes_enlarged() 
 
 
 def test_boxes_agree_with_the_official_ones_to_a_pixel() -> None:
-    """Official: center and half side from the same points, and a box from mean - half + 1 to mean + half."""
+    """Official boxes: center and half side from the same points, and edges from mean - half + 1 to mean + half."""
     points = drawn_face()
     boxes = boxes_from_68(points, 512)
     for box, part, enlargement in zip(boxes, (points[36:42], points[42:48], points[48:68]), (1.4, 1.4, 1), strict=True):
@@ -117,7 +117,7 @@ def component_table(kind: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("kind", ["arrays", "single", "scalars", "tensors", "numbers", "mixed"])
-def test_the_official_component_file_is_read_whatever_its_numbers_are(tmp_path: Path, kind: str, zipped: bool) -> None:
+def test_the_official_component_file_is_read_with_all_number_types(tmp_path: Path, kind: str, zipped: bool) -> None:
     path = tmp_path / COMPONENT_FILE
     torch.save(component_table(kind), path, _use_new_zipfile_serialization=zipped)
     table = read_component_file(path)
@@ -142,7 +142,7 @@ def test_a_component_file_written_with_numpy_1_is_read(tmp_path: Path) -> None:
 
 
 class Opened:
-    """Unpickled, it would make a folder."""
+    """An object that would create a folder when unpickled."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -202,7 +202,7 @@ def test_numbers_of_images_come_from_their_names() -> None:
 
 
 def hand_placed() -> list[dict[str, NDArray[np.float64]]]:
-    """Faces with points set by hand, found by dlib, and detected; see tests/golden/README.md."""
+    """Faces with landmarks set by hand, by dlib and by the detector; see tests/golden/README.md."""
     stored = json.loads((Path(__file__).parents[1] / "golden" / "component_points.json").read_text())
     return [{name: np.reshape(face[name], (-1, 2)) for name in ("by_hand", "dlib", "detected")} for face in stored]
 
@@ -222,7 +222,7 @@ def as_68(eyes_and_mouth: NDArray[np.float64]) -> NDArray[np.float64]:
 def test_boxes_lie_where_points_set_by_hand_put_them(
     rule: Any, center_errors: tuple[float, ...], side_errors: tuple[float, ...]
 ) -> None:
-    """Mean errors in pixels at 512 of left eye, right eye and mouth, whose boxes are some 75, 75 and 105 wide."""
+    """Mean errors in pixels at 512 of left eye, right eye and mouth, whose boxes are about 75, 75 and 105 wide."""
     faces = hand_placed()
     boxes = np.array([rule(face) for face in faces])
     truth = np.array([boxes_from_68(as_68(face["by_hand"]), 512) for face in faces])

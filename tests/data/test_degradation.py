@@ -1,4 +1,4 @@
-"""The synthetic low quality: kernels, noise, JPEG and colors against the official code; the stream of randomness."""
+"""Synthetic degradation: kernels, noise, JPEG and colors compared with the official code; reproducibility."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ALL = {"paper": PAPER, "official": OFFICIAL, "heavy": HEAVY, "old-prints": OLD_P
 
 @pytest.fixture
 def face(astronaut: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(96, 96, 3) in [0, 1]."""
+    """A face (96, 96, 3) in [0, 1]."""
     return astronaut[64:160, 176:272].astype(np.float32) / 255
 
 
@@ -268,7 +268,7 @@ def test_the_low_quality_has_the_size_of_the_image_and_8_bit_levels(
 
 
 def only(step: str, **ranges: Any) -> DegradationOptions:
-    """Nothing but one step of the aging."""
+    """Options with a single kind of aging."""
     steps = ("copy", "grain", "fading", "sepia", "halftone", "scratch", "dust", "stain")
     never = {f"{name}_probability": float(name == step) for name in steps}
     return replace(NOTHING, aging=Aging(**never, **ranges))
@@ -351,7 +351,7 @@ def test_stains_are_large_and_soft() -> None:
         {"hue": (-0.7, 0.1)},
     ],
 )
-def test_ranges_that_cannot_be_drawn_from_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_ranges_are_errors(wrong: dict[str, Any]) -> None:
     (name,) = wrong
     with pytest.raises(ValueError, match=name):
         DegradationOptions(**wrong)

@@ -1,4 +1,4 @@
-"""`gfprestore degrade`: the same bytes whatever the order, resumable, never into the source."""
+"""`gfprestore degrade`: the same bytes in any order, resumable, never written into the source."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_another_seed_or_name_gives_another_lq(source: Path, tmp_path: Path) -> 
     assert (again == one).all() and drawn_again == drawn
 
 
-def test_the_gt_is_the_face_made_smaller_and_the_noted_parameters_make_the_lq_of_it(
+def test_the_gt_is_the_downscaled_face_and_the_recorded_parameters_reproduce_the_lq(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uncolored = {"shift_probability": 0.0, "jitter_probability": 0.0, "gray_probability": 0.0, "noise": (0.0, 0.0)}
@@ -82,7 +82,7 @@ def test_the_gt_is_the_face_made_smaller_and_the_noted_parameters_make_the_lq_of
     assert json.loads((tmp_path / "set/set.json").read_text())["ranges"]["sigma"] == [0.2, 10.0]
 
 
-def test_an_interrupted_run_goes_on_and_mends_what_was_damaged(
+def test_an_interrupted_run_resumes_and_repairs_damaged_files(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = DegradeOptions(seed=3, size=32)
@@ -120,7 +120,7 @@ def test_a_set_of_other_options_is_not_mixed_with(source: Path, tmp_path: Path) 
         degrade_folder(source, tmp_path / "others", DegradeOptions(seed=3, size=32))
 
 
-def test_images_that_are_no_aligned_faces_are_refused_by_name(source: Path, tmp_path: Path) -> None:
+def test_images_that_are_not_aligned_faces_are_rejected_by_name(source: Path, tmp_path: Path) -> None:
     save(source / "wide.png", smooth(1, 48)[:40])
     save(source / "small.png", smooth(1, 16))
     (source / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
@@ -169,7 +169,7 @@ def test_a_gray_gt_goes_with_a_gray_lq_where_the_preset_says_so() -> None:
 @pytest.mark.parametrize(
     ("values", "word"), [({"preset": "x"}, "paper"), ({"seed": -1}, "seed"), ({"size": 2}, "size")]
 )
-def test_wrong_options_are_told(values: dict[str, object], word: str) -> None:
+def test_invalid_options_are_usage_errors(values: dict[str, object], word: str) -> None:
     with pytest.raises(UsageError, match=word):
         DegradeOptions(**{"seed": 1, **values})  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""The endless stream: repeatable by seed and position, whoever reads it; what it does with odd folders and files."""
+"""The endless stream: determined by seed and position, independent of workers; unusual folders and files."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ CLEAN = DegradationOptions(
 
 
 def image(number: int, side: int = SIZE) -> NDArray[np.uint8]:
-    """Dark with one bright pixel-square at the left, brighter with the number."""
+    """A dark image with one bright square at the left, whose level encodes the number."""
     pixels = np.full((side, side, 3), 10, np.uint8)
     pixels[side // 4 : side // 2, side // 8 : side // 4] = (40 + 10 * number, 90, 200 - 10 * number)
     return pixels
 
 
 def number_in(gt: Tensor) -> int:
-    """Which image it is, flipped or not."""
+    """Number of the image, and whether it is flipped."""
     return round((float((gt[0] + 1).max()) * 127.5 - 40) / 10)
 
 
@@ -153,7 +153,7 @@ def test_any_number_of_workers_gives_the_same_stream(folder: Path) -> None:
     assert alone[0].boxes.shape == (3, 3, 4)
 
 
-def test_a_resumed_stream_goes_on_where_it_stopped(folder: Path) -> None:
+def test_a_resumed_stream_continues_where_it_stopped(folder: Path) -> None:
     data = opened(folder)
     whole = loaded(data, 0, 5, 0)
     resumed = loaded(pickle.loads(pickle.dumps(opened(folder))), 9, 2, 0)
@@ -233,7 +233,7 @@ def test_a_set_of_damaged_images_only_is_an_error(folder: Path) -> None:
         opened(folder)[0]
 
 
-def test_larger_images_are_made_smaller_and_smaller_or_oblong_ones_left_out(tmp_path: Path) -> None:
+def test_larger_images_are_downscaled_and_smaller_or_oblong_ones_skipped(tmp_path: Path) -> None:
     save(tmp_path / "large.png", image(1, SIZE * 2))
     save(tmp_path / "small.png", image(2, SIZE // 2))
     save(tmp_path / "oblong.png", np.zeros((SIZE, SIZE + 1, 3), np.uint8))

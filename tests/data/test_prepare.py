@@ -1,4 +1,4 @@
-"""Photos made into a training set: what is cut out, what is left out and why, stopped and run again."""
+"""Creation of a training set: crops, rejected faces and reasons, interruption and resuming."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def photo(seed: int, side: int = 200) -> NDArray[np.uint8]:
 
 
 def face_at(x: float, y: float, scale: float = 1.5, turn: float = 0.0, score: float = 0.99) -> DetectedFace:
-    """A face on the template, `scale` times as large as in the crop, its middle at (x, y), turned by eye distances."""
+    """A face on the template, scaled by `scale`, centered at (x, y), with its nose shifted by `turn` eye distances."""
     points = (TEMPLATE - SIZE / 2) * scale + (x, y)
     points[2, 0] += turn * (points[1, 0] - points[0, 0])
     box = np.concatenate([points.min(axis=0) - 10, points.max(axis=0) + 10])
@@ -48,7 +48,7 @@ def face_at(x: float, y: float, scale: float = 1.5, turn: float = 0.0, score: fl
 
 
 class KnowingDetector:
-    """Knows the faces by the photo's width; counts how often it is asked."""
+    """A detector that finds faces by the width of the photo, and counts its calls."""
 
     name = "knowing"
     default_threshold = 0.8
@@ -76,13 +76,13 @@ def never() -> Any:
 
 @pytest.fixture(autouse=True)
 def five_landmarks_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same everywhere, whatever is installed."""
+    """Five landmarks everywhere, even if dlib is installed."""
     monkeypatch.setattr(module, "open_landmarks", lambda: None)
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Five photos of widths 200 to 204, each with one good face but the last, which has two."""
+    """Five photos of widths 200 to 204, each with one good face; the last has two."""
     folder = tmp_path / "photos"
     for number in range(5):
         save(folder / f"{'abc'[number % 3]}" / f"{number}.png", photo(number, 200 + number))
@@ -159,7 +159,7 @@ def test_a_face_that_does_not_serve_is_counted_by_its_reason(
     assert len(list((tmp_path / "set").rglob("*.png"))) == report.faces
 
 
-def test_a_blurred_face_is_left_out_and_the_thresholds_are_options(tmp_path: Path) -> None:
+def test_a_blurred_face_is_rejected_and_the_thresholds_are_options(tmp_path: Path) -> None:
     save(tmp_path / "photos" / "soft.png", np.asarray(cv2.GaussianBlur(photo(1), (0, 0), 8)))
     detector = KnowingDetector({200: [face_at(100, 100, turn=0.6)]})
     strict = PrepareOptions(size=SIZE, max_yaw=1.0)
@@ -184,7 +184,7 @@ def test_sharpness_is_the_variance_of_the_laplacian() -> None:
     assert face_sharpness(crop) == 0, "what is no face does not count"
 
 
-def test_yaw_is_the_way_of_the_nose_off_the_middle_whatever_the_tilt() -> None:
+def test_yaw_is_the_offset_of_the_nose_from_the_middle_at_any_tilt() -> None:
     landmarks = np.array([[0, 0], [10, 0], [8, 6], [2, 10], [8, 10]], float)
     assert face_turn(landmarks) == pytest.approx(0.3)
     angle = 0.5
@@ -220,7 +220,7 @@ def test_what_changed_since_is_done_again_and_nothing_else(
     assert report.rejected == {"no face": 1}
 
 
-def test_an_interrupted_run_goes_on_and_ends_in_the_same_set(
+def test_an_interrupted_run_resumes_and_gives_the_same_set(
     photos: Path, detector: KnowingDetector, tmp_path: Path
 ) -> None:
     run(photos, tmp_path / "whole", detector)
@@ -310,7 +310,7 @@ def test_the_set_goes_straight_into_training(photos: Path, detector: KnowingDete
 
 
 def eyes_and_mouth(shift: float) -> NDArray[np.float64]:
-    """68 points whose eyes and mouth stand on the template, moved by `shift` to the right."""
+    """68 landmarks with eyes and mouth on the template, shifted right by `shift`."""
     points = np.repeat(TEMPLATE[[0, 0, 0, 0, 0]].mean(axis=0)[None], 68, axis=0)
     points[36:42], points[42:48] = TEMPLATE[0], TEMPLATE[1]
     points[36:38, 0] -= 4
@@ -415,7 +415,7 @@ def test_ffhq_is_read_with_its_landmark_file_and_needs_no_detector(tmp_path: Pat
 @pytest.mark.parametrize(
     "wrong", [{"size": 8}, {"jpeg_quality": 0}, {"max_yaw": -1.0}, {"min_sharpness": float("nan")}]
 )
-def test_options_out_of_range_are_refused_before_anything_is_made(tmp_path: Path, wrong: dict[str, Any]) -> None:
+def test_options_out_of_range_are_errors_before_files_are_written(tmp_path: Path, wrong: dict[str, Any]) -> None:
     save(tmp_path / "photos" / "a.png", photo(1))
     with pytest.raises(UsageError):
         run(tmp_path / "photos", tmp_path / "set", KnowingDetector({}), PrepareOptions(**wrong))

@@ -1,4 +1,4 @@
-"""The stream of patches: what is drawn, what is left out, and that a position says everything."""
+"""The stream of patches: random draws, skipped photos, and reproducibility by position."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PLAIN = PatchOptions(24, shrink=(1.0, 1.0), clean=1.0, degradation=DegradationOp
 
 
 def of_one_color(folder: Path, name: str, size: tuple[int, int], color: int) -> Path:
-    """An image (height, width) whose levels are all `color`, so that a patch tells where it comes from."""
+    """An image (height, width) of a single color, so that a patch shows which photo it comes from."""
     return save(folder / name, np.full((*size, 3), color, np.uint8))
 
 
 def gradient(folder: Path, name: str, size: int) -> Path:
-    """An image whose red is the column and whose green is the row, so that a patch tells its place."""
+    """An image whose red is the column and whose green is the row, so that a patch shows its position."""
     rows, columns = np.mgrid[:size, :size]
     return save(folder / name, np.stack([columns, rows, np.zeros_like(rows)], axis=2).astype(np.uint8))
 
@@ -78,7 +78,7 @@ def test_a_large_photo_stands_in_the_stream_as_often_as_it_has_quarter_megapixel
     assert all(sorted(colors[start : start + 4]) == [50, 200, 200, 200] for start in range(0, 40, 4))
 
 
-def test_photos_of_the_split_test_are_left_out_in_every_folder_of_the_tree(tmp_path: Path) -> None:
+def test_photos_of_the_split_test_are_skipped_in_every_subfolder(tmp_path: Path) -> None:
     for folder, name in ((".", "a.png"), (".", "b.png"), ("faces", "c.png"), ("faces", "d.png")):
         of_one_color(tmp_path / folder, name, (40, 40), 90)
     (tmp_path / "index.csv").write_text("file,split\na.png,test\nb.png,train\n", encoding="utf-8")
@@ -86,7 +86,7 @@ def test_photos_of_the_split_test_are_left_out_in_every_folder_of_the_tree(tmp_p
     assert [path.name for path in list_photos(tmp_path)] == ["b.png", "c.png"]
 
 
-def test_photos_that_cannot_be_used_are_told_and_the_next_takes_their_place(tmp_path: Path) -> None:
+def test_unusable_photos_are_reported_and_replaced_by_the_next(tmp_path: Path) -> None:
     of_one_color(tmp_path, "good.png", (60, 60), 77)
     of_one_color(tmp_path, "narrow.png", (400, 20), 10)
     (tmp_path / "torn.jpg").write_bytes(cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes()[:400])
@@ -97,7 +97,7 @@ def test_photos_that_cannot_be_used_are_told_and_the_next_takes_their_place(tmp_
     assert any("20 x 400 pixels" in skipped.reason for skipped in patches.skipped)
 
 
-def test_a_folder_without_photos_or_with_none_of_use_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_a_folder_without_usable_photos_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="There are no photos"):
         ScenePatches(tmp_path, PLAIN, seed=0)
     with pytest.raises(FolderError, match="is not a folder"):

@@ -1,4 +1,4 @@
-"""The background stage: the teacher's pairs, what the student learns from them, what it leaves behind."""
+"""The background stage: pairs of the teacher, training of the student, exported files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gfprestore.errors import FolderError, UsageError, WeightsMismatchError, Wei
 from gfprestore.networks.rrdbnet import RRDBNet, RRDBNetConfig
 from gfprestore.networks.srvgg import SRVGGConfig, SRVGGNetCompact
 from gfprestore.restoration.background import NetworkBackground
-from gfprestore.training.background import BackgroundRecipe, open_student, open_teacher, with_tones_of_lq
+from gfprestore.training.background import BackgroundRecipe, open_student, open_teacher, toned
 from gfprestore.training.config import TrainConfig, make_config
 from gfprestore.training.distillation import PART, make_pairs, missing_parts, open_patches, pairs_folder, read_pairs
 from gfprestore.training.distributed import World
@@ -41,7 +41,7 @@ L1 = LossWeights(reconstruction=1.0, perceptual=0, pyramid=0, adversarial=0, com
 
 
 class Doubling:
-    """A teacher whose image is known: every pixel four times, ten levels lighter."""
+    """A teacher with a known output: every pixel four times, ten levels brighter."""
 
     name = "doubling"
 
@@ -67,7 +67,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(tmp_path: Path) -> WeightsStore:
-    """Weights of a tiny teacher under the released one's name."""
+    """Weights of a tiny teacher under the name of the released one."""
     torch.manual_seed(1)
     network = RRDBNet(RRDBNetConfig(scale=4, features=8, growth=4, blocks=1))
     nn.init.constant_(network.conv_last.bias, 0.5)
@@ -78,7 +78,7 @@ def store(tmp_path: Path) -> WeightsStore:
 
 
 def config_of(data: Path, output: Path, patches: int = 5, tone_radius: int = 3, **options: Any) -> TrainConfig:
-    """A training of a student of 8 features; `options` go to the config, else to the preset."""
+    """Configuration of a student with 8 features; `options` are values of the config or of the preset."""
     config = make_config(data, output, "compact", stage="background")
     distillation = Distillation(
         features=8, convolutions=2, tone_radius=tone_radius, patches=patches, patch_size=24, rim=4, shrink=(1.0, 1.5)
@@ -90,12 +90,12 @@ def config_of(data: Path, output: Path, patches: int = 5, tone_radius: int = 3, 
     return replace(config, preset=replace(config.preset, **{**tiny, **of_preset}), **{**usual, **of_config})
 
 
-def made_by(teacher: Doubling) -> Callable[[], Doubling]:
+def factory_of(teacher: Doubling) -> Callable[[], Doubling]:
     return lambda: teacher
 
 
 def levels(tensor: Tensor) -> NDArray[np.int64]:
-    """(3, H, W) in [-1, 1] to (H, W, 3) levels of 255."""
+    """Convert (3, H, W) in [-1, 1] to levels (H, W, 3) of 255."""
     return np.rint((tensor.permute(1, 2, 0).numpy() + 1) * 127.5).astype(int)
 
 
@@ -105,7 +105,7 @@ def log_of(output: Path) -> list[dict[str, float]]:
 
 def test_every_piece_is_of_the_same_place_in_both_images_however_it_is_turned(data: Path, tmp_path: Path) -> None:
     config = config_of(data, tmp_path)
-    make_pairs(config, made_by(Doubling()), print)
+    make_pairs(config, factory_of(Doubling()), print)
     pairs = read_pairs(config)
     assert pairs.count == 5
     seen = set()
@@ -133,15 +133,15 @@ def test_pairs_are_what_run_makes_of_the_patches_with_the_rim_cut_off(
     np.testing.assert_array_equal(pairs.gt[3], teacher.enlarge(patch, 2)[8:56, 8:56])
 
 
-def test_parts_that_are_there_are_not_made_again(data: Path, tmp_path: Path) -> None:
+def test_existing_part_files_are_not_computed_again(data: Path, tmp_path: Path) -> None:
     config = config_of(data, tmp_path, patches=3 * PART - 5)
     teacher = Doubling()
-    make_pairs(config, made_by(teacher), print)
+    make_pairs(config, factory_of(teacher), print)
     assert (teacher.calls, missing_parts(config)) == (3 * PART, [])
     whole = read_pairs(config)
     assert whole.count == 3 * PART - 5
     (pairs_folder(config) / "00001.npz").unlink()
-    make_pairs(config, made_by(teacher), print)
+    make_pairs(config, factory_of(teacher), print)
     assert teacher.calls == 4 * PART
     np.testing.assert_array_equal(read_pairs(config).gt, whole.gt)
 
@@ -153,10 +153,10 @@ def test_parts_that_are_there_are_not_made_again(data: Path, tmp_path: Path) -> 
 
 def test_several_processes_share_the_parts(data: Path, tmp_path: Path) -> None:
     alone, together = (config_of(data, tmp_path / name, patches=3 * PART) for name in ("alone", "together"))
-    make_pairs(alone, made_by(Doubling()), print)
+    make_pairs(alone, factory_of(Doubling()), print)
     first, second = Doubling(), Doubling()
-    make_pairs(together, made_by(first), print, World(0, 2))
-    make_pairs(together, made_by(second), print, World(1, 2))
+    make_pairs(together, factory_of(first), print, World(0, 2))
+    make_pairs(together, factory_of(second), print, World(1, 2))
     assert (first.calls, second.calls) == (2 * PART, PART)
     np.testing.assert_array_equal(read_pairs(together).lq, read_pairs(alone).lq)
 
@@ -178,18 +178,18 @@ def test_pairs_of_other_settings_lie_elsewhere(data: Path, tmp_path: Path) -> No
 
 def test_a_damaged_part_is_named(data: Path, tmp_path: Path) -> None:
     config = config_of(data, tmp_path)
-    make_pairs(config, made_by(Doubling()), print)
+    make_pairs(config, factory_of(Doubling()), print)
     part = pairs_folder(config) / "00000.npz"
     part.write_bytes(part.read_bytes()[:500])
     with pytest.raises(FolderError, match=r"00000\.npz cannot be read.*compute it again"):
         read_pairs(config)
 
 
-def test_the_student_comes_to_do_as_the_teacher(data: Path, tmp_path: Path, store: WeightsStore) -> None:
+def test_the_student_approaches_the_teacher(data: Path, tmp_path: Path, store: WeightsStore) -> None:
     config = config_of(
         data, tmp_path / "out", tone_radius=0, steps=80, learning_rate=8e-3, milestones=(), ema_half_life=5.0
     )
-    make_pairs(config, made_by(Doubling()), print)
+    make_pairs(config, factory_of(Doubling()), print)
     train(config, print, store=store)
     losses = [line["reconstruction"] for line in log_of(config.output)]
     assert np.mean(losses[-10:]) < 0.3 * np.mean(losses[:3])
@@ -203,16 +203,16 @@ def test_the_student_comes_to_do_as_the_teacher(data: Path, tmp_path: Path, stor
     assert abs(background.enlarge(gray, 2).astype(int) - 130).mean() < 5  # 10 levels lighter, as it was taught
 
 
-def test_where_tones_are_kept_the_teachers_tones_do_not_count(data: Path, tmp_path: Path) -> None:
+def test_a_student_that_keeps_tones_ignores_those_of_the_teacher(data: Path, tmp_path: Path) -> None:
     random = torch.Generator().manual_seed(3)
     lq = torch.rand(2, 3, 20, 20, generator=random) * 2 - 1
     repeated = lq.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    torch.testing.assert_close(with_tones_of_lq(repeated + 0.2, lq, 3), repeated)
-    assert torch.equal(with_tones_of_lq(repeated + 0.2, lq, 0), repeated + 0.2)
+    torch.testing.assert_close(toned(repeated + 0.2, lq, 3), repeated)
+    assert torch.equal(toned(repeated + 0.2, lq, 0), repeated + 0.2)
     detail = torch.rand(2, 3, 40, 40, generator=random)
     keeper = SRVGGNetCompact(SRVGGConfig(2, 8, 2, tone_radius=3))
     expected = repeated + F.pixel_shuffle(keeper._toneless(F.pixel_unshuffle(detail, 2)), 2)
-    torch.testing.assert_close(with_tones_of_lq(repeated + detail, lq, 3), expected)
+    torch.testing.assert_close(toned(repeated + detail, lq, 3), expected)
 
     def losses(tone_radius: int) -> list[float]:
         config = config_of(data, tmp_path, tone_radius=tone_radius)
@@ -261,7 +261,7 @@ def test_what_is_exported_is_half_precision_says_what_it_is_and_enlarges_by_two(
     assert (config.output / "samples" / "0000002.png").is_file()
 
 
-def test_a_training_starts_from_a_student_of_its_sizes_only(data: Path, tmp_path: Path) -> None:
+def test_initial_weights_of_other_sizes_are_an_error(data: Path, tmp_path: Path) -> None:
     fitting = SRVGGNetCompact(SRVGGConfig(scale=2, features=8, convolutions=2, tone_radius=3))
     save_file(fitting.state_dict(), tmp_path / "fitting.safetensors")
     save_file(SRVGGNetCompact(SRVGGConfig(4, 8, 2)).state_dict(), tmp_path / "other.safetensors")
@@ -282,14 +282,14 @@ def test_the_perceptual_loss_sees_a_piece_of_both_images(data: Path, tmp_path: P
     assert report.losses.keys() == {"reconstruction", "perceptual"}
 
 
-def test_without_the_teachers_weights_nothing_is_trained(data: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_missing_weights_of_the_teacher_are_an_error(data: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("gfprestore.weights.store.find_packaged_ncnn", lambda: None)
     empty = WeightsStore(tmp_path / "empty", offline=True)
     with pytest.raises(WeightsMissingError, match="real-esrgan-x4plus"):
         train(config_of(data, tmp_path / "out"), print, store=empty)
 
 
-def test_the_plan_says_who_teaches_whom(data: Path, tmp_path: Path, store: WeightsStore) -> None:
+def test_the_plan_names_teacher_and_student(data: Path, tmp_path: Path, store: WeightsStore) -> None:
     rows = dict(plan(config_of(data, tmp_path / "out", patches=40), store))
     assert rows["teacher"] == "real-esrgan-x4plus"
     assert rows["data"] == f"3 photos in {data}"
@@ -307,7 +307,7 @@ def test_the_plan_says_who_teaches_whom(data: Path, tmp_path: Path, store: Weigh
         ({"preset": "compact", "size": 500}, "--size must be from 16 to 112"),
     ],
 )
-def test_options_that_make_no_sense_here_are_refused(options: dict[str, Any], message: str) -> None:
+def test_unsupported_options_are_usage_errors(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make_config(Path("data"), Path("out"), stage="background", **options)
 

@@ -1,4 +1,4 @@
-"""Presets, losses and ablations: the published numbers, and options that mean what they say."""
+"""Presets, losses and ablations: the published values, and the effect of options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def config_of(preset: str = "paper", **options: Any) -> TrainConfig:
 
 
 def test_the_papers_preset_has_the_papers_numbers() -> None:
-    """Section 4.1 of the paper; batch, R1 and EMA as in the official configuration."""
+    """Values of section 4.1 of the paper; batch size, R1 and EMA of the official configuration."""
     paper = PRESETS["paper"]
     assert (paper.size, paper.steps, paper.batch_size, paper.learning_rate) == (512, 800_000, 12, 2e-3)
     assert [paper.learning_rate_factor(step) for step in (1, 700_000, 700_001, 750_000, 750_001)] == [
@@ -156,7 +156,7 @@ def test_wrong_options_are_usage_errors(options: dict[str, Any], message: str) -
     assert error.value.exit_code == ExitCode.USAGE
 
 
-def test_a_teacher_counts_ten_times_what_the_reconstruction_does() -> None:
+def test_the_weight_of_a_teacher_is_ten_times_that_of_the_reconstruction() -> None:
     losses = {name: config_of(name, teacher=Path("t.safetensors")).preset.losses for name in ("compact", "paper")}
     assert losses["compact"].used() == {**PRESETS["compact"].losses.used(), "distillation": 10.0}
     assert losses["paper"].distillation == pytest.approx(1.0)
@@ -187,8 +187,8 @@ def test_any_value_of_the_preset_can_be_set() -> None:
     assert (preset.degradation.clean_probability, preset.train_decoder) == (0.5, False)
     assert config_of("compact", values=["milestones="]).preset.milestones == ()
     assert config_of("compact", values=["losses.identity=3"], without=["identity"]).preset.losses.identity == 0
-    taught = config_of("compact", values=["losses.distillation=3"], teacher=Path("t.safetensors"))
-    assert taught.preset.losses.distillation == 3
+    config = config_of("compact", values=["losses.distillation=3"], teacher=Path("t.safetensors"))
+    assert config.preset.losses.distillation == 3
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_any_value_of_the_preset_can_be_set() -> None:
         ("input-share=5", "input_share is from 0 to below 1, not 5"),
     ],
 )
-def test_a_value_that_cannot_be_is_told(value: str, message: str) -> None:
+def test_an_invalid_value_is_an_error(value: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         config_of("compact", values=[value])
 
@@ -231,7 +231,7 @@ def test_a_value_that_cannot_be_is_told(value: str, message: str) -> None:
         ("shrink=0,2", "shrink must be a range of factors of 1 or more, not 0, 2"),
     ],
 )
-def test_a_value_of_the_background_stage_that_cannot_be_is_told(value: str, message: str) -> None:
+def test_an_invalid_value_of_the_background_stage_is_an_error(value: str, message: str) -> None:
     with pytest.raises(UsageError, match=f"--set distillation.{value}: {message}"):
         config_of("compact", stage="background", values=[f"distillation.{value}"])
 

@@ -1,4 +1,4 @@
-"""The loop: resuming bit for bit, stopping, going back, files that are whole, several processes."""
+"""The training loop: exact resuming, interruption, rollbacks, atomic files, several processes."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from gfprestore.errors import (
     WeightsDamagedError,
     WeightsMismatchError,
 )
+from gfprestore.files import is_leftover
 from gfprestore.training.config import TrainConfig
 from gfprestore.training.loader import _end_workers, workers_for
 from gfprestore.training.loop import Progress, TrainReport, fit
@@ -54,8 +55,8 @@ def config_of(data: Path, output: Path, **options: Any) -> TrainConfig:
     return tiny_config(data, output, losses={"reconstruction": 1.0}, **options)
 
 
-def fitted(recipe: Descent, config: TrainConfig, told: list[str] | None = None, **options: Any) -> TrainReport:
-    tell = (lambda line: None) if told is None else told.append
+def fitted(recipe: Descent, config: TrainConfig, messages: list[str] | None = None, **options: Any) -> TrainReport:
+    tell = (lambda line: None) if messages is None else messages.append
     return fit(recipe, open_data(config), config, CPU, tell=tell, **options)
 
 
@@ -126,33 +127,33 @@ def test_a_signal_ends_the_step_writes_the_checkpoint_and_loses_nothing(
     assert_same_bits(first, second)
 
 
-class Bursting(Descent):
-    """Its loss is a reconstruction, and once a hundred times too large."""
+class Exploding(Descent):
+    """A recipe whose reconstruction loss is a hundred times too large at one step."""
 
-    def __init__(self, burst: int) -> None:
+    def __init__(self, explosion_step: int) -> None:
         super().__init__()
-        self.burst = burst
+        self.explosion_step = explosion_step
 
     def step(self, batches: Sequence[Batch], step: int, learning_rate_scale: float) -> dict[str, Tensor]:
         loss = super().step(batches, step, learning_rate_scale)["distance"] * 0 + 0.2
-        if step == self.burst:
-            self.burst, loss = 0, loss * 100
+        if step == self.explosion_step:
+            self.explosion_step, loss = 0, loss * 100
         return {"reconstruction": loss}
 
 
-@pytest.mark.parametrize(("burst", "returns"), [(28, 1), (3, 0)])
-def test_a_loss_that_bursts_goes_back_as_well_once_it_is_known_what_is_usual(
-    burst: int, returns: int, data: Path, tmp_path: Path
+@pytest.mark.parametrize(("explosion_step", "rollbacks"), [(28, 1), (3, 0)])
+def test_an_exploding_loss_causes_a_rollback_once_its_running_mean_is_known(
+    explosion_step: int, rollbacks: int, data: Path, tmp_path: Path
 ) -> None:
-    told: list[str] = []
+    messages: list[str] = []
     config = config_of(data, tmp_path, steps=30, save_every=5)
-    report = fitted(Bursting(burst), config, told)
-    assert report.rollbacks == returns
+    report = fitted(Exploding(explosion_step), config, messages)
+    assert report.rollbacks == rollbacks
     expected = (
         "The training diverged at step 28: reconstruction is 20, more than 10 times its running mean. "
         "Rolled back to step 25"
     )
-    assert any(line.startswith(expected) for line in told) == bool(returns)
+    assert any(line.startswith(expected) for line in messages) == bool(rollbacks)
     assert [line["step"] for line in log_of(tmp_path)] == list(range(1, 31))
 
 
@@ -177,18 +178,18 @@ def test_a_signal_to_the_whole_group_of_processes_stops_a_training_as_well(
     assert read_checkpoint(config.output / "checkpoint.pt", SIZES).step == 3
 
 
-def test_a_loss_that_is_no_number_goes_back_to_the_last_checkpoint_at_half_the_rate(data: Path, tmp_path: Path) -> None:
-    told: list[str] = []
-    recipe = Descent(breaks=[5, 6])
+def test_a_nan_loss_rolls_back_to_the_last_checkpoint_at_half_the_learning_rate(data: Path, tmp_path: Path) -> None:
+    messages: list[str] = []
+    recipe = Descent(nan_steps=[5, 6])
     config = config_of(data, tmp_path, steps=8, save_every=4)
-    report = fitted(recipe, config, told)
+    report = fitted(recipe, config, messages)
     assert report.rollbacks == 2
-    assert recipe.rates == [(step, 0.1) for step in (1, 2, 3, 4, 5)] + [(5, 0.05), (6, 0.05)] + [
+    assert recipe.learning_rates == [(step, 0.1) for step in (1, 2, 3, 4, 5)] + [(5, 0.05), (6, 0.05)] + [
         (step, 0.025) for step in (5, 6, 7, 8)
     ]
     assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert [line["rate"] for line in log_of(tmp_path)] == [0.1] * 4 + [0.025] * 4
-    assert told[-2:] == [
+    assert messages[-2:] == [
         f"The training diverged at step {step}: NaN or infinite values in distance. Rolled back to step 4; "
         f"the learning rates are now {scale} times those of the preset."
         for step, scale in ((5, 0.5), (6, 0.25))
@@ -196,20 +197,20 @@ def test_a_loss_that_is_no_number_goes_back_to_the_last_checkpoint_at_half_the_r
     assert read_checkpoint(tmp_path / "checkpoint.pt", SIZES).learning_rate_scale == 0.25
 
 
-def test_weights_that_are_no_numbers_are_never_written(data: Path, tmp_path: Path) -> None:
-    told: list[str] = []
-    recipe = Descent(poisons=4)
-    fitted(recipe, config_of(data, tmp_path, steps=6, save_every=2), told)
-    assert "NaN or infinite values in the weights" in told[-1] and "Rolled back to step 2" in told[-1]
+def test_nan_weights_are_never_written(data: Path, tmp_path: Path) -> None:
+    messages: list[str] = []
+    recipe = Descent(nan_weights_after=4)
+    fitted(recipe, config_of(data, tmp_path, steps=6, save_every=2), messages)
+    assert "NaN or infinite values in the weights" in messages[-1] and "Rolled back to step 2" in messages[-1]
     checkpoint = read_checkpoint(tmp_path / "checkpoint.pt", SIZES)
     assert checkpoint.step == 6
     assert checkpoint.recipe["weight"].isfinite().all()
     assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_training_that_always_breaks_gives_up_with_its_last_good_state_kept(data: Path, tmp_path: Path) -> None:
+def test_a_training_that_always_diverges_stops_and_keeps_its_last_good_checkpoint(data: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingDivergedError, match="diverged at step 3: .*5 rollbacks to step 2 with lower"):
-        fitted(Descent(breaks=[3] * 20), config_of(data, tmp_path, steps=6, save_every=2))
+        fitted(Descent(nan_steps=[3] * 20), config_of(data, tmp_path, steps=6, save_every=2))
     checkpoint = read_checkpoint(tmp_path / "checkpoint.pt", SIZES)
     assert (checkpoint.step, checkpoint.position) == (2, 4)
 
@@ -234,7 +235,34 @@ def test_a_full_disk_is_a_clear_error_and_no_checkpoint_is_lost(data: Path, tmp_
     assert fitted(Descent(), config).steps_now == 4
 
 
-def test_no_space_left_is_told_as_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+KILLED_SAVE = """
+    import os, sys
+    from pathlib import Path
+    from gfprestore.training.training_state import write_whole
+
+    def write(stream):
+        stream.write(b"half a checkpoint")
+        stream.flush()
+        os._exit(9)
+
+    write_whole(Path(sys.argv[1]), write)
+"""
+
+
+def test_the_leftover_of_a_killed_save_is_removed_by_the_next_training(data: Path, tmp_path: Path) -> None:
+    config = config_of(data, tmp_path, steps=4)
+    fitted(Descent(), replace(config, preset=replace(config.preset, steps=2)))
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    command = [sys.executable, "-c", textwrap.dedent(KILLED_SAVE), str(tmp_path / "checkpoint.pt")]
+    assert subprocess.run(command, timeout=120).returncode == 9
+    (leftover,) = [path for path in tmp_path.iterdir() if is_leftover(path.name)]
+    assert leftover.read_bytes() == b"half a checkpoint"
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert fitted(Descent(), config).steps_now == 2
+    assert not [path for path in tmp_path.rglob("*") if is_leftover(path.name)]
+
+
+def test_no_space_left_is_reported_as_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -273,13 +301,13 @@ def test_a_damaged_checkpoint_is_an_error_and_its_code_is_never_run(damage: str,
         read_checkpoint(path, SIZES)
 
 
-def test_a_training_that_is_done_returns_at_once(data: Path, tmp_path: Path) -> None:
+def test_a_finished_training_returns_immediately(data: Path, tmp_path: Path) -> None:
     config = config_of(data, tmp_path, steps=3)
     fitted(Descent(), config)
     recipe = Descent()
     report = fitted(recipe, config)
     assert (report.step, report.steps_now, report.losses) == (3, 0, {})
-    assert recipe.rates == []
+    assert recipe.learning_rates == []
     assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3]
 
 
@@ -295,7 +323,7 @@ def test_the_log_has_every_loss_by_name_and_the_pace(data: Path, tmp_path: Path)
     assert all(line["images_per_second"] > 0 and 0 <= line["data_wait"] < 1 for line in log)
 
 
-def test_a_torn_line_of_the_log_is_taken_out_on_resuming(data: Path, tmp_path: Path) -> None:
+def test_an_incomplete_line_of_the_log_is_removed_on_resuming(data: Path, tmp_path: Path) -> None:
     config = config_of(data, tmp_path, steps=2)
     fitted(Descent(), config)
     with (tmp_path / "log.jsonl").open("a") as stream:
@@ -320,12 +348,12 @@ def test_the_sample_image_shows_the_same_faces_in_columns(data: Path, tmp_path: 
     assert (first[:, 64:96] != second[:, 64:96]).any(), "the restored faces change"
 
 
-def test_a_damaged_image_is_left_out_and_named_once(data: Path, tmp_path: Path) -> None:
+def test_a_damaged_image_is_skipped_and_reported_once(data: Path, tmp_path: Path) -> None:
     faces = make_faces(tmp_path / "faces", count=3)
     (faces / "01.png").write_bytes(b"\x89PNG\r\n\x1a\n torn")
-    told: list[str] = []
-    fitted(Descent(), config_of(faces, tmp_path / "out", steps=6, workers=1), told)
-    assert len([line for line in told if "01.png" in line]) == 1
+    messages: list[str] = []
+    fitted(Descent(), config_of(faces, tmp_path / "out", steps=6, workers=1), messages)
+    assert len([line for line in messages if "01.png" in line]) == 1
 
 
 def test_an_empty_folder_is_an_error_before_anything_is_written(tmp_path: Path) -> None:
@@ -342,7 +370,7 @@ def test_images_that_are_all_too_small_are_an_error_in_a_worker_too(tmp_path: Pa
     assert not multiprocessing.active_children(), f"no worker outlives {held.type}, which still holds the loader"
 
 
-def test_a_worker_that_is_stuck_and_deaf_ends_with_the_training(
+def test_a_worker_that_hangs_and_ignores_signals_ends_with_the_training(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)  # PyTorch's patience, 5 s
@@ -367,17 +395,17 @@ def test_an_output_that_is_a_file_is_an_error(data: Path, tmp_path: Path) -> Non
         fitted(Descent(), config_of(data, tmp_path / "out"))
 
 
-def test_too_little_memory_names_the_way_out(data: Path, tmp_path: Path) -> None:
-    class Hungry(Descent):
+def test_too_little_memory_suggests_a_smaller_batch(data: Path, tmp_path: Path) -> None:
+    class TooLarge(Descent):
         def step(self, batches: Any, step: int, learning_rate_scale: float) -> dict[str, Tensor]:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(DeviceError, match="too little memory for 2 images at once.*--accumulate 2") as error:
-        fitted(Hungry(), config_of(data, tmp_path))
+        fitted(TooLarge(), config_of(data, tmp_path))
     assert error.value.exit_code == ExitCode.DEVICE
 
 
-def test_a_batch_that_cannot_be_shared_is_a_usage_error(data: Path, tmp_path: Path) -> None:
+def test_a_batch_that_cannot_be_divided_is_a_usage_error(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not divide a batch of 2"):
         config_of(data, tmp_path, accumulate=4)
 
@@ -393,16 +421,16 @@ def test_a_batch_that_cannot_be_shared_is_a_usage_error(data: Path, tmp_path: Pa
         (9.00, 0.5, 1, False, 1),
     ],
 )
-def test_as_many_workers_load_as_keep_up(
+def test_the_number_of_workers_keeps_up_with_the_training(
     loading: float, learning: float, cores: int, is_cpu: bool, expected: int
 ) -> None:
     assert workers_for(loading, learning, cores, is_cpu=is_cpu) == expected
 
 
-def test_the_number_of_workers_is_measured_and_told(data: Path, tmp_path: Path) -> None:
-    told: list[str] = []
-    report = fitted(Descent(), config_of(data, tmp_path, steps=4, workers=None), told)
-    (line,) = [line for line in told if "Loading the 2 images of a step takes" in line]
+def test_the_number_of_workers_is_measured_and_reported(data: Path, tmp_path: Path) -> None:
+    messages: list[str] = []
+    report = fitted(Descent(), config_of(data, tmp_path, steps=4, workers=None), messages)
+    (line,) = [line for line in messages if "Loading the 2 images of a step takes" in line]
     assert line.endswith(f"{report.workers} worker process(es).") or report.workers == 0
 
 
@@ -415,7 +443,7 @@ def test_measured_or_given_workers_see_the_same_images(data: Path, tmp_path: Pat
     assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
 
 
-def test_a_worker_that_aborts_on_its_way_out_stops_nothing_and_the_others_end() -> None:
+def test_a_worker_that_aborts_on_exit_does_not_keep_the_others_alive() -> None:
     class Aborted:
         def __init__(self) -> None:
             self._workers = [multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))]
@@ -430,18 +458,18 @@ def test_a_worker_that_aborts_on_its_way_out_stops_nothing_and_the_others_end() 
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no choice of cores here")
-def test_more_workers_than_cores_are_told_in_one_line_and_load_all_the_same(data: Path, tmp_path: Path) -> None:
-    cores, told = os.sched_getaffinity(0), []
+def test_more_workers_than_cores_are_reported_in_one_line_and_still_load(data: Path, tmp_path: Path) -> None:
+    cores, messages = os.sched_getaffinity(0), []
     os.sched_setaffinity(0, {min(cores)})
     try:
-        report = fitted(Descent(), config_of(data, tmp_path, steps=3, workers=2), told)
+        report = fitted(Descent(), config_of(data, tmp_path, steps=3, workers=2), messages)
     finally:
         os.sched_setaffinity(0, cores)
-    assert "--workers 2 is more than the 1 core(s) that this process may use." in told
+    assert "--workers 2 is more than the 1 core(s) that this process may use." in messages
     assert (report.step, report.workers) == (3, 2)
 
 
-TOGETHER = """
+TWO_PROCESSES = """
     import os, sys, time
     from pathlib import Path
     import torch
@@ -466,12 +494,12 @@ TOGETHER = """
 
 
 def trained_by_two(data: Path, output: Path, lateness: float = 0.0) -> subprocess.CompletedProcess[str]:
-    """Two processes train; the second is late by so many seconds, or until the first one's checkpoint is there."""
+    """Train with two processes; the second one is late by so many seconds, or until the first checkpoint exists."""
     tests = Path(__file__).resolve().parents[1]
     output.parent.mkdir(parents=True, exist_ok=True)
     script = output.parent / "train.py"
     paths = [str(tests)]
-    text = TOGETHER.format(paths=paths, data=str(data), output=str(output), lateness=lateness)
+    text = TWO_PROCESSES.format(paths=paths, data=str(data), output=str(output), lateness=lateness)
     script.write_text(textwrap.dedent(text), encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -479,8 +507,8 @@ def trained_by_two(data: Path, output: Path, lateness: float = 0.0) -> subproces
     return done
 
 
-def test_two_processes_learn_what_one_does(data: Path, tmp_path: Path) -> None:
-    """The same images in all: discriminator, components and penalties included."""
+def test_two_processes_train_the_same_network_as_one(data: Path, tmp_path: Path) -> None:
+    """The processes share the same images; discriminators and penalties are included."""
     train(tiny_config(data, tmp_path / "1", batch_size=8, steps=3, r1_every=2), print)
     done = trained_by_two(data, tmp_path / "2")
     assert done.stdout.count("images in") == 1, "one process talks"
@@ -506,7 +534,7 @@ def test_a_late_process_does_not_take_the_first_checkpoint_for_an_earlier_traini
 
 
 def test_the_stream_is_the_datasets_own(data: Path, tmp_path: Path) -> None:
-    """What a step sees does not depend on how its batch is cut: 8 images at once, or in four parts."""
+    """The images of a step do not depend on the number of parts: 8 images at once, or in four parts."""
     seen: dict[int, list[Tensor]] = {}
 
     class Watching(Descent):

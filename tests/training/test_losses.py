@@ -21,7 +21,7 @@ from gfprestore.training import losses
 
 @pytest.fixture
 def official_model(official_gfpgan: dict[str, Any]) -> Any:
-    """The official training; its methods are called on a stand-in that holds what they read."""
+    """The official training; its methods are called on an object with the attributes that they read."""
     from gfpgan.models.gfpgan_model import GFPGANModel
 
     return GFPGANModel
@@ -125,7 +125,7 @@ def test_adversarial_losses_are_the_official_ones(official: None) -> None:
     assert losses.generator_adversarial_loss(torch.tensor([[1.0]])) < losses.generator_adversarial_loss(-torch.ones(1))
 
 
-def test_r1_penalty_and_what_it_teaches_are_the_official_ones(official_gfpgan: dict[str, Any]) -> None:
+def test_r1_penalty_and_its_gradients_equal_the_official_ones(official_gfpgan: dict[str, Any]) -> None:
     from basicsr.archs.stylegan2_arch import StyleGAN2Discriminator as OfficialDiscriminator
     from basicsr.losses.gan_loss import r1_penalty
 
@@ -151,7 +151,7 @@ def test_r1_penalty_of_a_linear_discriminator_is_its_weights_squared_norm() -> N
 
 
 @pytest.mark.parametrize("layout", ["paper", "clean"])
-def test_path_length_penalty_and_what_it_teaches_are_the_official_ones(
+def test_path_length_penalty_and_its_gradients_equal_the_official_ones(
     layout: Layout, official_gfpgan: dict[str, Any]
 ) -> None:
     from basicsr.archs.stylegan2_arch import StyleGAN2Generator as OfficialPaper
@@ -189,7 +189,7 @@ def test_path_length_penalty_and_what_it_teaches_are_the_official_ones(
 
 
 def test_path_length_of_a_linear_generator_is_its_gain() -> None:
-    """Images that follow one latent with gain g have paths of length g times a direction's length."""
+    """Images that depend on one latent with gain g have path lengths of g times the length of the direction."""
     latents = torch.randn(2, 1, 3, requires_grad=True)
     gain = torch.tensor([2.0, 5.0])
     drawn = (gain[:, None] * latents[:, 0]).view(2, 3, 1, 1)
@@ -202,7 +202,7 @@ def test_path_length_of_a_linear_generator_is_its_gain() -> None:
 
 
 def test_patches_are_the_official_ones(official_model: Any) -> None:
-    """Official boxes count from pixel centers, ours from the image's edge: half a pixel."""
+    """Official boxes are measured from pixel centers, ours from the edge of the image: half a pixel."""
     restored, gt = images(2, 512), images(2, 512)
     centers = torch.rand(2, 3, 2) * 300 + 100
     halves = torch.tensor([37.0, 41.5, 60.0])[None, :, None]
@@ -229,7 +229,7 @@ def test_a_patch_as_large_as_its_box_is_cut_out_pixel_by_pixel() -> None:
     assert torch.allclose(patches["mouth"], face[..., 80:110, 40:70], atol=1e-6)
 
 
-def test_components_without_a_box_are_left_out() -> None:
+def test_components_without_a_box_are_skipped() -> None:
     faces = images(3, 64)
     boxes = torch.tensor([[5.0, 5, 25, 25], [35, 5, 55, 25], [20, 35, 45, 60]]).repeat(3, 1, 1)
     complete = losses.component_patches(faces, boxes)
@@ -304,7 +304,7 @@ def test_a_face_is_shown_to_dlib_alone_and_gray() -> None:
 
 
 def test_dlib_asks_for_no_colors() -> None:
-    """What it sees is the luma; what it asks for is the same of red, green and blue."""
+    """The recognizer sees the luma; its gradient is equal for red, green and blue."""
     faces = images(1, 64).requires_grad_()
     chips = losses.chip_for_identity(faces, 16)
     left, top, right, bottom = (round(edge / 8) for edge in losses.DLIB_CHIP)

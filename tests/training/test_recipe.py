@@ -1,4 +1,4 @@
-"""The recipes: what learns, when, from which losses; what they start from and what they leave behind."""
+"""The recipes: trained parameters, losses in use, initial weights and exported files."""
 
 from __future__ import annotations
 
@@ -110,9 +110,9 @@ def test_run_takes_a_trained_restorer(data: Path, tmp_path: Path, capsys: pytest
     source = save(tmp_path / "crops" / "face.png", crop)
     options = ["--weights", str(report.weights), "--aligned", "--background", "none", "--json"]
     capsys.readouterr()
-    with pytest.raises(SystemExit) as leaving:
+    with pytest.raises(SystemExit) as exit_info:
         main(["run", str(source), "-o", str(tmp_path / "out"), *options])
-    assert leaving.value.code in (0, None)
+    assert exit_info.value.code in (0, None)
     result = json.loads(capsys.readouterr().out.splitlines()[0])
     network = load_network(report.weights).module
     with torch.no_grad():
@@ -122,7 +122,7 @@ def test_run_takes_a_trained_restorer(data: Path, tmp_path: Path, capsys: pytest
     assert levels.std() > 5
 
 
-def test_the_paper_freezes_the_prior_and_teaches_the_rest(data: Path, tmp_path: Path) -> None:
+def test_the_paper_freezes_the_prior_and_trains_the_rest(data: Path, tmp_path: Path) -> None:
     config = tiny_config(data, tmp_path, "paper", start="nothing")
     recipe = recipe_of(config)
     before = snapshot(recipe.generator)
@@ -200,7 +200,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(data: Path, tmp_path: Path) -> Non
 
 
 def test_steps_of_the_paper_are_those_of_the_official_classes(official: None) -> None:
-    """All losses, all five networks and their optimizers: a difference in any shows in the next step's loss."""
+    """With all losses, five networks and their optimizers: any difference changes the loss of the next step."""
     benchmark = Path(__file__).resolve().parents[1] / "benchmarks" / "bench_training.py"
     spec = importlib.util.spec_from_file_location("bench_training", benchmark)
     assert spec is not None and spec.loader is not None
@@ -300,11 +300,11 @@ def test_a_prior_goes_into_the_decoder_and_stays_there(data: Path, tmp_path: Pat
     prior_config = replace(tiny_config(data, tmp_path / "prior", "paper", steps=2), stage="prior")
     report = train(prior_config, print)
     assert report.weights.name == "prior.safetensors"
-    told: list[str] = []
+    messages: list[str] = []
     config = tiny_config(data, tmp_path / "restorer", "paper", steps=2, weights=report.weights)
-    restorer = load_state(train(config, told.append).weights)
-    loss_network = tmp_path / "prior" / "discriminator.safetensors"
-    assert f"Starting from the prior {report.weights} with the discriminator {loss_network}." in told
+    restorer = load_state(train(config, messages.append).weights)
+    discriminator = tmp_path / "prior" / "discriminator.safetensors"
+    assert f"Starting from the prior {report.weights} with the discriminator {discriminator}." in messages
     for name, tensor in load_state(report.weights).items():
         assert torch.equal(restorer[f"stylegan_decoder.{name}"], tensor), name
 
@@ -393,15 +393,15 @@ def test_a_discriminator_of_half_precision_grows_too() -> None:
     torch.testing.assert_close(logits[1], logits[0], rtol=0.02, atol=0.02)
 
 
-def test_a_decoder_that_learns_may_start_from_a_smaller_prior(data: Path, tmp_path: Path) -> None:
+def test_a_trained_decoder_may_start_from_a_smaller_prior(data: Path, tmp_path: Path) -> None:
     small = small_prior(data, tmp_path / "small")
     recipe = recipe_of(tiny_config(data, tmp_path / "out", weights=small))
     decoder = recipe.generator.stylegan_decoder.state_dict()
     for name, tensor in load_state(small).items():
         assert torch.equal(decoder[name], tensor), name
-    loss_network = load_state(small.with_name("discriminator.safetensors"))
+    discriminator = load_state(small.with_name("discriminator.safetensors"))
     assert torch.equal(
-        recipe.discriminator.state_dict()["final_linear.1.weight"], loss_network["final_linear.1.weight"]
+        recipe.discriminator.state_dict()["final_linear.1.weight"], discriminator["final_linear.1.weight"]
     )
     frozen = tiny_config(data, tmp_path / "frozen", weights=small, train_decoder=False)
     with pytest.raises(WeightsMismatchError, match=r"prior of 16 .*at 32.*--stage prior --size 32 --weights"):
@@ -433,22 +433,22 @@ def test_a_prior_goes_into_a_restorer(size: int, data: Path, tmp_path: Path) -> 
     weight, old_weight = (state["final_linear.weight"].view(8, -1) for state in (after, before))
     torch.testing.assert_close(weight[:codes], 0.1 * old_weight[:codes])
     assert torch.equal(weight[codes:], old_weight[codes:])
-    loss_network = load_state(prior.with_name("discriminator.safetensors"))
+    discriminator = load_state(prior.with_name("discriminator.safetensors"))
     assert torch.equal(
-        recipe.discriminator.state_dict()["final_linear.1.weight"], loss_network["final_linear.1.weight"]
+        recipe.discriminator.state_dict()["final_linear.1.weight"], discriminator["final_linear.1.weight"]
     )
     start = f"the restorer {restorer} with the prior {prior} and the discriminator {prior.parent}"
     assert dict(plan(config))["start"].startswith(start)
 
 
-def test_a_prior_alone_is_what_a_training_starts_from(data: Path, tmp_path: Path) -> None:
+def test_a_training_can_start_from_a_prior_alone(data: Path, tmp_path: Path) -> None:
     prior = small_prior(data, tmp_path / "small", size=32)
     for preset in ("paper", "compact"):
         start = open_initial_weights(replace(tiny_config(data, tmp_path / "out", preset), prior=prior), WeightsStore())
         assert (start.kind, start.path, start.prior_path) == ("prior", prior, None)
 
 
-def test_a_prior_that_cannot_go_into_the_start_is_told(data: Path, tmp_path: Path) -> None:
+def test_a_prior_that_does_not_fit_the_restorer_is_an_error(data: Path, tmp_path: Path) -> None:
     prior = small_prior(data, tmp_path / "small")
     config = tiny_config(data, tmp_path / "out", weights=prior)
     with pytest.raises(WeightsMismatchError, match=r"prior\.safetensors is not a GFP-GAN, .*Omit --weights or --prior"):
@@ -471,7 +471,7 @@ def test_a_larger_prior_than_the_training_is_refused(data: Path, tmp_path: Path)
         open_initial_weights(config, WeightsStore())
 
 
-def test_a_priors_discriminator_that_does_not_fit_is_told(data: Path, tmp_path: Path) -> None:
+def test_a_discriminator_that_does_not_fit_is_an_error(data: Path, tmp_path: Path) -> None:
     small = small_prior(data, tmp_path / "small")
     other = small_prior(data, tmp_path / "other", narrow=1 / 16)
     small.with_name("discriminator.safetensors").write_bytes(other.with_name("discriminator.safetensors").read_bytes())
@@ -480,7 +480,7 @@ def test_a_priors_discriminator_that_does_not_fit_is_told(data: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("state", [{"weight": torch.zeros(1)}, {"conv_body.0.0.weight": torch.zeros(8, 1)}])
-def test_a_file_of_that_name_that_is_no_discriminator_is_told(
+def test_another_file_with_the_name_of_the_discriminator_is_an_error(
     state: dict[str, Tensor], data: Path, tmp_path: Path
 ) -> None:
     small = small_prior(data, tmp_path / "small")
@@ -492,11 +492,11 @@ def test_a_file_of_that_name_that_is_no_discriminator_is_told(
 def test_while_the_discriminator_warms_up_the_prior_stands_still(data: Path, tmp_path: Path) -> None:
     config = replace(tiny_config(data, tmp_path, discriminator_warmup=1), stage="prior")
     recipe = PriorRecipe(config, InitialWeights(config.preset.network(), {}), CPU)
-    generator, average, loss_network = map(snapshot, (recipe.generator, recipe.average, recipe.discriminator))
+    generator, average, discriminator = map(snapshot, (recipe.generator, recipe.average, recipe.discriminator))
     values = recipe.step([batch_of(config)], 1, 1.0)
     assert "adversarial" not in values and values["discriminator"] > 0
     assert not changed(recipe.generator, generator) and not changed(recipe.average, average)
-    assert changed(recipe.discriminator, loss_network)
+    assert changed(recipe.discriminator, discriminator)
     assert "adversarial" in recipe.step([batch_of(config)], 2, 1.0)
     assert changed(recipe.generator, generator) and changed(recipe.average, average)
 
@@ -552,19 +552,19 @@ def test_a_whole_restorer_decides_the_sizes_and_is_gone_on_from(data: Path, tmp_
     assert changed(recipe.generator, dict(state)) == set()
 
 
-def test_a_restorer_goes_on_against_the_discriminator_beside_it(data: Path, tmp_path: Path) -> None:
+def test_a_restorer_is_trained_further_with_the_discriminator_beside_it(data: Path, tmp_path: Path) -> None:
     torch.save({"params_ema": restorer_state()}, tmp_path / "own.pth")
     config = tiny_config(data, tmp_path / "out", weights=tmp_path / "own.pth")
-    loss_network = StyleGAN2Discriminator(config.preset.discriminator_channels()).state_dict()
-    save_file({name: tensor.clone() for name, tensor in loss_network.items()}, tmp_path / "discriminator.safetensors")
+    discriminator = StyleGAN2Discriminator(config.preset.discriminator_channels()).state_dict()
+    save_file({name: tensor.clone() for name, tensor in discriminator.items()}, tmp_path / "discriminator.safetensors")
     start = open_initial_weights(config, WeightsStore())
     assert str(start) == f"the restorer {tmp_path / 'own.pth'} with the discriminator {start.discriminator_path}"
     recipe = recipe_of(config)
-    assert changed(recipe.discriminator, loss_network) == set() and loss_network
+    assert changed(recipe.discriminator, discriminator) == set() and discriminator
     assert open_initial_weights(replace(config, stage="prior"), WeightsStore()).discriminator_path is None
 
 
-def test_a_trained_restorer_goes_on_against_its_own_discriminators(data: Path, tmp_path: Path) -> None:
+def test_a_trained_restorer_is_trained_further_with_its_own_discriminators(data: Path, tmp_path: Path) -> None:
     losses = {"reconstruction": 1.0, "adversarial": 0.1, "components": 0.1}
     first = tiny_config(data, tmp_path / "first", losses=losses, steps=2)
     weights = train(first, print).weights
@@ -631,7 +631,9 @@ def test_discriminators_that_learned_nothing_are_not_written(data: Path, tmp_pat
     ],
     ids=["size", "modulation", "other", "prior"],
 )
-def test_a_start_that_does_not_fit_is_told(state: dict[str, Tensor], message: str, data: Path, tmp_path: Path) -> None:
+def test_initial_weights_that_do_not_fit_are_an_error(
+    state: dict[str, Tensor], message: str, data: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "start.pth"
     torch.save({"params_ema": state}, path)
     with pytest.raises(WeightsMismatchError, match=message):
@@ -648,7 +650,7 @@ def test_a_start_that_does_not_fit_is_told(state: dict[str, Tensor], message: st
         ({"reconstruction": 1.0}, "finetune", {}, r"gfprestore weights fetch gfpgan-1\.4.*--weights FILE"),
     ],
 )
-def test_what_is_not_at_hand_is_an_error_that_names_the_way_out(
+def test_missing_weights_are_an_error_that_names_the_next_step(
     losses: dict[str, float], preset: str, options: dict[str, Any], message: str, data: Path, tmp_path: Path
 ) -> None:
     config = tiny_config(data, tmp_path, preset, losses=losses)
@@ -664,11 +666,11 @@ def test_the_paper_at_full_size_asks_for_the_released_prior(data: Path, tmp_path
         open_initial_weights(config, WeightsStore())
 
 
-def test_a_loss_that_is_switched_off_is_told(data: Path, tmp_path: Path) -> None:
-    told: list[str] = []
+def test_a_loss_that_is_switched_off_is_reported(data: Path, tmp_path: Path) -> None:
+    messages: list[str] = []
     config = tiny_config(data, tmp_path, steps=1)
-    train(config, told.append)
-    assert [line.split("'")[1] for line in told if line.startswith("The loss")] == list(config.disabled_losses)
+    train(config, messages.append)
+    assert [line.split("'")[1] for line in messages if line.startswith("The loss")] == list(config.disabled_losses)
     assert config.disabled_losses == ("perceptual", "identity")
 
 
@@ -687,7 +689,7 @@ def test_the_vgg16_of_a_package_is_found_and_compares(data: Path, tmp_path: Path
         open_loss_networks(replace(config, perceptual_weights=tmp_path / "x.pth"), WeightsStore())
 
 
-def test_dlibs_recognizer_of_a_package_is_found_and_judges(data: Path, tmp_path: Path) -> None:
+def test_dlibs_recognizer_of_a_package_is_found_and_used(data: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec("face_recognition_models") is None:
         pytest.skip("face-recognition-models is not here")
     config = tiny_config(data, tmp_path, losses={"identity": 1.0}, identity_network="dlib")
@@ -708,7 +710,7 @@ def test_dlibs_recognizer_of_a_package_is_found_and_judges(data: Path, tmp_path:
 
 
 def saved_restorer(path: Path, **sizes: Any) -> GFPGAN:
-    """A restorer with random weights, as it is after it was written and read."""
+    """A restorer with random weights, written to a file and read again."""
     state = restorer_state(**sizes)
     torch.save({"params_ema": state}, path)
     module = load_network(path, "restorer").module
@@ -716,7 +718,7 @@ def saved_restorer(path: Path, **sizes: Any) -> GFPGAN:
     return module
 
 
-def test_a_teachers_images_are_learned(data: Path, tmp_path: Path) -> None:
+def test_the_generator_learns_the_output_of_a_teacher(data: Path, tmp_path: Path) -> None:
     teacher = saved_restorer(tmp_path / "teacher.pth", input_share=0.5)
     losses = {"distillation": 1.0}
     config = tiny_config(
@@ -731,8 +733,8 @@ def test_a_teachers_images_are_learned(data: Path, tmp_path: Path) -> None:
     assert sum(found[-5:]) / 5 < 0.5 * found[0]
     lq, gt = (getattr(batch_of(config, 6).sample, name) for name in ("lq", "gt"))
     with torch.no_grad():
-        learned, taught = load_network(report.weights).module(lq), teacher(lq)
-    assert (learned - taught).abs().mean() < 0.8 * (learned - gt).abs().mean()
+        learned, expected = load_network(report.weights).module(lq), teacher(lq)
+    assert (learned - expected).abs().mean() < 0.8 * (learned - gt).abs().mean()
 
 
 def test_a_teacher_of_another_size_sees_the_faces_at_its_own(data: Path, tmp_path: Path) -> None:
@@ -745,13 +747,13 @@ def test_a_teacher_of_another_size_sees_the_faces_at_its_own(data: Path, tmp_pat
     values, made = recipe.losses_of(batch, 1)
     larger = np.stack([cv2.resize(face.permute(1, 2, 0).numpy(), (64, 64)) for face in batch.sample.lq])
     with torch.no_grad():
-        taught = teacher(torch.from_numpy(larger).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
-    smaller = np.stack([cv2.resize(face, (32, 32), interpolation=cv2.INTER_AREA) for face in taught])
+        restored = teacher(torch.from_numpy(larger).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
+    smaller = np.stack([cv2.resize(face, (32, 32), interpolation=cv2.INTER_AREA) for face in restored])
     expected = abs(made.restored.permute(0, 2, 3, 1).numpy() - smaller).mean()
     assert values["distillation"].item() == pytest.approx(expected, rel=0.05)
 
 
-def test_a_teacher_that_is_none_is_told_and_stands_in_the_plan(data: Path, tmp_path: Path) -> None:
+def test_an_invalid_teacher_is_an_error_and_appears_in_the_plan(data: Path, tmp_path: Path) -> None:
     config = tiny_config(data, tmp_path / "out", losses={"distillation": 1.0}, teacher=tmp_path / "teacher.pth")
     with pytest.raises(WeightsMissingError, match=r"teacher\.pth"):
         open_loss_networks(config, WeightsStore())
@@ -794,7 +796,7 @@ def test_a_decoder_without_noise_stays_without(data: Path, tmp_path: Path) -> No
     assert set(strengths[False]) == {0.0}
 
 
-def test_the_plan_tells_everything_and_writes_nothing(data: Path, tmp_path: Path) -> None:
+def test_the_plan_describes_the_training_and_writes_nothing(data: Path, tmp_path: Path) -> None:
     config = tiny_config(data, tmp_path / "out", "paper", losses={"reconstruction": 0.1, "identity": 10.0})
     rows = dict(plan(config))
     assert rows["steps"] == "4 of 2 images"
@@ -807,7 +809,7 @@ def test_the_plan_tells_everything_and_writes_nothing(data: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("stage", ["prior", "restoration"])
-def test_a_plan_is_made_of_what_is_drawn_at_random_too(stage: Stage, data: Path, tmp_path: Path) -> None:
+def test_a_plan_also_counts_random_crops(stage: Stage, data: Path, tmp_path: Path) -> None:
     losses = {"perceptual": 1.0, "adversarial": 1.0}
     config = tiny_config(data, tmp_path, losses=losses, perceptual_network="vgg16", perceptual_crop=16, mixing=0.5)
     assert "GiB" in dict(plan(replace(config, stage=stage)))["memory"]
@@ -846,7 +848,7 @@ def test_discriminators_join_after_the_steps_that_go_without_them(data: Path, tm
 
 def test_the_perceptual_loss_may_look_at_a_piece_of_each_face(data: Path, tmp_path: Path) -> None:
     class Seen(nn.Module):
-        """Stands for VGG: its features are the images, and it notes their sizes."""
+        """Double of VGG: its features are the images, and it records their sizes."""
 
         def __init__(self) -> None:
             super().__init__()
