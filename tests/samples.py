@@ -1,4 +1,4 @@
-"""Images and photo files made on the spot, by Pillow and plain bytes alone, for comparison with what the tool does."""
+"""Sample images and photo files, created with Pillow and plain bytes only, independent of the code under test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin
 
 
 def pixels_of(path: Path | str) -> NDArray[Any]:
-    """The file's samples as they are stored, decoded to their end."""
+    """Decoded samples of a file, as they are stored."""
     with Image.open(path) as sample:
         return np.array(sample)
 
@@ -29,14 +29,14 @@ def size_of(path: Path | str) -> tuple[int, int]:
 
 
 def info_of(path: Path | str) -> dict[str, Any]:
-    """What Pillow reads beside the pixels."""
+    """Metadata that Pillow reads."""
     with Image.open(path) as sample:
         sample.load()
         return dict(sample.info)
 
 
 def save(path: Path, pixels: NDArray[Any], **options: Any) -> Path:
-    """Writes pixels, making the folder."""
+    """Write pixels to a file and create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **options)
     return path
@@ -87,7 +87,7 @@ def jpeg_segment(marker: int, content: bytes) -> bytes:
 
 
 def write_source(path: Path, orientation: int = 6) -> Path:
-    """A file of each format with all the metadata that Pillow lets us put there, and IPTC where it has a place."""
+    """Create a file of each format with all metadata that Pillow can write, and IPTC if the format supports it."""
     image, block = Image.fromarray(ramp()), exif_block(orientation)
     if path.suffix == ".jpg":
         photoshop = jpeg_segment(0xED, b"Photoshop 3.0\0" + resources())
@@ -117,7 +117,7 @@ def png_chunk(name: bytes, content: bytes) -> bytes:
 
 
 def deep_png(levels: np.ndarray, extra: bytes = b"") -> bytes:
-    """A 16-bit PNG without filters, straight from the PNG specification."""
+    """Write a 16-bit PNG without filters, following the PNG specification."""
     height, width = levels.shape[:2]
     color = {1: 0, 2: 4, 3: 2, 4: 6}[1 if levels.ndim == 2 else levels.shape[2]]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
@@ -138,7 +138,7 @@ def tiff(
     sample_format: int = 1,
     rows_a_strip: int = 10,
 ) -> bytes:
-    """A TIFF straight from the TIFF 6.0 specification."""
+    """Write a TIFF, following the TIFF 6.0 specification."""
     levels = levels if levels.ndim == 3 else levels[..., None]
     height, width, samples = levels.shape
     data = levels.astype(levels.dtype.newbyteorder(order))
@@ -199,7 +199,7 @@ CROPS = {
 
 
 def original(name: str) -> Pixels:
-    """A crop of a sample, (H, W, 3); gray ones three times."""
+    """A crop (H, W, 3) of a sample; gray samples are repeated in three channels."""
     data: Any = pytest.importorskip("skimage.data", exc_type=ImportError)
     sample, crop = CROPS[name]
     pixels = np.asarray(getattr(data, sample)(), np.uint8)
@@ -208,7 +208,7 @@ def original(name: str) -> Pixels:
 
 
 def blurred(pixels: Pixels) -> Pixels:
-    """Thrice the mean of neighbors, one two one."""
+    """Blur with the kernel (1, 2, 1) / 4, three times."""
     values = pixels.astype(np.float64)
     for axis in (0, 1, 0, 1, 0, 1):
         values = (np.roll(values, 1, axis) + 2 * values + np.roll(values, -1, axis)) / 4
@@ -216,19 +216,19 @@ def blurred(pixels: Pixels) -> Pixels:
 
 
 def noisy(pixels: Pixels) -> Pixels:
-    """Uniform noise of +-24 levels, of a stream that numpy promises not to change."""
+    """Add uniform noise of +-24 levels, from a random stream that numpy keeps stable."""
     noise = np.random.RandomState(0).randint(-24, 25, pixels.shape)
     return np.clip(pixels.astype(np.int64) + noise, 0, 255).astype(np.uint8)
 
 
 def coarse(pixels: Pixels) -> Pixels:
-    """Every fourth pixel, four times in both directions."""
+    """Repeat every fourth pixel four times in both directions."""
     rows, columns = np.arange(pixels.shape[0]) // 4 * 4, np.arange(pixels.shape[1]) // 4 * 4
     return np.ascontiguousarray(pixels[rows][:, columns])
 
 
 def dim(pixels: Pixels) -> Pixels:
-    """Less contrast, and each channel shifted by its own."""
+    """Reduce the contrast and shift each channel by another value."""
     return np.round(pixels * np.array([0.6, 0.7, 0.75]) + np.array([40, 20, 10])).astype(np.uint8)
 
 
@@ -242,13 +242,13 @@ WAYS: dict[str, Callable[[Pixels], Pixels]] = {
 
 
 def sample_image(name: str) -> Pixels:
-    """Such as `astronaut-blurred`."""
+    """A distorted sample by its name, such as `astronaut-blurred`."""
     sample, way = name.split("-")
     return WAYS[way](original(sample))
 
 
 def feature_sets(name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Two sets of correlated features, such as `features-500-64`: so many of so many dimensions."""
+    """Two sets of correlated features by name: `features-500-64` has 500 vectors of 64 dimensions."""
     _, count, dimensions = name.split("-")
     stream = np.random.RandomState(int(count))
     shape = (int(count), int(dimensions))
