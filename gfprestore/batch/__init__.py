@@ -1,1 +1,1 @@
-"""Runs over folders: planned, journaled, scheduled."""
+"""Planning, journaling and scheduling of runs over folders."""

@@ -1,13 +1,13 @@
-"""From the photos, folders and globs that a user names to a plan: which photo is read, where its result goes.
+"""Plan of a run: the photos to read and the path of each result, from the inputs on the command line.
 
-The plan mirrors each input folder and is made by reading alone: nothing is created, no original is ever an output.
-A plan depends on the names only, not on the file system's order or on its idea of upper and lower case, so that the
-same folder gives the same plan on every machine. Where results go:
+The plan mirrors each input folder. Planning only reads: it creates nothing, and an original is never an output.
+A plan depends only on file names, not on the file system's order or case sensitivity, so the same folder gives the same
+plan on every machine. Output paths:
 
-- without an output folder, beside each input folder in `<folder>-restored`; a single file goes to
-  `<its folder>-restored`, where a run over its whole folder would put it;
-- with one, straight into it. Several input folders get a sub-folder each, named after them; files of several folders
-  do so only where their names clash.
+- Without an output folder: `<folder>-restored` beside each input folder. A single file goes to
+  `<its folder>-restored`, as in a run over its whole folder.
+- With an output folder: directly in it. Several input folders get a subfolder each, named after the input folder; files
+  from several folders get subfolders only if their names clash.
 
 Imports errors only.
 """
@@ -25,8 +25,8 @@ from gfprestore.batch.output_folder import (
     check_writable,
     create_folder_within,
     is_within,
-    leads_elsewhere,
     longest_name,
+    outside_link_message,
     shortened,
 )
 from gfprestore.batch.walk import (
@@ -40,7 +40,7 @@ from gfprestore.batch.walk import (
 )
 from gfprestore.errors import FolderError
 
-PREVIEW_FOLDERS = ("_compare", "_faces")  # names in an output folder that no mirrored folder or photo gets
+PREVIEW_FOLDERS = ("_compare", "_faces")  # reserved names in an output folder
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class PhotoTask:
     """One photo to restore.
 
     Attributes:
-        source: the original, under the name by which the user reaches it.
-        output: the final path of the result; lies in `folder`.
-        relative: the source's mirrored name, unique in `folder`: the photo's stable name in the journal and in seeds.
-        folder: the output folder that `output` is planned in and that holds the journal.
+        source: the original, under the path given by the user.
+        output: the final path of the result, inside `folder`.
+        relative: the source's mirrored path, unique in `folder`; identifies the photo in the journal and in seeds.
+        folder: the output folder, which also holds the journal.
     """
 
     source: Path
@@ -62,19 +62,19 @@ class PhotoTask:
 
 @dataclass(frozen=True)
 class Plan:
-    """All tasks in natural order of their names, input by input, and what was left out."""
+    """All tasks in natural order of their names, input by input, and the skipped files."""
 
     tasks: tuple[PhotoTask, ...]
     skipped: tuple[Skipped, ...]
 
     @property
     def output_folders(self) -> tuple[Path, ...]:
-        """The output folders in the order of their first task; each holds its own journal."""
+        """Output folders in the order of their first task; each holds its own journal."""
         return tuple(dict.fromkeys(task.folder for task in self.tasks))
 
     @property
     def problems(self) -> tuple[Skipped, ...]:
-        """What could not be read or written and so makes the run incomplete."""
+        """Skipped files that make the run incomplete because they could not be read or written."""
         return tuple(entry for entry in self.skipped if entry.is_problem)
 
 
@@ -86,18 +86,18 @@ def plan_photos(
     rename: Callable[[Path], str],
     exclude: Sequence[str] = (),
 ) -> Plan:
-    """Finds the photos and decides where each result goes; creates and changes nothing.
+    """Find the photos and choose the path of each result; creates and changes nothing.
 
     Args:
-        inputs: photos, folders and globs that the shell did not expand.
+        inputs: photos, folders and unexpanded globs.
         output: the output folder; None for `<folder>-restored` beside each input folder.
         suffixes: suffixes of photos in lower case with their dot, such as `.jpg`.
         rename: the suffix of the result for a source, such as `.png`.
-        exclude: shell patterns; a file or folder whose name, path within its input folder or path as given matches is
-            left out.
+        exclude: shell patterns; files and folders are skipped if a pattern matches their name, their path within the
+            input folder or their path as given.
 
     Raises:
-        FolderError: An input does not exist or cannot be read, no photo was found, or the output folder cannot be used.
+        FolderError: An input does not exist or cannot be read, no photo was found, or the output folder is not usable.
     """
     roots = _group(existing_inputs(inputs))
     _place(roots, output)
@@ -114,22 +114,22 @@ def plan_photos(
 
 
 def create_folder_of(task: PhotoTask) -> None:
-    """Creates the folder of a task's output within the output folder, just before the result is written.
+    """Create the folder of a task's output, just before the result is written.
 
     Raises:
-        FolderError: The output folder itself is gone.
-        PhotoError: The folder cannot be created, or a link leads it out of the output folder.
+        FolderError: The output folder no longer exists.
+        PhotoError: The folder cannot be created, or a link points outside the output folder.
     """
     create_folder_within(task.output.parent, task.folder)
 
 
 def _group(paths: Sequence[Path]) -> list[InputRoot]:
-    """Inputs by the folder that is mirrored: the outermost input folder around each, else a file's own folder."""
+    """Group inputs by mirrored folder: the outermost input folder around each, or else a file's own folder."""
     folder_inputs: dict[Path, Path] = {}  # real path -> as first given
     for path in paths:
         if path.is_dir():
             folder_inputs.setdefault(path.resolve(), path)
-    real_parents: dict[Path, Path] = {}  # a shell expands `*.jpg` to many files of one folder
+    real_parents: dict[Path, Path] = {}  # cached, because a shell expands `*.jpg` to many files of one folder
     roots: dict[Path, InputRoot] = {}
     for path in paths:
         if path.is_dir():
@@ -145,10 +145,10 @@ def _group(paths: Sequence[Path]) -> list[InputRoot]:
 
 
 def _place(roots: Sequence[InputRoot], output: Path | None) -> None:
-    """Gives every root its output folder and, where several share one, its sub-folder.
+    """Assign each root its output folder and, if several roots share one, a subfolder.
 
     Raises:
-        FolderError: The output folder is an input folder, or it cannot be created or written.
+        FolderError: The output folder is also an input folder, or it cannot be created or written.
     """
     labels = _labels(roots) if output is not None and _need_subfolders(roots) else [PurePath()] * len(roots)
     identities = {identity for root in roots if (identity := file_identity(root.real))}
@@ -158,8 +158,8 @@ def _place(roots: Sequence[InputRoot], output: Path | None) -> None:
         for place in (root.output, root.output / label):
             if file_identity(place) in identities:
                 raise FolderError(
-                    f"The output folder {place} is an input folder as well, and originals are never written to. "
-                    "Name another folder with --output."
+                    f"The output folder {place} is also an input folder. Originals are never overwritten. "
+                    "Choose another folder with --output."
                 )
         check_writable(root.output)
 
@@ -167,7 +167,7 @@ def _place(roots: Sequence[InputRoot], output: Path | None) -> None:
 def _default_output(root: InputRoot) -> Path:
     folder = root.folder if root.folder.name not in ("", "..") else root.real
     if not folder.name:
-        raise FolderError(f"{folder} has no folder beside it for the results. Name one with --output.")
+        raise FolderError(f"{folder} has no parent folder for the results. Choose an output folder with --output.")
     return folder.with_name(f"{folder.name}-restored")
 
 
@@ -179,7 +179,7 @@ def _need_subfolders(roots: Sequence[InputRoot]) -> bool:
 
 
 def _labels(roots: Sequence[InputRoot]) -> list[PurePath]:
-    """The last parts of each root's path, as few as tell all of them apart."""
+    """Shortest path endings that distinguish all roots."""
     parts = [root.real.parts[1:] or ("root",) for root in roots]
     for depth in range(1, max(map(len, parts)) + 1):
         labels = [PurePath(*root_parts[-depth:]) for root_parts in parts]
@@ -189,7 +189,7 @@ def _labels(roots: Sequence[InputRoot]) -> list[PurePath]:
 
 
 class _Names:
-    """Names already given away in one output folder; two names that some file system takes for one are the same."""
+    """Names in use in one output folder, compared without case and Unicode form as some file systems do."""
 
     def __init__(self, longest: int) -> None:
         self.longest = longest
@@ -197,14 +197,14 @@ class _Names:
         self.folders: dict[PurePath, PurePath] = {PurePath(): PurePath()}
 
     def folder(self, relative: PurePath) -> PurePath:
-        """The output's sub-folder for a mirrored one."""
+        """Output subfolder for a mirrored folder."""
         if relative not in self.folders:
             parent = self.folder(relative.parent)
             self.folders[relative] = parent / self.claim(parent, relative, [(relative.name, "")])
         return self.folders[relative]
 
     def claim(self, parent: PurePath, relative: PurePath, wanted: Sequence[tuple[str, str]]) -> str:
-        """The first wanted name (stem, suffix) that is free in `parent`, else the first marked by `relative`'s hash."""
+        """Claim the first free name (stem, suffix) in `parent`, or else one marked with the hash of `relative`."""
         digest = hashlib.sha256(os.fsencode(relative.as_posix())).hexdigest()
         stem, suffix = wanted[0]
         marked = (shortened(stem, f"~{digest[:length]}{suffix}", self.longest) for length in range(8, len(digest) + 1))
@@ -213,7 +213,7 @@ class _Names:
         return next(name for name in chain(fitting, marked) if self.take(parent, name))
 
     def take(self, parent: PurePath, name: str) -> bool:
-        """Gives a name away; False where it is given away already."""
+        """Reserve a name; False if it is already in use."""
         key = (parent, folded_name(name))
         is_free = key not in self.taken
         self.taken.add(key)
@@ -223,10 +223,10 @@ class _Names:
 def _assign_outputs(
     roots: Sequence[InputRoot], rename: Callable[[Path], str], skipped: list[Skipped]
 ) -> list[PhotoTask]:
-    """One task a photo, each with an output of its own; photos whose output would leave the folder are skipped.
+    """Create one task per photo with a unique output; photos whose output would leave the folder are skipped.
 
-    Folders take their names first, then the photos whose name does not change, then the others: `a.jpg` beside `a.png`
-    becomes `a.jpg.png` where all become PNG.
+    Folders claim their names first, then photos whose name does not change, then the others: `a.jpg` beside `a.png`
+    becomes `a.jpg.png` if all results are PNG.
     """
     names = {root.output: _Names(longest_name(root.output)) for root in roots}
     outputs: dict[tuple[Path, PurePath], PurePath] = {}
@@ -253,8 +253,8 @@ def _assign_outputs(
     for root, relative, source in found:
         output = root.output / outputs[root.output, relative]
         if output.parent not in blocked:
-            blocked[output.parent] = _what_blocks(output.parent, root.output)
-        reason = blocked[output.parent] or (f"a folder is in the way at {output}" if output.is_dir() else None)
+            blocked[output.parent] = _blocking_reason(output.parent, root.output)
+        reason = blocked[output.parent] or (f"{output} is an existing folder" if output.is_dir() else None)
         if reason:
             skipped.append(Skipped(source, reason, is_problem=True))
         else:
@@ -263,34 +263,34 @@ def _assign_outputs(
 
 
 def _refuse_originals(tasks: Sequence[PhotoTask]) -> None:
-    """The last guard of the originals.
+    """Refuse a plan that would overwrite an original, as a last check.
 
     Raises:
-        FolderError: A result would be written over one of the photos that are read.
+        FolderError: A result would overwrite one of the photos to restore.
     """
     sources = {identity for task in tasks if (identity := file_identity(task.source))}
     for task in tasks:
         if file_identity(task.output) in sources:
             raise FolderError(
-                f"The result of {task.source} would be written over the original {task.output}. "
-                "Name another folder with --output."
+                f"The result of {task.source} would overwrite the original {task.output}. "
+                "Choose another folder with --output."
             )
 
 
 def _kept_spelling(source: Path, suffix: str) -> str:
-    """`.JPG` stays `.JPG` where the format stays."""
+    """Suffix of the result; `.JPG` stays `.JPG` if the format does not change."""
     return source.suffix if suffix.lower() == source.suffix.lower() else suffix
 
 
-def _what_blocks(parent: Path, folder: Path) -> str | None:
-    """Why results cannot be written to `parent` within the output folder; None where they can."""
+def _blocking_reason(parent: Path, folder: Path) -> str | None:
+    """Reason why results cannot be written to `parent` in the output folder; None if they can."""
     if not is_within(parent, folder):
-        return leads_elsewhere(parent, folder)
+        return outside_link_message(parent, folder)
     for place in (parent, *parent.parents):
         if place == folder:
             break
         if os.path.lexists(place) and not place.is_dir():
-            return f"a file is in the way at {place}"
+            return f"{place} is a file, not a folder"
     return None
 
 
@@ -298,8 +298,8 @@ def _nothing_found(roots: Sequence[InputRoot], skipped: Sequence[Skipped]) -> st
     places = ", ".join(str(path) for root in roots for path, _within in root.targets)
     shown = next((entry for entry in skipped if entry.is_problem), skipped[0] if skipped else None)
     if shown is None:
-        return f"{places} holds no photos: it is empty. Name a folder with photos."
+        return f"{places} contains no photos: it is empty. Choose a folder with photos."
     return (
-        f"{places} holds no photos that can be restored. Left out: {len(skipped)}, "
-        f"such as {shown.path} ({shown.reason}). Name a folder with photos, or one of its folders or files directly."
+        f"{places} contains no photos that can be restored. Skipped: {len(skipped)}, "
+        f"such as {shown.path} ({shown.reason}). Choose a folder with photos, or name one of its folders or files."
     )

@@ -1,14 +1,14 @@
-"""What was done in an output folder with which settings: skip, resume, report.
+"""Journal of an output folder: finished photos and their settings, for skipping, resuming and reporting.
 
-The journal is the file `.gfprestore.jsonl` in the output folder, one JSON object a line, only ever appended to. A line
-describes settings (`settings` and their `fingerprint`) or one attempt at one photo (`JournalEntry`); the last line of a
-photo counts. Every line is one write to a file opened for appending, so that a killed process leaves whole lines and at
-most one torn one at the end, which is skipped by every reader. Nothing in a journal is trusted: lines that are damaged,
-huge or of another shape are counted and skipped, names that leave the folder are never followed.
+The journal is the file `.gfprestore.jsonl` in the output folder. It is append-only and has one JSON object per line. A
+line describes settings (`settings` and their `fingerprint`) or one attempt at one photo (`JournalEntry`); the last line
+of a photo counts. Every line is one write to a file opened for appending. A killed process therefore leaves complete
+lines and at most one incomplete line at the end, which readers skip. The content of a journal is not trusted: damaged,
+oversized or malformed lines are counted and skipped, and paths outside the folder are never followed.
 
-One run at a time writes into an output folder: the journal is locked while it is open, by the operating system, which
-forgets the lock when the process dies. A second run is refused. Where a file system knows no locks, both run; their
-lines do not mix, but both may restore the same photo.
+Only one run at a time writes to an output folder. The operating system locks the journal while it is open and releases
+the lock when the process dies. A second run is refused. On a file system without locks both runs proceed; their lines
+do not mix, but both may restore the same photo.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from gfprestore.files import remove_leftovers
 Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[str, Json]"
 
 STARTED, RESTORED, FAILED = "started", "restored", "failed"
-LONGEST_LINE = 1 << 20  # bytes; ours stay below 100 kB with the longest paths
+LONGEST_LINE = 1 << 20  # bytes; lines stay below 100 kB even with the longest paths
 NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}  # a file system without locks
 
 
@@ -45,22 +45,22 @@ class JournalEntry:
     """One attempt at one photo.
 
     Attributes:
-        relative: the photo's mirrored name (`PhotoTask.relative` with forward slashes).
+        relative: the photo's mirrored path (`PhotoTask.relative` with forward slashes).
         status: `started`, `restored` or `failed`.
-        output: the result's name in the output folder with forward slashes; None where there is none.
-        output_size: the result's bytes.
+        output: the result's path in the output folder with forward slashes; None if there is no result.
+        output_size: the result's size in bytes.
         output_sha256: the result's hash, where it was computed.
         source: the original's absolute path.
-        source_sha256: the original's hash; None where it could not be read, as the next two.
-        source_size: the original's bytes.
-        source_modified_ns: when the original was changed last, in nanoseconds of the Unix epoch.
-        fingerprint: of the settings (`settings_fingerprint`).
-        faces: faces found.
-        restored_faces: faces restored and pasted.
+        source_sha256: the original's hash; None if it could not be read, as for the next two fields.
+        source_size: the original's size in bytes.
+        source_modified_ns: modification time of the original, in nanoseconds since the Unix epoch.
+        fingerprint: fingerprint of the settings (`settings_fingerprint`).
+        faces: number of detected faces.
+        restored_faces: number of faces restored and pasted.
         seconds: time spent.
-        error: why it failed.
+        error: error message of a failed attempt.
         started: UTC time in ISO 8601.
-        finished: UTC time in ISO 8601; None while under way.
+        finished: UTC time in ISO 8601; None while in progress.
     """
 
     relative: str
@@ -82,20 +82,20 @@ class JournalEntry:
 
 
 def utc_now() -> str:
-    """The present moment as entries hold it: UTC, ISO 8601, milliseconds."""
+    """Current UTC time in ISO 8601 with milliseconds, as stored in entries."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
 def settings_fingerprint(settings: Mapping[str, Json]) -> str:
-    """SHA-256 of the settings that decide the pixels and of this program's version, in hex digits.
+    """SHA-256 of the program version and the settings that affect the pixels, in hex digits.
 
-    The order of keys does not matter, nor whether a whole number came as 2 or 2.0.
+    The order of keys does not matter, and 2 equals 2.0.
 
     Args:
-        settings: everything that changes the result, the SHA-256 of the weights included.
+        settings: everything that affects the result, including the SHA-256 of the weights.
 
     Raises:
-        ValueError: A number is infinite or not a number.
+        ValueError: A number is NaN or infinite.
     """
     document = json.dumps(
         {"gfprestore": __version__, "settings": _canonical(settings)},
@@ -107,39 +107,39 @@ def settings_fingerprint(settings: Mapping[str, Json]) -> str:
 
 
 class Journal:
-    """The journal of one output folder; a context manager. Its methods may be called from several threads."""
+    """Journal of one output folder, a context manager. Methods are thread-safe."""
 
     def __init__(self, folder: Path, descriptor: int | None, *, read_only: bool) -> None:
-        """Takes over an open journal; `Journal.open` is the way in. A `descriptor` of None is an empty journal."""
+        """Wrap an open file; use `Journal.open` instead. A `descriptor` of None is an empty journal."""
         self.folder = folder
         self.path = folder / JOURNAL_NAME
         self.read_only = read_only
         self.damaged_lines = 0
         self._descriptor = descriptor
         self._guard = threading.RLock()
-        self._last: dict[str, int] = {}  # photo -> where its last line begins
-        self._begun: set[str] = set()  # photos whose last line is that they were begun
-        self._outputs: set[str] = set()  # every name that was ever given to a result
+        self._last: dict[str, int] = {}  # photo -> offset of its last line
+        self._begun: set[str] = set()  # photos whose last line has the status `started`
+        self._outputs: set[str] = set()  # every output path in the journal
         self._fingerprints: set[str] = set()
         if descriptor is not None:
             self._load(descriptor)
 
     @classmethod
     def open(cls, folder: Path, *, read_only: bool = False) -> Journal:
-        """Opens the journal of an existing output folder, creates it where there is none, locks and repairs it.
+        """Open the journal of an existing output folder; creates it if missing, locks and repairs it.
 
-        Unfinished files of a run that was killed are removed from the folder.
+        Unfinished files of a killed run are removed from the folder.
 
         Args:
             folder: the output folder.
-            read_only: only look: nothing is created, locked or repaired, and nothing can be recorded.
+            read_only: only read; creates, locks and repairs nothing, and entries cannot be recorded.
 
         Raises:
-            FolderError: Another run holds the journal, or it cannot be opened or is no regular file.
+            FolderError: Another run has locked the journal, it cannot be opened, or it is not a regular file.
         """
         path = folder / JOURNAL_NAME
         access = os.O_RDONLY if read_only else os.O_RDWR | os.O_APPEND | os.O_CREAT
-        # No link is followed: a folder nobody vetted must not make us append to a file elsewhere. No pipe blocks us.
+        # Links are not followed: an untrusted folder must not redirect writes to another file. Pipes must not block.
         flags = access | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         try:
             descriptor = os.open(path, flags, 0o666)
@@ -151,13 +151,13 @@ class Journal:
             raise FolderError(_unusable(path, error)) from None
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise FolderError(f"{path} is no regular file. Remove it, or name another folder with --output.")
-            is_alone = not read_only and _lock(descriptor, path)
+                raise FolderError(f"{path} is not a regular file. Remove it, or choose another folder with --output.")
+            is_locked = not read_only and _lock(descriptor, path)
             if not read_only:
                 _end_last_line(descriptor)
                 _sync_folder(folder)
             journal = cls(folder, descriptor, read_only=read_only)
-            if is_alone and journal.interrupted:
+            if is_locked and journal.interrupted:
                 remove_leftovers(folder)
             return journal
         except OSError as error:
@@ -176,7 +176,7 @@ class Journal:
         self.close()
 
     def close(self) -> None:
-        """Closes the journal and so lets the next run in."""
+        """Close the journal and release its lock."""
         with self._guard:
             if self._descriptor is not None:
                 os.close(self._descriptor)
@@ -184,7 +184,7 @@ class Journal:
 
     @property
     def interrupted(self) -> tuple[str, ...]:
-        """Photos that were begun and not ended: what a killed run was at, sorted by name."""
+        """Photos that a killed run started but did not finish, sorted by name."""
         with self._guard:
             return tuple(sorted(self._begun))
 
@@ -192,7 +192,7 @@ class Journal:
         return len(self._last)
 
     def note_settings(self, settings: Mapping[str, Json]) -> str:
-        """Writes settings down where they are new to this journal and returns their fingerprint.
+        """Record settings that are new to this journal and return their fingerprint.
 
         Raises:
             FolderError: The journal cannot be written.
@@ -211,7 +211,7 @@ class Journal:
         return fingerprint
 
     def last(self, relative: str) -> JournalEntry | None:
-        """The last entry of a photo; None where there is none that can be read."""
+        """Last entry of a photo; None if it is missing or invalid."""
         with self._guard:
             offset = self._last.get(relative)
             if offset is None or self._descriptor is None:
@@ -222,23 +222,23 @@ class Journal:
         return entry if entry is not None and entry.relative == relative else None
 
     def entries(self) -> Iterator[JournalEntry]:
-        """The last entry of every photo, in the order of first appearance."""
+        """Last entry of every photo, in the order of first appearance."""
         for relative in list(self._last):
             entry = self.last(relative)
             if entry is not None:
                 yield entry
 
     def is_done(self, relative: str, source: Path, fingerprint: str | None, output: Path | None = None) -> bool:
-        """Whether a photo was restored under these settings, and original and result are still what they were.
+        """Whether a photo was restored with these settings and neither original nor result has changed since.
 
-        An original of the same path, size and time is taken for unchanged; one that was touched, moved or copied back
-        is compared by its hash.
+        An original with the same path, size and time counts as unchanged; one that was touched, moved or copied back is
+        compared by its hash.
 
         Args:
-            relative: the photo's mirrored name.
+            relative: the photo's mirrored path.
             source: the original.
-            fingerprint: of the settings now asked for; None takes any.
-            output: where the result is planned now; a result under another name does not count.
+            fingerprint: fingerprint of the current settings; None accepts any.
+            output: the planned path of the result; a result with another path does not count.
         """
         entry = self.last(relative)
         if entry is None or entry.status != RESTORED or entry.output is None:
@@ -250,13 +250,13 @@ class Journal:
         return self._holds_result(entry.output, entry.output_size) and _is_unchanged(source, entry)
 
     def owns(self, output: Path) -> bool:
-        """Whether a file in the output folder is a result of ours, finished or not, and so may be replaced."""
+        """Whether a file in the output folder was written by a run, finished or not, and so may be replaced."""
         return output.relative_to(self.folder).as_posix() in self._outputs
 
     def begin(self, relative: str, source: Path, output: Path, fingerprint: str) -> None:
-        """Notes that a result is about to be written, so that one left by a killed run is known as ours.
+        """Record that a result is about to be written, so that `owns` recognizes it after a killed run.
 
-        Not forced to the disk: it outlives the process, which is what it is for.
+        There is no fsync, because the line only has to survive the process.
 
         Raises:
             FolderError: The journal cannot be written.
@@ -274,10 +274,10 @@ class Journal:
         )
 
     def record(self, entry: JournalEntry) -> None:
-        """Appends an entry and forces it to the disk; the result must be on the disk before.
+        """Append an entry with fsync; the result must already be on disk.
 
         Raises:
-            FolderError: The journal cannot be written: the disk is full, or the folder is gone.
+            FolderError: The journal cannot be written: the disk is full, or the folder no longer exists.
         """
         with self._guard:
             self._record(entry)
@@ -292,7 +292,7 @@ class Journal:
             self._keep(entry.relative, entry.status, entry.output, start)
 
     def _append(self, line: Mapping[str, Json]) -> int:
-        """Writes one line whole or not at all and returns where it begins."""
+        """Write one line completely or not at all, and return its offset."""
         descriptor = self._open_descriptor()
         data = json.dumps(line, separators=(", ", ": ")).encode("ascii") + b"\n"
         try:
@@ -312,7 +312,7 @@ class Journal:
         return self._descriptor
 
     def _check_still_there(self, descriptor: int) -> None:
-        """A removed file takes writes without complaint; lines there would be lost.
+        """Check that the journal was not removed; writes to a removed file succeed but are lost.
 
         Raises:
             FileNotFoundError: The journal is no longer at its path.
@@ -322,13 +322,13 @@ class Journal:
             raise FileNotFoundError(errno.ENOENT, "it was removed or replaced during the run")
 
     def _load(self, descriptor: int) -> None:
-        """Notes where the last line of each photo begins; a million lines take seconds and little memory."""
+        """Index the last line of each photo by offset; a million lines take seconds and little memory."""
         os.lseek(descriptor, 0, os.SEEK_SET)
         offset = 0
         with os.fdopen(os.dup(descriptor), "rb") as file:
             while line := file.readline(LONGEST_LINE):
                 start, offset = offset, offset + len(line)
-                while len(line) == LONGEST_LINE and not line.endswith(b"\n"):  # a huge line, read away in pieces
+                while len(line) == LONGEST_LINE and not line.endswith(b"\n"):  # an oversized line, discarded in pieces
                     rest = file.readline(LONGEST_LINE)
                     offset += len(rest)
                     line = rest if len(rest) == LONGEST_LINE else b"damaged"
@@ -342,7 +342,7 @@ class Journal:
                 return
             relative, status, output = document["relative"], document["status"], document["output"]
             if not isinstance(relative, str) or not isinstance(output, (str, type(None))):
-                raise TypeError("names are text")
+                raise TypeError("paths must be text")
         except (ValueError, RecursionError, TypeError, KeyError):
             self.damaged_lines += 1
             return
@@ -368,7 +368,7 @@ class Journal:
 
 
 def _canonical(value: Json) -> Json:
-    """The same value for all ways to write it: whole numbers as integers, sequences as lists."""
+    """Canonical form of a value: whole numbers as integers, sequences as lists."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, Mapping):
@@ -386,12 +386,12 @@ def _is_unchanged(source: Path, entry: JournalEntry) -> bool:
         if status.st_mtime_ns == entry.source_modified_ns and _absolute(source) == entry.source:
             return True
         return read_source_state(source).sha256 == entry.source_sha256
-    except (OSError, ValueError, PhotoError):  # an original that cannot be read is not done; restoring it will tell why
+    except (OSError, ValueError, PhotoError):  # an unreadable original is not done; restoring it reports why
         return False
 
 
 def _parse_entry(line: bytes) -> JournalEntry | None:
-    """The entry in a line of the journal; None where its values are not of the declared types."""
+    """Parse a line of the journal; None if its values do not have the declared types."""
     try:
         document = json.loads(line)
         entry = JournalEntry(**{field.name: document.get(field.name) for field in fields(JournalEntry)})
@@ -400,7 +400,7 @@ def _parse_entry(line: bytes) -> JournalEntry | None:
     texts = (entry.source, entry.fingerprint, entry.status)
     optional_texts = (entry.source_sha256, entry.output, entry.error)
     optional_numbers = (entry.source_size, entry.source_modified_ns, entry.output_size)
-    is_sound = (
+    is_valid = (
         all(isinstance(value, str) for value in texts)
         and all(value is None or isinstance(value, str) for value in optional_texts)
         and all(value is None or isinstance(value, int) for value in optional_numbers)
@@ -408,7 +408,7 @@ def _parse_entry(line: bytes) -> JournalEntry | None:
         and isinstance(entry.restored_faces, int)
         and isinstance(entry.seconds, (int, float))
     )
-    return entry if is_sound else None
+    return entry if is_valid else None
 
 
 def _absolute(path: Path) -> str:
@@ -416,10 +416,10 @@ def _absolute(path: Path) -> str:
 
 
 def _lock(descriptor: int, path: Path) -> bool:
-    """Locks an open journal for this process; False where the file system knows no locks.
+    """Lock an open journal for this process; False if the file system does not support locks.
 
     Raises:
-        FolderError: Another process holds it.
+        FolderError: Another process has locked it.
     """
     try:
         if sys.platform == "win32":
@@ -427,7 +427,7 @@ def _lock(descriptor: int, path: Path) -> bool:
 
             os.lseek(
                 descriptor, 1 << 40, os.SEEK_SET
-            )  # far behind the end: Windows keeps others from reading a locked byte
+            )  # far beyond the end: on Windows a locked byte cannot be read by others
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
             import fcntl
@@ -437,13 +437,13 @@ def _lock(descriptor: int, path: Path) -> bool:
         if error.errno in NO_LOCKS:
             return False
         raise FolderError(
-            f"Another run is writing into {path.parent}. Wait for it to end, or name another folder with --output."
+            f"Another run is writing to {path.parent}. Wait until it ends, or choose another folder with --output."
         ) from None
     return True
 
 
 def _end_last_line(descriptor: int) -> None:
-    """Ends a line that a killed process left torn, so that the next one begins on its own."""
+    """End an incomplete last line left by a killed process, so that the next entry starts on its own line."""
     size = os.fstat(descriptor).st_size
     if size:
         os.lseek(descriptor, size - 1, os.SEEK_SET)
@@ -452,7 +452,7 @@ def _end_last_line(descriptor: int) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Forces the journal's name to the disk where the system can do so for folders."""
+    """Sync the journal's folder to disk if the system supports it; unlike `files.sync_folder`, errors are raised."""
     if sys.platform != "win32":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -466,11 +466,11 @@ def _sync_folder(folder: Path) -> None:
 
 def _unusable(path: Path, error: OSError) -> str:
     why = "it is a link" if error.errno == errno.ELOOP else error.strerror or error
-    return f"The journal {path} cannot be opened: {why}. Check the output folder, or name another with --output."
+    return f"The journal {path} cannot be opened: {why}. Check the output folder, or choose another with --output."
 
 
 def _unwritable(path: Path, error: OSError) -> str:
     return (
         f"The journal {path} cannot be written: {error.strerror or error}. "
-        "Check that the output folder is still there and has room, then run again: what is done is skipped."
+        "Check that the output folder still exists and the disk has space. Then run again; finished photos are skipped."
     )

@@ -1,4 +1,4 @@
-"""Output folders: created, checked for writing, names that fit, leftovers removed."""
+"""Creation of output folders, write checks, and file names within the length limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONGEST_NAME = 255  # bytes; the limit of ext4, APFS, NTFS and nearly all others
 
 
 def prepare_output(folder: Path) -> None:
-    """Creates an output folder and proves with a short-lived file that it can be written.
+    """Create an output folder and verify with a temporary file that it is writable.
 
     Raises:
         FolderError: It cannot be created or written.
@@ -29,29 +29,29 @@ def prepare_output(folder: Path) -> None:
 
 
 def create_folder_within(parent: Path, folder: Path) -> None:
-    """Creates a folder in an output folder, the folders between them too.
+    """Create a folder in an output folder, including missing folders in between.
 
     Raises:
-        FolderError: The output folder itself is gone.
-        PhotoError: It cannot be created, or a link leads it out of the output folder.
+        FolderError: The output folder no longer exists.
+        PhotoError: It cannot be created, or a link points outside the output folder.
     """
     if not folder.is_dir():
         raise FolderError(
-            f"The output folder {folder} is gone. Bring it back (was a drive unplugged?) and run again: "
-            "what is done is skipped."
+            f"The output folder {folder} no longer exists. Check that its drive is connected. "
+            "Then run the same command again; finished photos are skipped."
         )
     try:
         if not is_within(parent, folder):
-            raise PhotoError(leads_elsewhere(parent, folder))
+            raise PhotoError(outside_link_message(parent, folder))
         parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PhotoError(
-            f"The folder {parent} cannot be created: {reason_of(error)}. Make room for it and run again."
+            f"The folder {parent} cannot be created: {reason_of(error)}. Check the disk space and run again."
         ) from None
 
 
 def name_with(name: str, ending: str, folder: Path) -> str:
-    """A name with an ending behind it, shortened and marked by a hash where `folder` takes no name as long."""
+    """Append an ending to a name; the name is shortened and marked with a hash if it is too long for `folder`."""
     longest = longest_name(folder)
     if len(os.fsencode(name + ending)) <= longest:
         return name + ending
@@ -60,59 +60,59 @@ def name_with(name: str, ending: str, folder: Path) -> str:
 
 
 def check_writable(folder: Path) -> None:
-    """Looks, without creating anything, whether a folder exists or can be created, and can be written.
+    """Check, without creating anything, that a folder exists or can be created and is writable.
 
     Raises:
-        FolderError: It cannot, or something that is no folder is in the way.
+        FolderError: It is not, or a file has the same path.
     """
     try:
         standing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
         if not standing.is_dir():
             code = errno.EEXIST if standing == folder else errno.ENOTDIR
-            raise OSError(code, f"{standing} is in the way and is no folder")
+            raise OSError(code, f"{standing} is not a folder")
         if not os.access(standing, os.W_OK | os.X_OK):
-            raise OSError(errno.EACCES, f"{standing} cannot be written")
+            raise OSError(errno.EACCES, f"{standing} is not writable")
     except (OSError, ValueError) as error:
         raise FolderError(_unusable_output(folder, error)) from None
 
 
 def shortened(stem: str, ending: str, longest: int) -> str:
-    """`stem` and `ending` in at most `longest` bytes; characters of the stem give way whole."""
+    """Join `stem` and `ending` in at most `longest` bytes by dropping whole characters of the stem."""
     while stem and len(os.fsencode(stem + ending)) > longest:
         stem = stem[:-1]
     return stem + ending
 
 
 def longest_name(folder: Path) -> int:
-    """Bytes that a name in `folder` may have: encrypted folders hold fewer than the usual 255."""
+    """Maximum length of a file name in `folder` in bytes; encrypted folders allow fewer than the usual 255."""
     if sys.platform == "win32":
         return LONGEST_NAME
     standing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
         return min(LONGEST_NAME, os.pathconf(standing, "PC_NAME_MAX"))
-    except OSError:  # a file system that does not tell
+    except OSError:  # a file system that does not report its limit
         return LONGEST_NAME
 
 
 def is_within(path: Path, folder: Path) -> bool:
-    """Whether `path` stays in `folder` when all links are followed."""
+    """Whether `path` is inside `folder` after all links are resolved."""
     return real_path(path).is_relative_to(real_path(folder))
 
 
 def real_path(path: Path) -> Path:
-    """The absolute path with all links followed; unlike `Path.resolve` it takes a link that loops."""
+    """Absolute path with all links resolved; unlike `Path.resolve`, accepts a circular link."""
     return Path(os.path.realpath(path))
 
 
 def _unusable_output(folder: Path, error: OSError | ValueError) -> str:
-    return f"The output folder {folder} cannot be used: {reason_of(error)}. Name another folder with --output."
+    return f"The output folder {folder} is not usable: {reason_of(error)}. Choose another folder with --output."
 
 
-def leads_elsewhere(parent: Path, folder: Path) -> str:
-    """The message for a link that leads out of the output folder."""
-    return f"a link leads {parent} out of the output folder {folder}; remove the link"
+def outside_link_message(parent: Path, folder: Path) -> str:
+    """Message about a link that points outside the output folder."""
+    return f"a link in {parent} points outside the output folder {folder}; remove the link"
 
 
 def reason_of(error: OSError | ValueError) -> str:
-    """The operating system's reason for an error, in words."""
+    """Reason for an error in the operating system's words."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,7 +1,7 @@
-"""The batch scheduler: decode ahead, find faces, batch faces over photos, paste, encode behind.
+"""Batch scheduler: decode ahead, detect faces, batch faces across photos, paste, encode in the background.
 
-Decoding and encoding run in threads and are bounded by the bytes they hold; the networks run in the calling thread. One
-bad photo is one failed result. Whatever ends the run early (Ctrl-C, a full disk) leaves whole files or none.
+Decoding and encoding run in threads with a limit on their memory; the networks run in the calling thread. A bad
+photo gives one failed result. A run that ends early (Ctrl-C, a full disk) leaves no incomplete output file.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from gfprestore.restoration.restoration import PreparedPhoto, Restoration, Resto
 log = logging.getLogger("gfprestore")
 Value = TypeVar("Value")
 
-# Decoded photos waiting for the networks, and results waiting for the encoder, may each hold this much.
+# Memory limit for decoded photos waiting for the networks, and again for results waiting for the encoder.
 MOST_WAITING_BYTES = 1 << 30
 SHARE_OF_FREE_MEMORY = 0.1
 
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A photo that was read, the state of its file then, and the seconds it took."""
+    """A decoded photo, the state of its file at that time, and the seconds spent."""
 
     task: PhotoTask
     photo: Photo
@@ -53,7 +53,7 @@ class _Decoded:
 
 @dataclass(frozen=True)
 class _Pending:
-    """A photo whose faces wait for a batch."""
+    """A photo whose faces are waiting for a batch."""
 
     decoded: _Decoded
     prepared: PreparedPhoto
@@ -70,13 +70,13 @@ class _Pending:
 
 @dataclass(frozen=True)
 class _Written:
-    """What the encoder reports.
+    """Report of the encoder.
 
     Attributes:
-        size: The file's bytes.
+        size: File size in bytes.
         seconds: Time spent.
-        warnings: What the output's format could not keep.
-        problem: Why a preview could not be written beside it.
+        warnings: Metadata that the output format could not keep.
+        problem: Error message if a preview could not be written.
     """
 
     size: int
@@ -87,7 +87,7 @@ class _Written:
 
 @dataclass(frozen=True)
 class _Encoding:
-    """A result on its way to the disk, and what will be reported when it is there."""
+    """A result being written, and its report."""
 
     photo: _Pending
     result: PhotoResult
@@ -99,9 +99,9 @@ class PhotoRun:
     """One run over many photos.
 
     Args:
-        restoration: The open networks.
-        output: How to write.
-        on_progress: Told the photo that is worked on and the share 0..1 of it that is done.
+        restoration: The loaded networks.
+        output: Output options.
+        on_progress: Called with the current photo and its finished share in [0, 1].
     """
 
     def __init__(
@@ -120,18 +120,18 @@ class PhotoRun:
         self._encodings: deque[_Encoding] = deque()
 
     def results(self, tasks: Sequence[PhotoTask]) -> Iterator[PhotoResult]:
-        """Restores the photos and yields one result each, as they are finished.
+        """Restore the photos and yield one result per photo as they finish.
 
         Raises:
-            FolderError: The output folder is gone or cannot be written any more.
+            FolderError: The output folder no longer exists or is not writable.
         """
         with contextlib.ExitStack() as stack:
             for folder in dict.fromkeys(task.folder for task in tasks):
                 journal = self._journals[folder] = stack.enter_context(Journal.open(folder))
                 if journal.damaged_lines:
                     self.restoration.tell(
-                        f"{journal.path}: {journal.damaged_lines} lines cannot be read and are skipped; a photo "
-                        "that only they name counts as not done."
+                        f"{journal.path}: {journal.damaged_lines} lines are damaged and skipped. Photos that are "
+                        "recorded only in them are restored again."
                     )
                 self._fingerprint = journal.note_settings(self._settings)
             decoders = stack.enter_context(_worker_threads(self.output.workers, "decode"))
@@ -153,7 +153,7 @@ class PhotoRun:
     def _decode_ahead(
         self, tasks: Sequence[PhotoTask], threads: ThreadPoolExecutor
     ) -> Iterator[_Decoded | PhotoResult]:
-        """Photos in the order of the tasks, read ahead as far as the bytes allow; skipped and unreadable as results."""
+        """Photos in task order, decoded ahead within the memory limit; results for skipped and unreadable ones."""
         waiting = iter(tasks)
         ahead: deque[tuple[PhotoTask, int, Future[_Decoded] | PhotoResult]] = deque()
         held, exhausted = 0, False
@@ -177,7 +177,7 @@ class PhotoRun:
                 continue
             self.on_progress(task.source, 0.0)
             try:
-                yield patient_result(item)
+                yield wait_for_result(item)
             except Exception as error:
                 yield self._failed(task, error)
 
@@ -197,13 +197,13 @@ class PhotoRun:
         return _Pending(decoded, prepared, decoded.seconds + time.monotonic() - started)
 
     def _is_batch(self, pending: Sequence[_Pending]) -> bool:
-        """Whether to stop collecting: enough faces, no face to wait for, or enough bytes held."""
+        """Whether to stop collecting: enough faces, no faces to batch, or the memory limit."""
         faces = sum(len(photo.prepared.crops) for photo in pending)
         held = sum(photo.photo.pixels.nbytes for photo in pending)
         return faces == 0 or faces >= self.restoration.batch_size or held >= self.waiting_bytes
 
     def _finish(self, pending: Sequence[_Pending], threads: ThreadPoolExecutor) -> Iterator[PhotoResult]:
-        """Restores the faces of the pending photos together, then finishes photo by photo."""
+        """Restore the faces of the pending photos together, then finish each photo."""
         if not pending:
             return
         started = time.monotonic()
@@ -224,10 +224,10 @@ class PhotoRun:
                 spent += time.monotonic() - started
                 yield self._failed(photo.task, error, spent, len(photo.prepared.crops))
                 continue
-            yield from self._encode_behind(photo, finished, result, spent + time.monotonic() - started, threads)
+            yield from self._encode_in_background(photo, finished, result, spent + time.monotonic() - started, threads)
 
     def _restore_faces(self, pending: Sequence[_Pending]) -> list[list[RestoredFace | None] | Exception]:
-        """The restored faces a photo; where a batch fails, each photo alone, so that one cannot fail the others."""
+        """Restored faces per photo; if a batch fails, photos are retried one by one to isolate the error."""
         try:
             return list(self.restoration.restore_faces([photo.prepared for photo in pending]))
         except Exception as error:
@@ -235,10 +235,10 @@ class PhotoRun:
                 return [error]
             return [self._restore_faces([photo])[0] for photo in pending]
 
-    def _encode_behind(
+    def _encode_in_background(
         self, photo: _Pending, finished: RestoredPhoto, result: Photo, seconds: float, threads: ThreadPoolExecutor
     ) -> Iterator[PhotoResult]:
-        """Hands a result to the encoder; first waits, yielding what is written, until the bytes allow one more."""
+        """Submit a result to the encoder; first yields written results until it fits the memory limit."""
         held = result.pixels.nbytes
         while self._encodings and sum(encoding.held_bytes for encoding in self._encodings) + held > self.waiting_bytes:
             yield self._encoded()
@@ -248,7 +248,7 @@ class PhotoRun:
             source=photo.task.source,
             output=photo.task.output,
             status="restored",
-            faces=max(len(finished.faces), len(finished.crops)),  # aligned inputs are one crop and no found face
+            faces=max(len(finished.faces), len(finished.crops)),  # an aligned input is one crop without detection
             restored_faces=finished.restored_faces,
             width=result.pixels.shape[1],
             height=result.pixels.shape[0],
@@ -261,7 +261,7 @@ class PhotoRun:
         if missing:
             error = FaceError(
                 f"{photo.task.source}: {missing} of {len(finished.crops)} faces could not be restored: "
-                f"{report.restorer} gave values that are not finite, in fp32 too. They were left as they were; check "
+                f"the output of {report.restorer} is NaN or infinite, in fp32 too. They were left unchanged. Check "
                 "the weights file."
             )
             report = replace(report, status="failed", error=str(error))
@@ -279,7 +279,7 @@ class PhotoRun:
         return _Written(size, time.monotonic() - started, warnings, problem)
 
     def _write_previews(self, photo: _Pending, finished: RestoredPhoto, result: Photo) -> str | None:
-        """Writes the comparison and the faces where they were asked for; says what went wrong, the photo is written."""
+        """Write the requested previews; returns an error message, because the photo itself is already written."""
         try:
             if self.output.compare:
                 write_comparison(photo.task, photo.photo, result)
@@ -288,15 +288,15 @@ class PhotoRun:
         except FolderError:
             raise
         except Exception as error:
-            return told(error, photo.task.source)
+            return error_message(error, photo.task.source)
         return None
 
     def _encoded(self) -> PhotoResult:
-        """Waits for the oldest result to be on the disk."""
+        """Wait for the oldest result to be written."""
         encoding = self._encodings.popleft()
         report = encoding.result
         try:
-            written = patient_result(encoding.written)
+            written = wait_for_result(encoding.written)
         except FolderError:
             raise
         except Exception as error:
@@ -309,28 +309,29 @@ class PhotoRun:
         return report
 
     def _skipped(self, task: PhotoTask) -> PhotoResult | None:
-        """The result of a photo that is done already, or whose place is taken by a file that no run wrote."""
+        """Result of a finished photo, or of one whose output path is an existing file that no run wrote."""
         if self.output.overwrite:
             return None
         journal = self._journals[task.folder]
         if journal.is_done(task.relative.as_posix(), task.source, self._fingerprint, task.output):
-            return self._left_out(task, None)
+            return self._skipped_result(task, None)
         if os.path.lexists(task.output) and not journal.owns(task.output):
-            return self._left_out(
-                task, f"{task.output} exists and no run wrote it; move it away, or use --overwrite to replace it."
+            return self._skipped_result(
+                task,
+                f"{task.output} already exists and was not written by a run. Move it, or replace it with --overwrite.",
             )
         return None
 
-    def _left_out(self, task: PhotoTask, reason: str | None) -> PhotoResult:
+    def _skipped_result(self, task: PhotoTask, reason: str | None) -> PhotoResult:
         names = (self.restoration.restorer_name, self.restoration.background_name)
         return PhotoResult(task.source, task.output, "skipped", 0, 0, None, None, 0.0, *names, error=reason)
 
     def _failed(self, task: PhotoTask, error: Exception, seconds: float = 0.0, faces: int = 0) -> PhotoResult:
-        """The result of a photo that failed, noted in the journal; what ends the whole run is raised."""
+        """Result of a failed photo, recorded in the journal; an error that ends the whole run is raised."""
         if isinstance(error, FolderError):
             raise error
         names = (self.restoration.restorer_name, self.restoration.background_name)
-        text = told(error, task.source)
+        text = error_message(error, task.source)
         result = PhotoResult(task.source, None, "failed", faces, 0, None, None, seconds, *names, error=text)
         self._note(task, result)
         return result
@@ -338,7 +339,7 @@ class PhotoRun:
     def _note(
         self, task: PhotoTask, result: PhotoResult, state: SourceState | None = None, output_size: int | None = None
     ) -> None:
-        """Appends a result to the journal; a photo that was written with a face missing counts as failed there."""
+        """Append a result to the journal; a photo written with an unrestored face is recorded as failed."""
         self._journals[task.folder].record(
             JournalEntry(
                 relative=task.relative.as_posix(),
@@ -360,7 +361,7 @@ class PhotoRun:
 
 
 def run_settings(restoration: Restoration, output: OutputOptions) -> dict[str, Any]:
-    """Everything that decides what is written, for the journal: a change of any of it redoes the photo."""
+    """Settings that affect the output, for the journal; a photo is restored again if any of them changes."""
     options = restoration.options
     return {
         "restorer": restoration.restorer_name,
@@ -385,18 +386,18 @@ def run_settings(restoration: Restoration, output: OutputOptions) -> dict[str, A
 
 
 def decoded_bytes(path: Path) -> int:
-    """Bytes that a photo's pixels will take, from its header; nothing where it cannot be read: that is told later."""
+    """Memory of a photo's pixels in bytes, from its header; 0 if it is unreadable, which decoding reports."""
     try:
         width, height = photo_size(path)
-    except Exception:  # a header that trips the reader must not end the run; decoding it fails that photo alone
+    except Exception:  # a malformed header must not end the run; decoding fails for that photo only
         return 0
     return 3 * width * height
 
 
 def check_unchanged(source: Path, state: SourceState, photo: Photo) -> None:
-    """What the journal will hold of an original must be what was decoded, and it was read whole.
+    """Check that the decoded original is the one that was hashed for the journal.
 
-    An original that is gone by now was in memory in time.
+    An original that was deleted after decoding is accepted.
 
     Raises:
         PhotoError: The file was changed after its hash was taken or while it was decoded.
@@ -407,24 +408,24 @@ def check_unchanged(source: Path, state: SourceState, photo: Photo) -> None:
         status = source.stat()
         changed = changed or (status.st_size, status.st_mtime_ns) != (state.size, state.modified_ns)
     if changed:
-        raise PhotoError(f"{source} changed while it was read. Run again when nothing writes to it.")
+        raise PhotoError(f"{source} changed while it was read. Run again when no other program is writing to it.")
 
 
-def told(error: Exception, source: Path) -> str:
-    """What a user reads of an error at one photo; a bug's traceback goes to the log, which `--debug` shows."""
+def error_message(error: Exception, source: Path) -> str:
+    """Error message for one photo; the traceback of a bug goes to the log, visible with `--debug`."""
     if isinstance(error, GfprestoreError):
         return str(error)
     if isinstance(error, MemoryError):
         return f"{source} does not fit into memory. Close other programs, or lower --workers."
     log.debug("%s failed", source, exc_info=error)
     return (
-        f"{source} could not be restored: {type(error).__name__}: {error}. This is a bug of gfprestore; "
-        "run it again with --debug and report what that shows."
+        f"{source} could not be restored: {type(error).__name__}: {error}. This is a bug of gfprestore. "
+        "Run it again with --debug and report the output."
     )
 
 
-def patient_result(future: Future[Value]) -> Value:
-    """The future's result, waited for in steps, so that Ctrl-C is heard on every platform."""
+def wait_for_result(future: Future[Value]) -> Value:
+    """Wait for a future's result with a polling loop, so that Ctrl-C works on every platform."""
     while not future.done():
         concurrent.futures.wait([future], timeout=0.2)
     return future.result()
@@ -432,7 +433,7 @@ def patient_result(future: Future[Value]) -> Value:
 
 @contextlib.contextmanager
 def _worker_threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Threads that drop what they have not begun when the run ends early, and finish the file they are at."""
+    """Thread pool that finishes its current files and cancels queued ones when the run ends early."""
     threads = ThreadPoolExecutor(count, thread_name_prefix=name)
     try:
         yield threads

@@ -1,6 +1,6 @@
-"""Images for looking at: before and after side by side (`--compare`), each face before and after (`--save-faces`).
+"""Preview images: side-by-side comparisons (`--compare`) and each face before and after (`--save-faces`).
 
-They go into the output folder, `_compare` and `_faces`, mirrored like the photos, always as 8-bit PNG.
+They are written to `_compare` and `_faces` in the output folder, mirrored like the photos, always as 8-bit PNG.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from gfprestore.restoration.restoration import RestoredPhoto
 
 Pixels = NDArray[Any]
 
-GAP = 8  # pixels of white between the images
+GAP = 8  # white pixels between the images
 TALLEST = 2000  # pixels; a comparison is for the screen
 
 
 def write_comparison(task: PhotoTask, before: Photo, after: Photo) -> Path:
-    """Writes before and after side by side, the before enlarged to the after, to `_compare/<name>.png`.
+    """Write before and after side by side to `_compare/<name>.png`, with the before image enlarged to the after.
 
     Raises:
-        FolderError: The output folder is gone.
+        FolderError: The output folder no longer exists.
         PhotoError: It cannot be written.
     """
     name = name_with(task.relative.name, ".png", task.folder)
@@ -39,10 +39,10 @@ def write_comparison(task: PhotoTask, before: Photo, after: Photo) -> Path:
 
 
 def write_faces(task: PhotoTask, finished: RestoredPhoto) -> list[Path]:
-    """Writes each face as the network saw it and as it came out, to `_faces/<name>/01-before.png`, `01-after.png`.
+    """Write network input and output of each face to `_faces/<name>/01-before.png` and `01-after.png`.
 
     Raises:
-        FolderError: The output folder is gone.
+        FolderError: The output folder no longer exists.
         PhotoError: One cannot be written.
     """
     folder = task.folder / "_faces" / task.relative
@@ -56,7 +56,7 @@ def write_faces(task: PhotoTask, finished: RestoredPhoto) -> list[Path]:
 
 
 def side_by_side(images: list[Pixels]) -> NDArray[np.uint8]:
-    """Images (H, W, 3) of one shape of content, resized to the height of the tallest, next to one another."""
+    """Join images (H, W, 3) of one aspect ratio side by side, resized to the height of the tallest."""
     height = min(max(image.shape[0] for image in images), TALLEST)
     gap = np.full((height, GAP, 3), 255, np.uint8)
     row: list[NDArray[np.uint8]] = []

@@ -1,4 +1,4 @@
-"""What a run was asked to write, and what became of each photo."""
+"""Output options of a run and the result of each photo."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """How results are written.
+    """Options for writing results.
 
     Attributes:
         format: `keep`, `jpg`, `png`, `webp` or `tiff`.
-        quality: JPEG or WebP quality 1 to 100; None keeps the source's or betters it.
-        overwrite: Do again what is done already.
+        quality: JPEG or WebP quality 1 to 100; None keeps the source's quality or raises it.
+        overwrite: Restore finished photos again and replace existing files.
         save_faces: Write each face before and after into `_faces`.
         compare: Write before and after side by side into `_compare`.
         workers: Threads that decode and encode.
@@ -30,21 +30,21 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class PhotoResult:
-    """What became of one photo; the fields are those of `--json`.
+    """Result of one photo; the fields are those of `--json`.
 
     Attributes:
         source: The photo.
-        output: The written file; None where nothing was written.
+        output: The written file; None if nothing was written.
         status: `restored`, `skipped` or `failed`.
-        faces: Faces found.
-        restored_faces: Faces restored and pasted.
-        width: Width of the output in pixels; None where nothing was written.
-        height: Height of the output in pixels; None where nothing was written.
+        faces: Number of detected faces.
+        restored_faces: Number of faces restored and pasted.
+        width: Width of the output in pixels; None if nothing was written.
+        height: Height of the output in pixels; None if nothing was written.
         seconds: Time spent on this photo.
         restorer: Name of the face restorer.
         background: Name of the background method.
-        error: What went wrong; None where nothing did.
-        warnings: What the photo's reader had to say; for people, not in `--json`.
+        error: Error message; None if there was no error.
+        warnings: Warnings of the photo's reader and writer; printed, not part of `--json`.
     """
 
     source: Path
@@ -61,7 +61,7 @@ class PhotoResult:
     warnings: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The object that `--json` writes, in the documented order of its fields."""
+        """The JSON object of `--json`, in the documented order of its fields."""
         return {
             "source": str(self.source),
             "output": None if self.output is None else str(self.output),

@@ -13,7 +13,7 @@ from gfprestore.errors import PhotoError
 
 @dataclass(frozen=True)
 class SourceState:
-    """The content of an original: SHA-256 in hex digits, bytes, and the time of its last change in nanoseconds."""
+    """State of an original: SHA-256 in hex digits, size in bytes, and modification time in nanoseconds."""
 
     sha256: str
     size: int
@@ -21,24 +21,24 @@ class SourceState:
 
 
 def read_source_state(path: Path) -> SourceState:
-    """Reads an original through once.
+    """Read an original once and return its state.
 
     Raises:
         PhotoError: It cannot be read, or it changed while it was read.
     """
     digest = hashlib.sha256()
     try:
-        # What became a pipe since it was found must not be waited for.
+        # Non-blocking: the file may have been replaced by a pipe since it was found.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(descriptor, "rb") as file:
             before = os.fstat(file.fileno())
             if not stat.S_ISREG(before.st_mode):
-                raise PhotoError(f"{path} is no regular file. Leave it out.")
+                raise PhotoError(f"{path} is not a regular file. Exclude it with --exclude.")
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
             after = os.fstat(file.fileno())
     except OSError as error:
         raise PhotoError(f"{path} cannot be read: {error.strerror or error}. Check the file and run again.") from None
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise PhotoError(f"{path} changed while it was read. Run again when nothing writes to it.")
+        raise PhotoError(f"{path} changed while it was read. Run again when no other program is writing to it.")
     return SourceState(digest.hexdigest(), after.st_size, after.st_mtime_ns)

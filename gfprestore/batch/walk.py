@@ -1,4 +1,4 @@
-"""Walk the folders and patterns that a user names and find the photos."""
+"""Search for photos in the folders and patterns on the command line."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pathlib import Path, PurePath
 from gfprestore.batch.output_folder import real_path, reason_of
 from gfprestore.errors import FolderError
 
-JOURNAL_NAME = ".gfprestore.jsonl"  # stands here because a folder that holds one is a result, not a source
+JOURNAL_NAME = ".gfprestore.jsonl"  # defined here because a folder with a journal is a result, not a source
 
-Identity = tuple[int, int] | Path  # device and inode; the real path on file systems that number nothing
+Identity = tuple[int, int] | Path  # device and inode; the real path on file systems without inodes
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something that is not restored: by a rule (hidden, no photo, excluded), or a fault where `is_problem` is set."""
+    """A skipped path and its reason: a rule (hidden, unsupported, excluded), or an error if `is_problem` is set."""
 
     path: Path
     reason: str
@@ -32,53 +32,53 @@ class Skipped:
 
 
 def natural_key(name: str) -> tuple[tuple[str | int, ...], bytes]:
-    """Sorts `scan 2` before `scan 10`, without regard to case and normal form; the raw name decides between equals."""
+    """Sort key with `scan 2` before `scan 10`, independent of case and Unicode form; the raw name breaks ties."""
     pieces = re.split(r"(\d+)", folded_name(name))
     return tuple(int(piece) if index % 2 else piece for index, piece in enumerate(pieces)), os.fsencode(name)
 
 
 @dataclass
 class InputRoot:
-    """A folder that is mirrored as a whole, the inputs that lie in it, and what was found there."""
+    """A mirrored folder with the inputs inside it and the photos found there."""
 
-    folder: Path  # as the user names it
+    folder: Path  # as given by the user
     real: Path
     is_folder_input: bool
     targets: list[tuple[Path, PurePath]] = field(default_factory=list)  # (path as given, path within the root)
     found: dict[PurePath, Path] = field(default_factory=dict)  # path within the root -> source
     output: Path = Path()
-    label: PurePath = PurePath()  # the sub-folder of `output` that mirrors this root
+    label: PurePath = PurePath()  # the subfolder of `output` that mirrors this root
 
 
 def existing_inputs(inputs: Sequence[Path | str]) -> list[Path]:
-    """The named files and folders, with globs expanded as a shell does.
+    """Expand globs as a shell does and check that every named file and folder exists.
 
     Raises:
-        FolderError: One does not exist, or there are none.
+        FolderError: One does not exist, or none is named.
     """
     paths: list[Path] = []
     for name in inputs:
         if not str(name):
-            raise FolderError("An empty name was given as input. Name a photo or a folder (`.` for this one).")
+            raise FolderError("An input has an empty name. Name a photo or a folder (`.` for the current folder).")
         path = Path(name)
         if _exists(path):
             paths.append(path)
         elif any(character in str(name) for character in "*?["):
             matches = sorted(glob.glob(str(name), recursive=True), key=natural_key)  # noqa: PTH207 - Path takes no root
             if not matches:
-                raise FolderError(f"Nothing matches {name}. Check the pattern, or name the folder itself.")
+                raise FolderError(f"No file matches {name}. Check the pattern, or name the folder itself.")
             paths.extend(Path(match) for match in matches)
         else:
             raise FolderError(
-                f"{name} does not exist or cannot be reached. Check the name, and that its drive is connected."
+                f"{name} does not exist or is not accessible. Check the name and that its drive is connected."
             )
     if not paths:
-        raise FolderError("No photos were named. Name photos or folders: gfprestore run FOLDER.")
+        raise FolderError("No input was given. Name photos or folders: gfprestore run FOLDER.")
     return paths
 
 
 class FolderWalk:
-    """Collects the photos of each root and notes what it leaves out."""
+    """Collector of the photos of each root and of the skipped paths."""
 
     def __init__(self, suffixes: frozenset[str], exclude: tuple[str, ...], outputs: set[Identity]) -> None:
         self.suffixes = suffixes
@@ -87,7 +87,7 @@ class FolderWalk:
         self.skipped: list[Skipped] = []
 
     def collect(self, root: InputRoot) -> None:
-        """Fills `root.found` from the root's targets, the outermost first, so that none is collected twice."""
+        """Fill `root.found` from the root's targets, outermost first, so that no photo is collected twice."""
         visited: set[Identity] = set()
         for path, within in sorted(root.targets, key=lambda target: len(target[1].parts)):
             if path.is_dir():
@@ -99,14 +99,14 @@ class FolderWalk:
                 self._take(path, within, root, named=True)
 
     def _walk(self, start: Path, within: PurePath, root: InputRoot, visited: set[Identity]) -> None:
-        """Walks the real folders first, then those behind links, each folder once: a link never hides a real name."""
+        """Walk each folder once, real folders before linked ones, so that a link never hides a real name."""
         folders, links = deque([(start, within)]), deque[tuple[Path, PurePath]]()
         while folders or links:
             folder, folder_within = folders.popleft() if folders else links.popleft()
             identity = file_identity(folder)
             if identity in visited:
                 if folder != start:
-                    self._skip(folder, "a link to a folder that is walked already")
+                    self._skip(folder, "a link to a folder that is already included")
                 continue
             if identity in self.outputs:
                 self._skip(folder, "the output folder")
@@ -147,19 +147,19 @@ class FolderWalk:
             else:
                 self._take(path, within, root, named=False)
         except OSError as error:
-            is_circle = error.errno == errno.ELOOP
-            reason = "a link in a circle" if is_circle else f"cannot be reached: {reason_of(error)}"
-            self._skip(path, reason, is_problem=not is_circle or path.suffix.lower() in self.suffixes)
+            is_circular = error.errno == errno.ELOOP
+            reason = "a circular link" if is_circular else f"not accessible: {reason_of(error)}"
+            self._skip(path, reason, is_problem=not is_circular or path.suffix.lower() in self.suffixes)
 
     def _take(self, path: Path, within: PurePath, root: InputRoot, *, named: bool) -> None:
         if named and self._is_excluded(path, within):
             self._skip(path, "excluded")
         elif path.suffix.lower() not in self.suffixes:
-            self._skip(path, "no photo by its suffix", is_problem=named)
+            self._skip(path, "unsupported file type", is_problem=named)
         elif not _exists(path):
-            self._skip(path, "a link to nothing", is_problem=True)
+            self._skip(path, "a broken link", is_problem=True)
         elif not path.is_file():
-            self._skip(path, "no regular file (a device, a pipe or a socket)", is_problem=True)
+            self._skip(path, "not a regular file (a device, a pipe or a socket)", is_problem=True)
         else:
             root.found[within] = path
 
@@ -174,7 +174,7 @@ class FolderWalk:
 
 
 def folded_name(name: str) -> str:
-    """The same text for names that differ only in case or normal form, which many file systems hold for one."""
+    """Normalized name, equal for names that many file systems treat as one (case and Unicode form)."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
@@ -187,7 +187,7 @@ def _exists(path: Path) -> bool:
 
 
 def file_identity(path: Path) -> Identity | None:
-    """The same for all names of one file or folder; None where there is none."""
+    """Identity shared by all names of a file or folder; None if it does not exist."""
     try:
         status = path.stat()
     except (OSError, ValueError):

@@ -385,7 +385,7 @@ def make_irregular(folder: Path) -> dict[str, str]:
     expected = {}
     if hasattr(os, "mkfifo"):
         os.mkfifo(folder / "pipe.jpg")
-        expected["pipe.jpg"] = "no regular file"
+        expected["pipe.jpg"] = "not a regular file"
         with socket.socket(socket.AF_UNIX) as listener:
             here = Path.cwd()
             os.chdir(folder)  # the path of a socket has room for some hundred bytes only
@@ -393,9 +393,9 @@ def make_irregular(folder: Path) -> dict[str, str]:
                 listener.bind("socket.jpg")
             finally:
                 os.chdir(here)
-        expected["socket.jpg"] = "no regular file"
+        expected["socket.jpg"] = "not a regular file"
     (folder / "dangling.jpg").symlink_to(folder / "nowhere.jpg")
-    expected["dangling.jpg"] = "a link to nothing"
+    expected["dangling.jpg"] = "a broken link"
     (folder / "circle.jpg").symlink_to("circle.jpg")
     expected["circle.jpg"] = "circle"
     (folder / "back").symlink_to(folder, target_is_directory=True)

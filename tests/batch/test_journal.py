@@ -299,7 +299,7 @@ def test_entries_with_values_of_other_types_or_leading_elsewhere_are_not_done(do
 
 def test_a_second_run_into_the_same_folder_is_refused_until_the_first_ends(folder: Path, source: Path) -> None:
     with Journal.open(folder) as first:
-        with pytest.raises(FolderError, match=r"Another run is writing into .*out.*--output") as refusal:
+        with pytest.raises(FolderError, match=r"Another run is writing to .*out.*--output") as refusal:
             Journal.open(folder)
         assert refusal.value.exit_code == ExitCode.FOLDER
         first.record(finished(source, folder))
@@ -390,7 +390,7 @@ with Journal.open(Path(sys.argv[1])) as journal:
 def test_a_line_for_which_there_is_no_room_is_taken_back_whole_and_told(folder: Path) -> None:
     result = subprocess.run([sys.executable, "-c", FULL_DISK, str(folder)], capture_output=True, text=True, check=True)
     assert "cannot be written" in result.stdout
-    assert "run again: what is done is skipped" in result.stdout
+    assert "Then run again; finished photos are skipped." in result.stdout
     assert [line["relative"] for line in lines(folder)] == ["a.jpg", "c.jpg"]
 
 
@@ -400,7 +400,7 @@ def test_an_output_folder_that_goes_away_during_the_run_is_told(folder: Path, so
     with Journal.open(folder) as journal:
         journal.record(entry)
         shutil.rmtree(folder)
-        with pytest.raises(FolderError, match=r"cannot be written.*still there"):
+        with pytest.raises(FolderError, match=r"cannot be written.*still exists"):
             journal.record(entry)
         folder.mkdir()
         (folder / JOURNAL_NAME).write_bytes(b"")
@@ -424,7 +424,7 @@ def test_a_journal_that_is_a_link_a_pipe_or_a_folder_is_refused_and_nothing_else
     path.unlink()
     os.mkfifo(path)
     for read_only in (False, True):
-        with pytest.raises(FolderError, match="no regular file"):
+        with pytest.raises(FolderError, match="is not a regular file"):
             Journal.open(folder, read_only=read_only)
     path.unlink()
     path.mkdir()
