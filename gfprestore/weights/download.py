@@ -1,8 +1,7 @@
 """Downloads of weights: resumed, checked by SHA-256, moved into place whole, one process at a time.
 
 A file grows as `NAME.part` in its own folder and gets its name only when its SHA-256 is right. What an interrupted or
-cut download received is kept and continued (HTTP Range, RFC 9110 section 14). Proxies come from the environment, as
-urllib reads it.
+cut download received is kept and continued (HTTP Range, RFC 9110 section 14). Requests are those of `http`.
 """
 
 from __future__ import annotations
@@ -13,22 +12,20 @@ import os
 import re
 import shutil
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from email.message import Message
-from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
+from urllib3 import BaseHTTPResponse, HTTPHeaderDict
+from urllib3.exceptions import HTTPError, LocationValueError, ReadTimeoutError
 
 from gfprestore._version import __version__
 from gfprestore.errors import DownloadError, WeightsDamagedError
-from gfprestore.files import sha256_of
-from gfprestore.weights.http import RedirectRefusedError, connection_reason, web_opener
+from gfprestore.files import sha256_of, sync_folder
+from gfprestore.weights.http import RedirectRefusedError, WebClient, cause_of, connection_reason, is_unreachable
 from gfprestore.weights.table import WeightsFile
 
 Progress = Callable[[int, int | None], None]
@@ -86,7 +83,7 @@ class Downloader:
 
     def __init__(self, patience: Patience | None = None) -> None:
         self._patience = patience or Patience()
-        self._opener = web_opener(self._patience.read_seconds)
+        self._web = WebClient(self._patience.connect_seconds, self._patience.read_seconds)
         self._unreachable: set[str] = set()
 
     def forget_failures(self) -> None:
@@ -205,35 +202,30 @@ class Downloader:
             part.clear()
             offset = 0
         headers = {"User-Agent": f"gfprestore/{__version__}", "Accept-Encoding": "identity"}
-        request = urllib.request.Request(url, headers=headers | part.range_headers(url))
         try:
-            response = self._opener.open(request, timeout=self._patience.connect_seconds)
-        except urllib.error.HTTPError as error:
-            with error:
-                if error.code == 416 and _is_whole(error.headers, offset):
-                    return
-            self._refused(error, part)
-        except urllib.error.URLError as error:
-            raise _UnreachableError(connection_reason(url, error.reason)) from error
-        except RedirectRefusedError as error:
+            response = self._web.get(url, headers | part.range_headers(url))
+        except (RedirectRefusedError, LocationValueError) as error:
             raise _AddressFailedError(str(error)) from error
-        except (HTTPException, OSError) as error:
-            raise _TransientError(connection_reason(url, error)) from error
+        except HTTPError as error:
+            failure = _UnreachableError if is_unreachable(error) else _TransientError
+            raise failure(connection_reason(url, error)) from error
         with response:
+            if response.status == 416 and _is_whole(response.headers, offset):
+                return
+            if not 200 <= response.status < 300:
+                self._refused(response, part)
             start, total = _check_answer(response, offset, row, part)
             part.remember(url, response.headers)
             _copy(response, part, start, total, row, report)
 
-    def _refused(self, error: urllib.error.HTTPError, part: _PartialFile) -> None:
+    def _refused(self, response: BaseHTTPResponse, part: _PartialFile) -> None:
         """Raises what an HTTP status other than success means."""
-        if error.code == 416:
+        reason = f"HTTP {response.status} {response.reason}"
+        if response.status == 416:
             part.clear()
             raise _TransientError("the server does not continue the file; it is received from the start")
-        if 300 <= error.code < 400:
-            raise _AddressFailedError(f"HTTP {error.code}: {' '.join(str(error.reason).split())}")
-        reason = f"HTTP {error.code} {error.reason}"
-        if error.code in (408, 429) or error.code >= 500:
-            wait = error.headers.get("Retry-After", "")
+        if response.status in (408, 429) or response.status >= 500:
+            wait = response.headers.get("Retry-After", "")
             raise _TransientError(reason, float(wait) if wait.isdigit() else None)
         raise _AddressFailedError(reason)
 
@@ -273,7 +265,7 @@ class _PartialFile:
             return {}
         return origin if isinstance(origin, dict) else {}
 
-    def remember(self, url: str, headers: Message) -> None:
+    def remember(self, url: str, headers: HTTPHeaderDict) -> None:
         """Writes down where the bytes come from, with a validator strong enough for If-Range (RFC 9110, 13.1.5)."""
         etag = headers.get("ETag", "")
         validator = etag if etag.startswith('"') else headers.get("Last-Modified", "")
@@ -296,12 +288,7 @@ class _PartialFile:
             os.fsync(stream.fileno())
         self.path.replace(target)
         self.origin_path.unlink(missing_ok=True)
-        if os.name == "posix":
-            descriptor = os.open(self.folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        sync_folder(self.folder)
 
 
 def placing_advice(row: WeightsFile, folder: Path) -> str:
@@ -309,9 +296,12 @@ def placing_advice(row: WeightsFile, folder: Path) -> str:
     return f"Or download it by other means from {row.url} and put it into {folder} as {row.file_name}."
 
 
-def _check_answer(response: HTTPResponse, offset: int, row: WeightsFile, part: _PartialFile) -> tuple[int, int | None]:
+def _check_answer(
+    response: BaseHTTPResponse, offset: int, row: WeightsFile, part: _PartialFile
+) -> tuple[int, int | None]:
     """Where the answer's bytes belong, and the bytes of the whole file where the server says."""
-    if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
+    content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if content_type in ("text/html", "application/xhtml+xml"):
         raise _AddressFailedError("a web page came instead of the file (the sign-in page of a network?)")
     if response.status == 206:
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
@@ -328,7 +318,7 @@ def _check_answer(response: HTTPResponse, offset: int, row: WeightsFile, part: _
 
 
 def _copy(
-    response: HTTPResponse,
+    response: BaseHTTPResponse,
     part: _PartialFile,
     start: int,
     total: int | None,
@@ -351,15 +341,16 @@ def _copy(
         raise _TransientError(f"the connection ended after {done} of {whole} bytes")
 
 
-def _next_block(response: HTTPResponse) -> bytes:
+def _next_block(response: BaseHTTPResponse) -> bytes:
     try:
         return response.read1(BLOCK)
-    except (HTTPException, OSError, ValueError) as error:  # ValueError: a broken chunk header
-        reason = "nothing more came" if isinstance(error, TimeoutError) else f"the connection broke ({error})"
+    except HTTPError as error:
+        is_silent = isinstance(error, ReadTimeoutError)
+        reason = "nothing more came" if is_silent else f"the connection broke ({cause_of(error)})"
         raise _TransientError(reason) from error
 
 
-def _is_whole(headers: Message, offset: int) -> bool:
+def _is_whole(headers: HTTPHeaderDict, offset: int) -> bool:
     """Whether "range not satisfiable" only says that nothing is missing."""
     found = re.fullmatch(r"bytes \*/(\d+)", headers.get("Content-Range", "").strip())
     return found is not None and int(found[1]) == offset

@@ -1,122 +1,116 @@
-"""What urllib lacks for large downloads: a separate patience for connections and for data, and choosy redirects.
+"""HTTP requests of downloads, on urllib3: separate timeouts, proxies of the environment, checked redirects.
 
-Only http and https are spoken: no file, ftp or data addresses. Proxies come from the environment (`https_proxy`,
-`no_proxy`), trusted certificates from the system or `SSL_CERT_FILE`. Imports nothing of ours.
+Only http and https are supported. Proxies come from the environment (`https_proxy`, `no_proxy`), trusted certificates
+from the system or `SSL_CERT_FILE`. Imports nothing of ours.
 """
 
 from __future__ import annotations
 
 import ssl
+import string
 import urllib.request
-from functools import partial
-from http.client import HTTPConnection, HTTPMessage, HTTPResponse, HTTPSConnection
-from typing import IO, Any
-from urllib.parse import urlsplit
+from base64 import b64encode
+from typing import Any
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
-MOST_REDIRECTS = 5
+from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Timeout
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, ProxyError, SSLError
+
+MAX_REDIRECTS = 5
 
 
 class RedirectRefusedError(Exception):
-    """A redirect leads where no download should go."""
+    """A redirect that a download must not follow."""
 
 
-def web_opener(read_seconds: float) -> urllib.request.OpenerDirector:
-    """An opener for http and https.
+class WebClient:
+    """Sends GET requests, with a timeout of connections (TLS included) and one of the next byte, both in seconds."""
 
-    Args:
-        read_seconds: How long it waits for the next byte. How long for a connection, `open(..., timeout=)` says.
+    def __init__(self, connect_seconds: float, read_seconds: float) -> None:
+        self._timeout = Timeout(connect=connect_seconds, read=read_seconds)
+        self._tls = ssl.create_default_context()
+
+    def get(self, url: str, headers: dict[str, str]) -> BaseHTTPResponse:
+        """Request `url`, following redirects; the body is left to be read, its length to be checked.
+
+        Raises:
+            RedirectRefusedError: A redirect leads from https to http or to another protocol, or there are too many.
+            HTTPError: The connection failed, or there was no valid answer.
+        """
+        options: dict[str, Any] = {"timeout": self._timeout, "retries": False, "redirect": False}
+        options |= {"preload_content": False, "decode_content": False, "enforce_content_length": False}
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self._manager(url).request("GET", url, headers=headers, **options)
+            location = response.get_redirect_location()
+            if not location:
+                return response
+            response.close()
+            url = redirect_target(url, location)
+        raise RedirectRefusedError(f"HTTP {response.status}: more than {MAX_REDIRECTS} redirects")
+
+    def _manager(self, url: str) -> PoolManager:
+        proxy = _proxy_of(url)
+        if proxy is None:
+            return PoolManager(ssl_context=self._tls)
+        login, _, address = proxy.netloc.rpartition("@")
+        headers = {"Proxy-Authorization": f"Basic {b64encode(unquote(login).encode()).decode()}"} if login else None
+        proxy_url = f"{proxy.scheme}://{address}"  # without the password, which no message may show
+        return ProxyManager(proxy_url, proxy_headers=headers, proxy_ssl_context=self._tls, ssl_context=self._tls)
+
+
+def redirect_target(url: str, location: str) -> str:
+    """Return the absolute address of a redirect.
+
+    Raises:
+        RedirectRefusedError: The redirect leads from https to http, or to another protocol.
     """
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.UnknownHandler(),
-        _HTTPHandler(read_seconds),
-        _HTTPSHandler(read_seconds),
-        urllib.request.HTTPDefaultErrorHandler(),
-        _RedirectHandler(),
-        urllib.request.HTTPErrorProcessor(),
-    ):
-        opener.add_handler(handler)
-    return opener
+    try:
+        target = urljoin(url, quote(location, safe=string.punctuation, encoding="iso-8859-1"))
+        scheme = urlsplit(target).scheme
+    except ValueError as error:
+        raise RedirectRefusedError(f"redirected to an invalid address ({location!r})") from error
+    if scheme not in ("http", "https"):
+        raise RedirectRefusedError(f"redirected to an address that is not on the web ({target})")
+    if scheme == "http" and urlsplit(url).scheme == "https":
+        raise RedirectRefusedError(f"redirected from https to an address without protection ({target})")
+    return target
 
 
-def connection_reason(url: str, error: object) -> str:
+def is_unreachable(error: HTTPError) -> bool:
+    """Whether no connection was made, as opposed to one that failed later."""
+    if isinstance(error, (ConnectTimeoutError, ProxyError, SSLError)):
+        return True
+    # urllib3 reports these two, which also belong to connecting, like errors of an open connection.
+    return any(words in str(cause_of(error)) for words in ("handshake operation timed out", "Tunnel connection failed"))
+
+
+def connection_reason(url: str, error: HTTPError) -> str:
     """Why there was no answer from `url`, in words; names the proxy where one is in between."""
-    parts = urlsplit(url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy and not urllib.request.proxy_bypass(parts.netloc):
-        place = f"{parts.hostname} through the proxy {urlsplit(proxy).hostname or proxy}"
-    else:
-        place = f"{parts.hostname}"
-    if isinstance(error, ssl.SSLCertVerificationError):
+    place, proxy, cause = f"{urlsplit(url).hostname}", _proxy_of(url), cause_of(error)
+    if proxy is not None:
+        place += f" through the proxy {proxy.hostname}"
+    if isinstance(cause, ssl.SSLCertVerificationError):
         return (
-            f"the certificate of {place} is not trusted ({error.verify_message}); behind an inspecting proxy, "
+            f"the certificate of {place} is not trusted ({cause.verify_message}); behind an inspecting proxy, "
             "name its certificate in SSL_CERT_FILE"
         )
-    if isinstance(error, TimeoutError):
+    if isinstance(cause, TimeoutError):
         return f"{place} did not answer in time"
-    return f"no connection to {place} ({getattr(error, 'strerror', None) or error})"
+    return f"no connection to {place} ({getattr(cause, 'strerror', None) or cause})"
 
 
-class _RedirectHandler(urllib.request.HTTPRedirectHandler):
-    """Follows a few redirects, to http and https only, and never from https back to http."""
-
-    max_redirections = MOST_REDIRECTS
-    max_repeats = 2
-
-    http_error_308 = urllib.request.HTTPRedirectHandler.http_error_302  # Python 3.10 does not know 308
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> urllib.request.Request | None:
-        scheme = urlsplit(newurl).scheme
-        if scheme not in ("http", "https"):
-            fp.close()
-            raise RedirectRefusedError(f"redirected to an address that is not on the web ({newurl})")
-        if urlsplit(req.full_url).scheme == "https" and scheme == "http":
-            fp.close()
-            raise RedirectRefusedError(f"redirected from https to an address without protection ({newurl})")
-        return super().redirect_request(req, fp, 307 if code == 308 else code, msg, headers, newurl)
+def cause_of(error: BaseException) -> BaseException:
+    """Return the operating system's error behind one of urllib3; the error itself if there is none."""
+    cause, inner = error, error.__cause__ or error.__context__
+    while inner is not None:
+        cause = inner if isinstance(inner, OSError) else cause
+        inner = inner.__cause__ or inner.__context__
+    return cause
 
 
-class _PatientConnection(HTTPConnection):
-    """Waits longer for data than it waited for the connection."""
-
-    def __init__(self, *arguments: Any, read_seconds: float, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._read_seconds = read_seconds
-
-    def connect(self) -> None:
-        super().connect()
-        self.sock.settimeout(self._read_seconds)
-
-
-class _PatientSecureConnection(HTTPSConnection):
-    """The same over TLS."""
-
-    def __init__(self, *arguments: Any, read_seconds: float, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._read_seconds = read_seconds
-
-    def connect(self) -> None:
-        super().connect()
-        self.sock.settimeout(self._read_seconds)
-
-
-class _HTTPHandler(urllib.request.HTTPHandler):
-    def __init__(self, read_seconds: float) -> None:
-        super().__init__()
-        self._connection = partial(_PatientConnection, read_seconds=read_seconds)
-
-    def http_open(self, req: urllib.request.Request) -> HTTPResponse:
-        return self.do_open(self._connection, req)
-
-
-class _HTTPSHandler(urllib.request.HTTPSHandler):
-    def __init__(self, read_seconds: float) -> None:
-        context = ssl.create_default_context()
-        super().__init__(context=context)
-        self._connection = partial(_PatientSecureConnection, read_seconds=read_seconds, context=context)
-
-    def https_open(self, req: urllib.request.Request) -> HTTPResponse:
-        return self.do_open(self._connection, req)
+def _proxy_of(url: str) -> SplitResult | None:
+    parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if not proxy or urllib.request.proxy_bypass(parts.netloc):
+        return None
+    return urlsplit(proxy if "://" in proxy else f"http://{proxy}")
