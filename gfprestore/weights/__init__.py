@@ -1,1 +1,1 @@
-"""Weights files: known, found, downloaded, verified, loaded."""
+"""Weights files: the table of released files, and how they are found, downloaded, verified and loaded."""

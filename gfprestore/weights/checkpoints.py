@@ -1,8 +1,8 @@
-"""Checkpoint files: read without running their code, and recognized by the names and shapes of their tensors.
+"""Checkpoint files: loaded without running code, and recognized by the names and shapes of their tensors.
 
-A network's module says by `config_from_state` whether a state dict is its own and of which sizes; `NETWORKS` lists who
-is asked. A file that nearly fits, or that belongs to another kind of network, is told apart by name. Files are the
-`.pth` of the field (zip or older, with `params_ema`, `params`, `state_dict` or bare tensors) and `.safetensors`.
+Each network's module has a `config_from_state`, which recognizes its own state dicts and derives the sizes; `NETWORKS`
+lists these networks. Errors name the network that a file nearly fits, or the unsupported network that it belongs to.
+Formats are `.pth` (zip or legacy, with `params_ema`, `params`, `state_dict` or bare tensors) and `.safetensors`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gfprestore.networks import gfpgan, rrdbnet, srvgg
 from gfprestore.weights.table import Role
 
 WRAPPERS = ("params_ema", "params", "state_dict")
-"""Where checkpoints keep the tensors, the best first: the moving average before the last step."""
+"""Keys under which checkpoints store the tensors, best first: the moving average comes before the last step."""
 
 ROLE_TITLES: dict[Role, str] = {"restorer": "face restorer", "background": "background network"}
 
@@ -37,15 +37,15 @@ PICKLE_MAGIC = b"\x80"
 
 @dataclass(frozen=True)
 class NetworkKind:
-    """A network that a checkpoint may belong to.
+    """A supported network.
 
     Attributes:
-        title: Its name for people.
-        role: What it is for.
-        clues: Tensors that no other network has: one of them makes a file look like this network.
-        config_from_state: Its sizes from a state dict; None for another network's.
-        build: The module of these sizes.
-        name: A short name for these sizes.
+        title: Display name.
+        role: Role of the network.
+        clues: Tensor names unique to this network; one of them makes a file look like this network.
+        config_from_state: Derives the sizes from a state dict; None for other networks.
+        build: Builds the module from the sizes.
+        name: Short name for the sizes.
     """
 
     title: str
@@ -90,27 +90,27 @@ OTHER_NETWORKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a StyleGAN2 prior", ("constant_input.weight", "style_mlp.1.weight")),
     ("an ArcFace recognizer", ("fc5.weight", "bn5.weight")),
     ("the Inception network of the FID", ("Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch_pool.conv.weight")),
-    ("CodeFormer, which is not offered here", ("quantize.embedding.weight", "position_emb")),
-    ("RestoreFormer, which is not offered here", ("vqvae.quantize.embedding.weight",)),
+    ("CodeFormer, which is not supported", ("quantize.embedding.weight", "position_emb")),
+    ("RestoreFormer, which is not supported", ("vqvae.quantize.embedding.weight",)),
     ("a StyleGAN2 discriminator", ("conv_body.0.0.weight", "final_linear.0.weight")),
     ("a VGG classifier", ("features.0.weight", "classifier.0.weight")),
-    ("an ESRGAN network in its old layout", ("model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight")),
+    ("an ESRGAN network in the old layout", ("model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight")),
 )
-"""Networks that are no restorer and no background of ours: a description, and the tensors that give them away."""
+"""Networks that are neither a supported restorer nor background network: description and identifying tensors."""
 
 
 @dataclass(frozen=True)
 class LoadedNetwork:
-    """A network with its weights, ready to compute.
+    """A network with its weights, ready for inference.
 
     Attributes:
         name: Short name by network and size, such as `gfpgan-clean` or `rrdbnet-x4`.
-        role: What it is for.
+        role: Role of the network.
         module: The network in eval mode, float32, channels-last, without gradients.
-        config: The network's own config, as read from the shapes.
+        config: The network's config, derived from the shapes.
         path: The file.
-        metadata: What a `.safetensors` file says about itself; empty for others.
-        known_sha256: The file's SHA-256 where it was verified already; empty where not.
+        metadata: Metadata of a `.safetensors` file; empty for other formats.
+        known_sha256: The file's SHA-256 if it is already verified; otherwise empty.
     """
 
     name: str
@@ -123,22 +123,22 @@ class LoadedNetwork:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the file, computed when first asked for."""
+        """SHA-256 of the file, computed on first access."""
         return self.known_sha256 or sha256_of(self.path)
 
 
 def load_network(path: Path, role: Role | None = None) -> LoadedNetwork:
-    """Loads any checkpoint of a network of ours.
+    """Load a checkpoint of any supported network.
 
     Args:
         path: A `.pth` or `.safetensors` file.
-        role: What it will be used for; None takes any.
+        role: Required role; None accepts any.
 
     Raises:
-        WeightsMissingError: There is no such file.
-        WeightsDamagedError: The file is empty, cut short, or no checkpoint.
-        WeightsUnsafeError: It holds pickled code.
-        WeightsMismatchError: It is a checkpoint of another network, or does not fit its own in full.
+        WeightsMissingError: The file does not exist.
+        WeightsDamagedError: The file is empty, truncated or not a checkpoint.
+        WeightsUnsafeError: The file contains pickled code.
+        WeightsMismatchError: The file belongs to another network, or does not fit its network completely.
     """
     return network_from_state(load_state(path), path, role, read_metadata(path))
 
@@ -146,16 +146,16 @@ def load_network(path: Path, role: Role | None = None) -> LoadedNetwork:
 def network_from_state(
     state: Mapping[str, Tensor], path: Path, role: Role | None = None, metadata: Mapping[str, str] | None = None
 ) -> LoadedNetwork:
-    """Recognizes a state dict and builds its network.
+    """Recognize a state dict and build its network.
 
     Args:
         state: Tensors by name, without prefix.
-        path: The file they came from, for messages and as identity.
-        role: What the network will be used for; None takes any.
-        metadata: What the file says about itself.
+        path: The file they were loaded from; used in messages and kept as identity.
+        role: Required role; None accepts any.
+        metadata: Metadata of the file.
 
     Raises:
-        WeightsMismatchError: No network of ours fits, or one nearly does.
+        WeightsMismatchError: No supported network fits the state dict exactly.
     """
     kind, config = _recognize(state, path, role)
     if role is not None and kind.role != role:
@@ -167,7 +167,7 @@ def network_from_state(
             module = kind.build(config)
     except (RuntimeError, MemoryError, ValueError) as error:
         raise WeightsMismatchError(
-            f"{path} looks like {kind.title}, but no such network can be built from its shapes: {error}"
+            f"{path} looks like {kind.title}, but a network with its shapes cannot be built: {error}"
         ) from error
     misfit = _misfit(state, {name: tensor.shape for name, tensor in module.state_dict().items()})
     if misfit:
@@ -178,17 +178,17 @@ def network_from_state(
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, on the CPU, mapped from the file where its format allows.
+    """Load the tensors of a checkpoint on the CPU, memory-mapped if the format allows it.
 
     Args:
-        path: A `.pth` or `.safetensors` file. Of several sets of tensors `params_ema` comes before `params`, and that
-            before `state_dict`; a prefix `module.` of all names is taken off.
+        path: A `.pth` or `.safetensors` file. If it has several sets of tensors, `params_ema` takes precedence over
+            `params`, and `params` over `state_dict`. A prefix `module.` common to all names is removed.
 
     Raises:
-        WeightsMissingError: There is no such file.
-        WeightsDamagedError: The file is empty, cut short, or no checkpoint.
-        WeightsUnsafeError: It holds pickled code, which was not run.
-        WeightsMismatchError: It holds no tensors.
+        WeightsMissingError: The file does not exist.
+        WeightsDamagedError: The file is empty, truncated or not a checkpoint.
+        WeightsUnsafeError: The file contains pickled code, which was not run.
+        WeightsMismatchError: The file contains no tensors.
     """
     head = _read_head(path)
     if _is_safetensors(head, path):
@@ -201,11 +201,11 @@ def load_state(path: Path) -> dict[str, Tensor]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What a `.safetensors` file says about itself, as text; empty for other formats.
+    """Metadata of a `.safetensors` file; empty for other formats.
 
     Raises:
-        WeightsMissingError: There is no such file.
-        WeightsDamagedError: The file is empty or its header is broken.
+        WeightsMissingError: The file does not exist.
+        WeightsDamagedError: The file is empty or its header is damaged.
     """
     if not _is_safetensors(_read_head(path), path):
         return {}
@@ -214,7 +214,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 class _Uninitialized(TorchFunctionMode):
-    """Builds modules without drawing the random numbers that the checkpoint overwrites: ten times as quick."""
+    """Skips random initialization while modules are built, since the checkpoint overwrites it; ten times as fast."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -240,9 +240,9 @@ _BROKEN = (
     AssertionError,
     MemoryError,
 )
-"""What torch raises for files that it cannot read."""
+"""Errors that torch raises for unreadable files."""
 
-_NEXT_STEP = "Download it again; `gfprestore weights fetch NAME` does so for released files."
+_NEXT_STEP = "Download it again; for released files, run `gfprestore weights fetch NAME`."
 
 
 def _read_head(path: Path) -> bytes:
@@ -250,10 +250,10 @@ def _read_head(path: Path) -> bytes:
         with path.open("rb") as stream:
             head = stream.read(512)
     except FileNotFoundError:
-        raise WeightsMissingError(f"{path} does not exist. Name a .pth or .safetensors file.") from None
+        raise WeightsMissingError(f"{path} does not exist. Specify a .pth or .safetensors file.") from None
     except OSError as error:
         raise WeightsMissingError(
-            f"{path} cannot be read as a weights file: {error.strerror or error}. Name a .pth or .safetensors file."
+            f"{path} cannot be read: {error.strerror or error}. Specify a .pth or .safetensors file."
         ) from error
     if not head:
         raise WeightsDamagedError(f"{path} is empty. {_NEXT_STEP}")
@@ -268,25 +268,25 @@ def _open_safetensors(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsDamagedError(f"{path} is cut short or is no .safetensors file: {error}. {_NEXT_STEP}") from error
+        raise WeightsDamagedError(f"{path} is truncated or not a .safetensors file: {error}. {_NEXT_STEP}") from error
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
     with _open_safetensors(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
 def _load_torch(path: Path, head: bytes) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # it is refused below
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # rejected below
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=head.startswith(ZIP_MAGIC))
     except _BROKEN as error:
         raise _torch_error(path, head, error) from error
 
 
 def _torch_error(path: Path, head: bytes, error: Exception) -> WeightsDamagedError | WeightsUnsafeError:
-    """Tells code from damage by the words of torch, which raises the same errors for both."""
+    """Distinguish code from damage by the text of the error, since torch raises the same types for both."""
     reason = str(error)
     found = re.search(r"GLOBAL ([\w.]+)", reason)
     if found:
@@ -299,17 +299,17 @@ def _torch_error(path: Path, head: bytes, error: Exception) -> WeightsDamagedErr
         code = "pickled Python code"
     else:
         cause = "" if isinstance(error, pickle.UnpicklingError) or not reason else f" ({reason.splitlines()[0]})"
-        return WeightsDamagedError(f"{path} is cut short, damaged or no checkpoint{cause}. {_NEXT_STEP}")
+        return WeightsDamagedError(f"{path} is truncated, damaged or not a checkpoint{cause}. {_NEXT_STEP}")
     return WeightsUnsafeError(
-        f"{path} holds {code}, which is never run. Take a checkpoint that holds only tensors, or a .safetensors file."
+        f"{path} contains {code}, which is never run. Use a checkpoint with tensors only, or a .safetensors file."
     )
 
 
 def _guess(head: bytes) -> str:
-    """What a file is that is no checkpoint, by its first bytes."""
+    """Describe a file that is not a checkpoint by its first bytes."""
     start = head.lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "it is a web page, perhaps an error or sign-in page saved in its place"
+        return "it is a web page, possibly a saved error or sign-in page"
     if start.startswith(b"version https://git-lfs"):
         return "it is a Git LFS pointer, not the file itself"
     return "it is text" if head.isascii() and b"\0" not in head else "its format is unknown"
@@ -317,11 +317,13 @@ def _guess(head: bytes) -> str:
 
 def _tensors_of(loaded: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping):
-        raise WeightsMismatchError(f"{path} holds a {type(loaded).__name__}, not tensors by name.")
+        raise WeightsMismatchError(
+            f"{path} contains an object of type {type(loaded).__name__} instead of named tensors."
+        )
     inner = next((loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), loaded)
     state = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
     if not state:
-        raise WeightsMismatchError(f"{path} holds no tensors by name; its entries are {_first(map(str, loaded))}.")
+        raise WeightsMismatchError(f"{path} contains no named tensors. Its entries are {_first(map(str, loaded))}.")
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     return state
@@ -336,22 +338,24 @@ def _recognize(state: Mapping[str, Tensor], path: Path, role: Role | None) -> tu
         try:
             config = kind.config_from_state(state)
         except (ArithmeticError, LookupError, ValueError) as error:
-            raise WeightsMismatchError(f"{path} looks like {kind.title}, but its shapes make no sense.") from error
+            raise WeightsMismatchError(f"{path} looks like {kind.title}, but its shapes are inconsistent.") from error
         if config is not None:
             return kind, config
     for kind in NETWORKS:
         found = next((clue for clue in kind.clues if clue in state), None)
         if found is not None:
             raise WeightsMismatchError(
-                f"{path} looks like {kind.title} (it has {found!r}), but tensors that tell its sizes are missing or of "
-                f"another shape; it has {_first(state)}."
+                f"{path} looks like {kind.title} (it has {found!r}), but tensors that determine its sizes are missing "
+                f"or have the wrong shape. Its tensors are {_first(state)}."
             )
     known = ", ".join(kind.title for kind in NETWORKS)
-    raise WeightsMismatchError(f"{path} belongs to no network known here ({known}); its tensors are {_first(state)}.")
+    raise WeightsMismatchError(
+        f"{path} does not belong to a supported network ({known}). Its tensors are {_first(state)}."
+    )
 
 
 def _misfit(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> str:
-    """What keeps `state` from fitting, in words; empty where it fits."""
+    """Describe why `state` does not fit; empty if it fits."""
     missing = [name for name in shapes if name not in state]
     unexpected = [name for name in state if name not in shapes]
     reshaped = [name for name in shapes if name in state and state[name].shape != shapes[name]]
@@ -363,14 +367,14 @@ def _misfit(state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> st
     if reshaped:
         name = reshaped[0]
         reasons.append(
-            f"{len(reshaped)} of another shape, first {name!r} with {tuple(state[name].shape)} "
+            f"{len(reshaped)} with the wrong shape, first {name!r} with {tuple(state[name].shape)} "
             f"instead of {tuple(shapes[name])}"
         )
     return "; ".join(reasons)
 
 
 def _first(names: Iterable[str], most: int = 3) -> str:
-    """The first few names and the count of the rest."""
+    """The first few names and the number of remaining ones."""
     listed = list(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(map(repr, listed[:most])) + more if listed else "none"

@@ -1,7 +1,7 @@
-"""Downloads of weights: resumed, checked by SHA-256, moved into place whole, one process at a time.
+"""Downloads of weights: resumable, verified by SHA-256, moved into place atomically, one process at a time.
 
-A file grows as `NAME.part` in its own folder and gets its name only when its SHA-256 is right. What an interrupted or
-cut download received is kept and continued (HTTP Range, RFC 9110 section 14). Requests are those of `http`.
+A download is written to `NAME.part` in the target folder and renamed once its SHA-256 is correct. The partial file of
+an interrupted download is kept and resumed (HTTP Range, RFC 9110 section 14). `http` sends the requests.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from gfprestore.weights.http import RedirectRefusedError, WebClient, cause_of, c
 from gfprestore.weights.table import WeightsFile
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes that are here and the bytes in all (None where nobody said)."""
+"""Called with the number of bytes received and the total number of bytes (None if unknown)."""
 
 BLOCK = 1 << 16
-"""Bytes read and reported at once."""
+"""Maximum number of bytes per read and progress report."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a download waits and how often it tries again.
+    """Timeouts and retry limits of a download.
 
     Attributes:
-        connect_seconds: For a connection, its TLS handshake included.
-        read_seconds: For the next byte of an open connection.
-        attempts: Fruitless attempts at one address before the next address is tried.
-        first_pause: Seconds before the second attempt; each further pause is twice as long.
-        longest_pause: Seconds that no pause exceeds, whatever the server asks for.
-        worthwhile: Bytes that an attempt must add to count as fruitful.
-        sleep: Called with the seconds of a pause.
+        connect_seconds: Timeout for connecting, including the TLS handshake.
+        read_seconds: Timeout for the next byte of an open connection.
+        attempts: Number of consecutive attempts without progress before the next address is tried.
+        first_pause: Seconds before the second attempt. Each further pause is twice as long.
+        longest_pause: Maximum pause in seconds, even if the server asks for a longer one.
+        worthwhile: Number of bytes that an attempt must add to count as progress.
+        sleep: Called with the length of a pause in seconds.
     """
 
     connect_seconds: float = 10.0
@@ -59,19 +59,19 @@ class Patience:
 
 
 class _AddressFailedError(Exception):
-    """This address will not give the file; another may."""
+    """The file cannot be downloaded from this address; another address may work."""
 
 
 class _UnreachableError(_AddressFailedError):
-    """No connection to the address's host."""
+    """The host of the address cannot be reached."""
 
 
 class _ChangedFileError(_AddressFailedError):
-    """The address gave a whole file, but not the one of the table."""
+    """The address served a complete file, but not the one in the table."""
 
 
 class _TransientError(Exception):
-    """The attempt failed; the next one at the same address may not."""
+    """The attempt failed, but another attempt at the same address may succeed."""
 
     def __init__(self, reason: str, pause: float | None = None) -> None:
         super().__init__(reason)
@@ -79,7 +79,7 @@ class _TransientError(Exception):
 
 
 class Downloader:
-    """Fetches files of the table. Remembers hosts that did not answer, so that a run waits for each only once."""
+    """Downloads files of the table. Remembers unreachable hosts, so that a run waits for each only once."""
 
     def __init__(self, patience: Patience | None = None) -> None:
         self._patience = patience or Patience()
@@ -87,7 +87,7 @@ class Downloader:
         self._unreachable: set[str] = set()
 
     def forget_failures(self) -> None:
-        """Hosts that did not answer are asked again."""
+        """Forget unreachable hosts, so that they are tried again."""
         self._unreachable.clear()
 
     def download(
@@ -97,20 +97,20 @@ class Downloader:
         is_ready: Callable[[Path], bool],
         progress: Progress | None = None,
     ) -> Path:
-        """Downloads `row` into `folder`, where a second process waits for the first.
+        """Download a file into a folder. If another process is downloading it, wait for that process.
 
         Args:
-            row: The file.
-            folder: Made where it does not exist.
-            is_ready: Asked, once no other process is at it, whether the file at its place is complete already.
-            progress: Told the bytes received.
+            row: The file to download.
+            folder: The target folder; created if it does not exist.
+            is_ready: Tells whether the target file is already complete. Called while this process holds the lock.
+            progress: Called with the bytes received and the total.
 
         Returns:
-            The path of the complete file.
+            Path of the complete file.
 
         Raises:
-            DownloadError: No address gave the file, or the folder cannot hold it.
-            WeightsDamagedError: Every address gave a whole file with another SHA-256.
+            DownloadError: The file could not be downloaded from any address, or the folder cannot store it.
+            WeightsDamagedError: Every address served a complete file with a different SHA-256.
         """
         report = progress or (lambda done, total: None)
         target = folder / row.file_name
@@ -127,8 +127,8 @@ class Downloader:
             raise DownloadError(_folder_message(row, folder, error)) from error
         except NotImplementedError as error:
             raise DownloadError(
-                f"{folder} is on a file system without locks, so {row.file_name} cannot be downloaded into it safely. "
-                "Name another folder with --weights-dir or GFPRESTORE_WEIGHTS."
+                f"{folder} is on a file system without file locks, so {row.file_name} cannot be downloaded to it "
+                "safely. Choose another folder with --weights-dir or GFPRESTORE_WEIGHTS."
             ) from error
         return target
 
@@ -138,7 +138,7 @@ class Downloader:
             host = urlsplit(url).netloc
             try:
                 if host in self._unreachable:
-                    raise _AddressFailedError(f"not asked again: {host} did not answer before")
+                    raise _AddressFailedError(f"skipped, because {host} did not respond earlier")
                 self._receive_intact(url, row, part, report)
             except _AddressFailedError as failure:
                 failures.append((url, failure))
@@ -149,17 +149,17 @@ class Downloader:
         reasons = "".join(f"\n  {url}: {failure}" for url, failure in failures)
         if all(isinstance(failure, _ChangedFileError) for _url, failure in failures):
             raise WeightsDamagedError(
-                f"{row.name}: what was received for {row.file_name} is not the released file, and was thrown away:"
-                f"{reasons}\nA proxy may have changed it. {placing_advice(row, folder)}"
+                f"{row.name}: the downloaded {row.file_name} is not the released file and was discarded:{reasons}\n"
+                f"A proxy may have modified it. {placing_advice(row, folder)}"
             )
         raise DownloadError(
-            f"{row.name}: {row.file_name} ({row.size_text}) could not be downloaded into {folder}:{reasons}\n"
-            f"Run `gfprestore weights fetch {row.name}` to try again; what was received is kept. "
+            f"{row.name}: {row.file_name} ({row.size_text}) could not be downloaded to {folder}:{reasons}\n"
+            f"Run `gfprestore weights fetch {row.name}` to try again. The partial download is kept. "
             f"{placing_advice(row, folder)}"
         )
 
     def _receive_intact(self, url: str, row: WeightsFile, part: _PartialFile, report: Progress) -> None:
-        """Receives the file and checks it; a resumed file that turns out wrong is received once more, whole."""
+        """Download the file and verify it. If a resumed file is wrong, download it once more from the start."""
         for last in (False, True):
             resumed = self._receive(url, row, part, report)
             found = sha256_of(part.path)
@@ -170,7 +170,7 @@ class Downloader:
                 raise _ChangedFileError(f"the SHA-256 is {found} instead of {row.sha256}")
 
     def _receive(self, url: str, row: WeightsFile, part: _PartialFile, report: Progress) -> bool:
-        """Fills the partial file, in as many attempts as it takes; True where it was put together from several."""
+        """Complete the partial file in as many attempts as needed. Return whether it was resumed."""
         patience = self._patience
         resumed = part.size() > 0
         fruitless = 0
@@ -219,11 +219,11 @@ class Downloader:
             _copy(response, part, start, total, row, report)
 
     def _refused(self, response: BaseHTTPResponse, part: _PartialFile) -> None:
-        """Raises what an HTTP status other than success means."""
+        """Raise the error for an HTTP status other than success."""
         reason = f"HTTP {response.status} {response.reason}"
         if response.status == 416:
             part.clear()
-            raise _TransientError("the server does not continue the file; it is received from the start")
+            raise _TransientError("the server cannot resume the file; the download restarts")
         if response.status in (408, 429) or response.status >= 500:
             wait = response.headers.get("Retry-After", "")
             raise _TransientError(reason, float(wait) if wait.isdigit() else None)
@@ -232,7 +232,7 @@ class Downloader:
 
 @dataclass(frozen=True)
 class _PartialFile:
-    """`NAME.part` and, beside it, where it came from, so that only the same file is continued."""
+    """`NAME.part` and a record of its origin, so that only the same file is resumed."""
 
     folder: Path
     row: WeightsFile
@@ -254,7 +254,7 @@ class _PartialFile:
         self.origin_path.unlink(missing_ok=True)
 
     def prepare(self) -> None:
-        """Drops what belongs to another release of the file."""
+        """Delete a partial file of another release."""
         if self.origin().get("sha256", self.row.sha256) != self.row.sha256:
             self.clear()
 
@@ -266,7 +266,7 @@ class _PartialFile:
         return origin if isinstance(origin, dict) else {}
 
     def remember(self, url: str, headers: HTTPHeaderDict) -> None:
-        """Writes down where the bytes come from, with a validator strong enough for If-Range (RFC 9110, 13.1.5)."""
+        """Record the origin of the bytes, with a validator suitable for If-Range (RFC 9110, section 13.1.5)."""
         etag = headers.get("ETag", "")
         validator = etag if etag.startswith('"') else headers.get("Last-Modified", "")
         origin = {"sha256": self.row.sha256, "url": url, "validator": validator}
@@ -274,7 +274,7 @@ class _PartialFile:
             self.origin_path.write_text(json.dumps(origin), encoding="utf-8")
 
     def range_headers(self, url: str) -> dict[str, str]:
-        """Asks for what is missing; from the address it began with, only if the file there is still the same."""
+        """Headers that request the missing bytes; from the original address, only if the file has not changed."""
         offset = self.size()
         if offset == 0:
             return {}
@@ -283,7 +283,7 @@ class _PartialFile:
         return {"Range": f"bytes={offset}-"} | ({"If-Range": validator} if validator else {})
 
     def place(self, target: Path) -> None:
-        """Gives the complete file its name: flushed to the disk first, then renamed in one step."""
+        """Flush the complete file to the disk, then rename it atomically."""
         with self.path.open("rb+") as stream:
             os.fsync(stream.fileno())
         self.path.replace(target)
@@ -292,28 +292,30 @@ class _PartialFile:
 
 
 def placing_advice(row: WeightsFile, folder: Path) -> str:
-    """How to do without the tool's own download."""
-    return f"Or download it by other means from {row.url} and put it into {folder} as {row.file_name}."
+    """How to install the file without the built-in download."""
+    return f"Alternatively, download {row.url} by other means and save it as {folder / row.file_name}."
 
 
 def _check_answer(
     response: BaseHTTPResponse, offset: int, row: WeightsFile, part: _PartialFile
 ) -> tuple[int, int | None]:
-    """Where the answer's bytes belong, and the bytes of the whole file where the server says."""
+    """Offset of the response body in the file, and the size of the file if the server states it."""
     content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if content_type in ("text/html", "application/xhtml+xml"):
-        raise _AddressFailedError("a web page came instead of the file (the sign-in page of a network?)")
+        raise _AddressFailedError(
+            "the server sent a web page instead of the file (possibly the sign-in page of a network)"
+        )
     if response.status == 206:
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
         if found is None or int(found[1]) != offset:
             part.clear()
-            raise _TransientError("the server continued at another place; the file is received from the start")
+            raise _TransientError("the server resumed at the wrong position; the download restarts")
         start, total = offset, None if found[2] == "*" else int(found[2])
     else:
         length = response.headers.get("Content-Length", "")
         start, total = 0, int(length) if length.isdigit() else None
     if row.bytes is not None and total is not None and total != row.bytes:
-        raise _ChangedFileError(f"the file there has {total} bytes instead of {row.bytes}")
+        raise _ChangedFileError(f"the file has {total} bytes instead of {row.bytes}")
     return start, total
 
 
@@ -333,7 +335,7 @@ def _copy(
         while block := _next_block(response):
             if done + len(block) > most:
                 part.clear()
-                raise _ChangedFileError(f"more than {most} bytes came")
+                raise _ChangedFileError(f"the server sent more than {most} bytes")
             stream.write(block)
             done += len(block)
             report(done, whole)
@@ -346,12 +348,12 @@ def _next_block(response: BaseHTTPResponse) -> bytes:
         return response.read1(BLOCK)
     except HTTPError as error:
         is_silent = isinstance(error, ReadTimeoutError)
-        reason = "nothing more came" if is_silent else f"the connection broke ({cause_of(error)})"
+        reason = "the server stopped sending data" if is_silent else f"the connection failed ({cause_of(error)})"
         raise _TransientError(reason) from error
 
 
 def _is_whole(headers: HTTPHeaderDict, offset: int) -> bool:
-    """Whether "range not satisfiable" only says that nothing is missing."""
+    """Whether "range not satisfiable" means that the file is already complete."""
     found = re.fullmatch(r"bytes \*/(\d+)", headers.get("Content-Range", "").strip())
     return found is not None and int(found[1]) == offset
 
@@ -365,22 +367,23 @@ def _check_room(folder: Path, row: WeightsFile, part: _PartialFile) -> None:
 def _folder_message(row: WeightsFile, folder: Path, error: OSError) -> str:
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         try:
-            free = f", {shutil.disk_usage(folder).free / 1e6:.1f} MB are free"
+            free = f", but only {shutil.disk_usage(folder).free / 1e6:.1f} MB are free"
         except OSError:
             free = ""
         return (
             f"The disk is full: {row.file_name} needs {row.size_text} in {folder}{free}. "
-            "Make room, or name another folder with --weights-dir or GFPRESTORE_WEIGHTS; what was received is kept."
+            "Free some space, or choose another folder with --weights-dir or GFPRESTORE_WEIGHTS. "
+            "The partial download is kept."
         )
     return (
-        f"{row.file_name} cannot be written into {folder}: {error.strerror or error}. "
-        "Name another folder with --weights-dir or GFPRESTORE_WEIGHTS."
+        f"{row.file_name} cannot be written to {folder}: {error.strerror or error}. "
+        "Choose another folder with --weights-dir or GFPRESTORE_WEIGHTS."
     )
 
 
 @contextmanager
 def _only_process(folder: Path, row: WeightsFile, part: _PartialFile, report: Progress) -> Iterator[None]:
-    """Holds the file's lock; while another process has it, reports how far that one is."""
+    """Hold the file's lock. While another process holds it, report the progress of that process."""
     lock = FileLock(folder / f".{row.file_name}.lock")
     while not lock.is_locked:
         try:

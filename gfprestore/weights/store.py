@@ -1,9 +1,9 @@
-"""Released weights: found in their folders, downloaded where they are missing, verified, loaded.
+"""Released weights: found in their folders, downloaded if missing, verified, loaded.
 
-Folders are searched in this order: the one asked for (`--weights-dir`), the one of the environment variable
-`GFPRESTORE_WEIGHTS`, the user's own folder of the platform, the folder that ships with the package. Downloads go into
-the first of them. The user's folder is one for data, not for caches: what took an hour to download, or was carried by
-hand to a machine without internet, must outlive a cleaned cache.
+Folders are searched in this order: the one given by `--weights-dir`, the one given by the environment variable
+`GFPRESTORE_WEIGHTS`, the user's folder on this platform, the folder that ships with the package. Downloads are stored
+in the first of them. The user's folder is a data folder, not a cache folder: files that took an hour to download, or
+were copied by hand to a machine without internet, must survive clearing the cache.
 """
 
 from __future__ import annotations
@@ -49,24 +49,24 @@ __all__ = [
 FOLDER_VARIABLE = "GFPRESTORE_WEIGHTS"
 
 PACKAGED_NAME = "real-esrgan-x4plus"
-"""The weights that the extra `offline` brings in ncnn's form."""
+"""The weights that the extra `offline` installs in ncnn's format."""
 
 WeightsState = Literal["embedded", "verified", "unverified", "converted", "damaged", "package", "partial", "missing"]
 
 
 @dataclass(frozen=True)
 class WeightsStatus:
-    """What is here of one file of the table.
+    """Local status of one file of the table.
 
     Attributes:
         file: The row of the table.
-        state: `embedded`: it ships with this package and has its size. `verified`: its SHA-256 was checked and it has
-            not changed since. `unverified`: it is here in the right size, not yet checked. `converted`: it is here in
-            another format, for which no SHA-256 is known. `damaged`: it is here and wrong. `package`: an installed
-            package holds it. `partial`: a download stopped midway. `missing`: nothing is here.
-        path: Where it is, or where a download would put it.
-        received: Bytes of a download that stopped midway.
-        problem: What is wrong and what to do; None where nothing is.
+        state: `embedded`: ships with this package and has the correct size. `verified`: its SHA-256 was verified and it
+            has not changed since. `unverified`: has the correct size but is not verified yet. `converted`: available in
+            another format, for which no SHA-256 is known. `damaged`: not the released file. `package`: available from
+            an installed package. `partial`: the download is incomplete. `missing`: not available.
+        path: Path of the file, or the path where a download would store it.
+        received: Number of bytes of an incomplete download.
+        problem: What is wrong and how to fix it; None if nothing is wrong.
     """
 
     file: WeightsFile
@@ -77,18 +77,18 @@ class WeightsStatus:
 
     @property
     def card(self) -> Path | None:
-        """The model card beside the file, where it has one."""
+        """Path of the model card next to the file; None if there is none."""
         return self.path.with_name(self.file.card) if self.file.card else None
 
 
 class WeightsStore:
-    """The folders of weights on this machine, and the way to fill them.
+    """The local folders of weights and the downloads into them.
 
     Args:
-        folder: Searched first and filled; None leaves that to the environment and the platform.
+        folder: Searched first, and the target of downloads; None selects it by environment variable and platform.
         offline: Never open a connection.
-        table: The known files.
-        patience: How long downloads wait and how often they try.
+        table: The released files.
+        patience: Timeouts and retry limits of downloads.
     """
 
     def __init__(
@@ -106,25 +106,25 @@ class WeightsStore:
 
     @property
     def folder(self) -> Path:
-        """Where downloads go."""
+        """Target folder of downloads."""
         return self.folders[0]
 
     def row(self, name: str) -> WeightsFile:
-        """The row of the table called `name`.
+        """The row of the table with this name.
 
         Raises:
-            UsageError: There is none.
+            UsageError: The table has no such name.
         """
         return find_row(name, self.table)
 
     def find(self, name: str) -> Path | None:
-        """The verified file, or None where it is in none of the folders.
+        """Find and verify a file; None if it is missing from all folders.
 
-        A file is hashed once; a stamp beside it (size, time, SHA-256) spares later runs the time.
+        A file is hashed only once. A stamp next to it (size, time, SHA-256) saves later runs the time.
 
         Raises:
-            UsageError: No weights are called so.
-            WeightsDamagedError: A file of that name is here, but it is not the released one.
+            UsageError: The table has no such name.
+            WeightsDamagedError: A file of that name exists, but it is not the released file.
         """
         row = self.row(name)
         path = self._locate(row)
@@ -133,29 +133,29 @@ class WeightsStore:
         return path
 
     def obtain(self, name: str, progress: Progress | None = None) -> Path:
-        """The verified file, downloaded where it is missing.
+        """Find and verify a file, or download it if it is missing.
 
         Args:
             name: A name of the table.
-            progress: Told the bytes that are here and the bytes in all, while a download runs.
+            progress: Called with the bytes received and the total during a download.
 
         Raises:
-            UsageError: No weights are called so.
-            WeightsDamagedError: The file is here but wrong, or every address gave another file.
-            WeightsMissingError: It should have come with this package.
-            OfflineError: It is not here, and downloads are switched off.
-            DownloadError: It is not here, and cannot be downloaded.
+            UsageError: The table has no such name.
+            WeightsDamagedError: The file is damaged, or every address served a different file.
+            WeightsMissingError: The file ships with this package but is missing.
+            OfflineError: The file is missing, and downloads are disabled.
+            DownloadError: The file is missing and cannot be downloaded.
         """
         return self.find(name) or self._download(self.row(name), progress)
 
     def fetch(self, name: str, progress: Progress | None = None) -> Path:
-        """Like `obtain`, but replaces a damaged file, and asks hosts again that did not answer before.
+        """Like `obtain`, but replace a damaged file, and try unreachable hosts again.
 
         Raises:
-            UsageError: No weights are called so.
-            WeightsDamagedError: Every address gave another file.
-            OfflineError: It is not here in order, and downloads are switched off.
-            DownloadError: It is not here in order, and cannot be downloaded.
+            UsageError: The table has no such name.
+            WeightsDamagedError: Every address served a different file.
+            OfflineError: The file is missing or damaged, and downloads are disabled.
+            DownloadError: The file is missing or damaged, and cannot be downloaded.
         """
         self._downloader.forget_failures()
         with contextlib.suppress(WeightsDamagedError):
@@ -165,11 +165,11 @@ class WeightsStore:
         return self._download(self.row(name), progress)
 
     def load(self, name: str, progress: Progress | None = None) -> LoadedNetwork:
-        """Obtains and loads a restorer or background network; takes an installed package's form before a download.
+        """Obtain and load a restorer or background network. Weights of an installed package save a download.
 
         Raises:
-            UsageError: No weights are called so.
-            WeightsError: The file is missing, damaged or of another network; see `obtain` and `load_network`.
+            UsageError: The table has no such name.
+            WeightsError: The file is missing, damaged or belongs to another network; see `obtain` and `load_network`.
         """
         row = self.row(name)
         packaged = self._packaged(row) if self.find(name) is None else None
@@ -181,24 +181,24 @@ class WeightsStore:
         return replace(network, known_sha256=row.sha256) if _is_released_form(row, path) else network
 
     def path(self, name: str) -> Path:
-        """Where the file is, or where a download would put it. Nothing is checked.
+        """Path of the file, or the path where a download would store it. The file is not verified.
 
         Raises:
-            UsageError: No weights are called so.
+            UsageError: The table has no such name.
         """
         row = self.row(name)
         path = self._locate(row)
         return self._status_without_file(row).path if path is None else path
 
     def status(self) -> list[WeightsStatus]:
-        """What is here of every file of the table, without hashing any."""
+        """Status of every file of the table, without hashing."""
         return [self._status(row) for row in self.table]
 
     def verify(self, name: str) -> WeightsStatus:
-        """Hashes the file, whatever its stamp says; a `damaged` or `missing` one is told in `problem`.
+        """Hash the file regardless of its stamp. `problem` describes a `damaged` or `missing` file.
 
         Raises:
-            UsageError: No weights are called so.
+            UsageError: The table has no such name.
         """
         row = self.row(name)
         path = self._locate(row)
@@ -221,19 +221,19 @@ class WeightsStore:
         packaged = self._packaged(row)
         if packaged is not None:
             return WeightsStatus(row, "package", packaged[1], received)
-        problem = f"{row.name} is not here. {_way_to_get(row)}"
+        problem = f"{row.name} is not available. {_way_to_get(row)}"
         return WeightsStatus(row, "partial" if received else "missing", target, received, problem)
 
     def _packaged(self, row: WeightsFile) -> tuple[Path, Path] | None:
         return find_packaged_ncnn() if row.name == PACKAGED_NAME else None
 
     def _locate(self, row: WeightsFile) -> Path | None:
-        """The first file of one of the row's names in the folders, unchecked."""
+        """The first file in the folders with one of the row's names, not verified."""
         names = dict.fromkeys([row.file_name, f"{row.name}.pth", f"{row.name}.safetensors"])
         return next((folder / name for folder in self.folders for name in names if _is_file(folder / name)), None)
 
     def _check(self, row: WeightsFile, path: Path) -> None:
-        """Raises WeightsDamagedError where the file is not the released one; stamps it where it is."""
+        """Stamp the file if it is the released one; otherwise raise WeightsDamagedError."""
         if not _is_released_form(row, path):
             return
         stamp = _read_stamp(path)
@@ -246,12 +246,12 @@ class WeightsStore:
     def _download(self, row: WeightsFile, progress: Progress | None) -> Path:
         if row.is_embedded:
             raise WeightsMissingError(
-                f"{row.name}: {row.file_name} ships with gfprestore and is not in order here. {_way_to_get(row)}"
+                f"{row.name}: {row.file_name} ships with gfprestore but is missing or damaged. {_way_to_get(row)}"
             )
         if self.offline:
             raise OfflineError(
-                f"{row.name}: {row.file_name} ({row.size_text}) is not in {_listed(self.folders)}, "
-                f"and --offline forbids to download it. Run `gfprestore weights fetch {row.name}` with a connection. "
+                f"{row.name}: {row.file_name} ({row.size_text}) is not in {_listed(self.folders)}, and --offline "
+                f"prevents the download. Run `gfprestore weights fetch {row.name}` while connected to the internet. "
                 f"{placing_advice(row, self.folder)}"
             )
         path = self._downloader.download(row, self.folder, lambda target: self._is_intact(row, target), progress)
@@ -269,12 +269,12 @@ class WeightsStore:
 
 
 def user_folder() -> Path:
-    """The user's own folder of weights, by the platform's rules; it may not exist."""
+    """The user's weights folder according to the platform's conventions; it may not exist."""
     return platformdirs.user_data_path("gfprestore", appauthor=False) / "weights"
 
 
 def embedded_folder() -> Path | None:
-    """The folder of small weights that ships with the package: in a wheel `_weights`, in a checkout `weights`."""
+    """The folder of small weights that ships with the package: `_weights` in a wheel, `weights` in a checkout."""
     package = Path(__file__).resolve().parents[1]
     folders = [package / "_weights"]
     if (package.parent / "pyproject.toml").is_file():
@@ -289,7 +289,7 @@ def _search_path(folder: Path | None) -> tuple[Path, ...]:
 
 
 def _is_released_form(row: WeightsFile, path: Path) -> bool:
-    """Whether the SHA-256 of the table is this file's; a conversion to another format has its own."""
+    """Whether the SHA-256 in the table applies to this file, rather than to another format."""
     return path.suffix == Path(row.file_name).suffix
 
 
@@ -303,7 +303,7 @@ def _status_of(row: WeightsFile, path: Path, stamp: Mapping[str, object] | None)
 
 
 def _problem(row: WeightsFile, path: Path, stamp: Mapping[str, object] | None) -> str | None:
-    """Why the file is not the released one, as far as its size and its stamp tell."""
+    """Reason why the file is not the released one, judging by its size and stamp; None if it may be."""
     size = path.stat().st_size
     if row.bytes is not None and size != row.bytes:
         found = f"it has {size} bytes instead of {row.bytes}"
@@ -313,19 +313,19 @@ def _problem(row: WeightsFile, path: Path, stamp: Mapping[str, object] | None) -
         return None
     return (
         f"{path} is damaged or is not {row.name}: {found}. {_way_to_get(row)} "
-        "Or use an own checkpoint by --weights FILE."
+        "To use your own checkpoint, specify it with --weights FILE."
     )
 
 
 def _way_to_get(row: WeightsFile) -> str:
-    """The next step for someone who lacks the file."""
+    """How to get a missing file, for messages."""
     if row.is_embedded:
-        return "It comes with the package: run `pip install --force-reinstall gfprestore`."
+        return "It ships with the package. Run `pip install --force-reinstall gfprestore`."
     return f"Run `gfprestore weights fetch {row.name}`."
 
 
 def _checked(row: WeightsFile, path: Path) -> dict[str, object]:
-    """The stamp of a file hashed just now; small files of the package itself get none beside them."""
+    """Hash a file and return its stamp. Files that ship with the package get no stamp file."""
     found = sha256_of(path)
     return {"sha256": found} if row.is_embedded else _write_stamp(path, found)
 
@@ -335,7 +335,7 @@ def _stamp_path(path: Path) -> Path:
 
 
 def _read_stamp(path: Path) -> dict[str, object] | None:
-    """The stamp of a file that has not changed since it was written."""
+    """Read the stamp of a file; None if it is missing or the file has changed since."""
     try:
         stamp = json.loads(_stamp_path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -347,7 +347,7 @@ def _read_stamp(path: Path) -> dict[str, object] | None:
 
 
 def _write_stamp(path: Path, sha256: str) -> dict[str, object]:
-    """Writes down what was found; in a folder that cannot be written to, the file is hashed every time instead."""
+    """Write the stamp of a file. In a read-only folder, the file is hashed every time instead."""
     status = path.stat()
     stamp: dict[str, object] = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}
     with contextlib.suppress(OSError):
@@ -356,7 +356,7 @@ def _write_stamp(path: Path, sha256: str) -> dict[str, object]:
 
 
 def _is_file(path: Path) -> bool:
-    """False also where the folder cannot be looked into."""
+    """Whether the path is a file; False if the folder cannot be accessed."""
     try:
         return path.is_file()
     except OSError:

@@ -1,9 +1,9 @@
-"""The weights that the tool knows: where they are, how large, what their SHA-256 is, and under which license.
+"""Table of released weights: addresses, sizes, SHA-256 and licenses.
 
-Released weights have addresses; the tool's own small networks ship with it and have a model card instead. A table and
-nothing else: opens no file, no socket. Addresses after the first are mirrors kept by others; whichever answers, a file
-counts only when its SHA-256 is the one written here. The hashes come from public package recipes and manifests; where
-two or fewer independent places agree on one, the row's note says so.
+Released weights have addresses. The project's own small networks ship with the package and have a model card instead.
+This module opens no files and no sockets. Addresses after the first are third-party mirrors; a file from any address is
+accepted only if its SHA-256 matches the table. The hashes come from public package recipes and manifests; if only one
+or two independent sources confirm a hash, the row's note says so.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ Role = Literal["restorer", "background", "detector", "parser", "prior", "recogni
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """One file.
+    """One weights file.
 
     Attributes:
-        name: What `weights list`, `--restorer` and `--background` call it.
+        name: Name in `weights list`, `--restorer` and `--background`.
         network: The network it belongs to.
-        role: What the tool uses it for.
-        url: The authors' address; empty where the file ships with this package.
+        role: Role of the network or data.
+        url: The authors' address; empty if the file ships with this package.
         sha256: 64 lower-case hexadecimal digits.
-        bytes: Its exact size; None where only `about_bytes` is known.
-        license: Terms of use, in a few words.
-        source_page: Where the authors publish it; empty where the file ships with this package.
-        trained_on: The data behind it.
-        mirrors: Further addresses of the same bytes, tried in this order.
-        about_bytes: The size to within some per cent, where the exact one is not known.
-        note: What a careful user should know.
-        released_name: The file's name; by default the last part of `url`.
-        card: Name of the model card that lies beside a file that ships with this package.
+        bytes: Exact size; None if only `about_bytes` is known.
+        license: Short description of the terms of use.
+        source_page: Page where the authors publish it; empty if the file ships with this package.
+        trained_on: Training data.
+        mirrors: Alternative addresses of the same file, tried in order.
+        about_bytes: Approximate size if the exact size is not known.
+        note: Remarks for the user.
+        released_name: File name; defaults to the last part of `url`.
+        card: File name of the model card; only for files that ship with this package.
     """
 
     name: str
@@ -55,22 +55,22 @@ class WeightsFile:
 
     @property
     def is_embedded(self) -> bool:
-        """Whether it ships with this package and is nowhere to be downloaded."""
+        """Whether the file ships with this package and cannot be downloaded."""
         return not self.url
 
     @property
     def file_name(self) -> str:
-        """The name under which the file is kept."""
+        """Name of the file on disk."""
         return self.released_name or self.url.rsplit("/", 1)[-1]
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """All addresses, the authors' first; none for a file that ships with this package."""
+        """All addresses, the authors' first; empty for a file that ships with this package."""
         return () if self.is_embedded else (self.url, *self.mirrors)
 
     @property
     def size_text(self) -> str:
-        """The size for people, in megabytes of 10**6 bytes: `348.6 MB`, or `about 103 MB` where it is not exact."""
+        """Size for display, in megabytes of 10**6 bytes: `348.6 MB`, or `about 103 MB` if it is approximate."""
         if self.bytes is not None:
             return f"{self.bytes / 1e6:.1f} MB"
         return f"about {self.about_bytes / 1e6:.0f} MB" if self.about_bytes else "size unknown"
@@ -82,7 +82,7 @@ _GFPGAN_PAPER_LICENSE = (
 )
 _GFPGAN_PAGE = "https://github.com/TencentARC/GFPGAN"
 _GFPGAN_FILES = "https://github.com/TencentARC/GFPGAN/releases/download"
-_GFPGAN_CLEAN_DATA = "FFHQ (CC BY-NC-SA 4.0) and further faces that its authors do not name, degraded synthetically"
+_GFPGAN_CLEAN_DATA = "FFHQ (CC BY-NC-SA 4.0) and other faces not named by the authors, degraded synthetically"
 _REAL_ESRGAN_LICENSE = "BSD-3-Clause"
 _REAL_ESRGAN_PAGE = "https://github.com/xinntao/Real-ESRGAN"
 _REAL_ESRGAN_FILES = "https://github.com/xinntao/Real-ESRGAN/releases/download"
@@ -92,9 +92,9 @@ _FACEXLIB_PAGE = "https://github.com/xinntao/facexlib"
 _FACEXLIB_FILES = "https://github.com/xinntao/facexlib/releases/download"
 _CODEFORMER_COPIES = "https://github.com/sczhou/CodeFormer/releases/download/v0.1.0"
 _FACEXLIB_COPIES = "https://huggingface.co/camenduru/facexlib/resolve/main"
-_OWN_LICENSE = "Apache-2.0 (this project's own)"
-_ONE_PLACE = "SHA-256 seen in one public place only."
-_TWO_PLACES = "SHA-256 seen in two public places only."
+_OWN_LICENSE = "Apache-2.0 (this project)"
+_ONE_SOURCE = "SHA-256 confirmed by only one public source."
+_TWO_SOURCES = "SHA-256 confirmed by only two public sources."
 
 WEIGHTS_FILES: tuple[WeightsFile, ...] = (
     WeightsFile(
@@ -142,7 +142,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         license=_GFPGAN_PAPER_LICENSE,
         source_page=_GFPGAN_PAGE,
         trained_on="FFHQ (CC BY-NC-SA 4.0), degraded synthetically with color jitter",
-        note=f"The paper's model: colors black-and-white faces. {_ONE_PLACE}",
+        note=f"The paper's model; colorizes black-and-white faces. {_ONE_SOURCE}",
     ),
     WeightsFile(
         name="stylegan2-ffhq-512",
@@ -154,7 +154,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         license="NVIDIA, non-commercial (StyleGAN2)",
         source_page=_GFPGAN_PAGE,
         trained_on="FFHQ (CC BY-NC-SA 4.0)",
-        note=f"Start of training only. {_TWO_PLACES}",
+        note=f"Initial weights for training only. {_TWO_SOURCES}",
     ),
     WeightsFile(
         name="arcface-resnet18",
@@ -167,7 +167,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         license="released with GFPGAN (Apache-2.0)",
         source_page=_GFPGAN_PAGE,
         trained_on="not stated by its publishers",
-        note="Identity loss and the metric Deg. The exact size is not recorded; the SHA-256 decides.",
+        note="For the identity loss and the metric Deg. The exact size is not known; the file is verified by SHA-256.",
     ),
     WeightsFile(
         name="ffhq-components-512",
@@ -179,7 +179,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         license="released with GFPGAN (Apache-2.0); FFHQ is CC BY-NC-SA 4.0",
         source_page=_GFPGAN_PAGE,
         trained_on="FFHQ (CC BY-NC-SA 4.0)",
-        note=f"Training only. {_ONE_PLACE}",
+        note=f"Training only. {_ONE_SOURCE}",
     ),
     WeightsFile(
         name="real-esrgan-x4plus",
@@ -195,7 +195,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         license=_REAL_ESRGAN_LICENSE,
         source_page=_REAL_ESRGAN_PAGE,
         trained_on=_REAL_ESRGAN_DATA,
-        note="Needs no download where the extra `offline` is installed.",
+        note="No download needed if the extra `offline` is installed.",
     ),
     WeightsFile(
         name="real-esrgan-x2plus",
@@ -230,7 +230,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         license=_REAL_ESRGAN_LICENSE,
         source_page=_REAL_ESRGAN_PAGE,
         trained_on=_REAL_ESRGAN_DATA,
-        note="The variant that takes less noise out.",
+        note="Variant that removes less noise.",
     ),
     WeightsFile(
         name="retinaface-resnet50",
@@ -292,8 +292,8 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         bytes=10433260,
         license=_OWN_LICENSE,
         source_page="",
-        trained_on="public-domain, CC0, CC BY 4.0 and generated faces; the card names them",
-        note="Restores where gfpgan-1.4 cannot be had: modest, and small.",
+        trained_on="public-domain, CC0, CC BY 4.0 and generated faces; see the model card",
+        note="Small face restorer of modest quality, used if gfpgan-1.4 is not available.",
         card="compact-restorer.md",
     ),
     WeightsFile(
@@ -304,25 +304,25 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         released_name="compact-background.safetensors",
         sha256="7c84c62af966883d945f83d99aa83ad8c21af6ec34f76d92c0c437551d5b54f2",
         bytes=908858,
-        license=f"{_OWN_LICENSE}; taught by Real-ESRGAN ({_REAL_ESRGAN_LICENSE})",
+        license=f"{_OWN_LICENSE}; distilled from Real-ESRGAN ({_REAL_ESRGAN_LICENSE})",
         source_page="",
-        trained_on="openly licensed photos and faces, and what Real-ESRGAN x4plus makes of them; the card names them",
-        note="Made for processors without a graphics card.",
+        trained_on="openly licensed photos and faces, and outputs of Real-ESRGAN x4plus for them; see the model card",
+        note="For machines without a GPU.",
         card="compact-background.md",
     ),
 )
 
 
 def find_row(name: str, table: tuple[WeightsFile, ...] = WEIGHTS_FILES) -> WeightsFile:
-    """The row of `table` called `name`.
+    """Find the row of the table with this name.
 
     Raises:
-        UsageError: There is none; the message names the nearest or all.
+        UsageError: The table has no such name; the message lists similar names, or all names.
     """
     for row in table:
         if row.name == name:
             return row
     names = [row.name for row in table]
     near = difflib.get_close_matches(name, names, n=3)
-    hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(names)}."
-    raise UsageError(f"No weights are called {name!r}. {hint} `gfprestore weights list` shows all.")
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"Available: {', '.join(names)}."
+    raise UsageError(f"No weights are named {name!r}. {hint} Run `gfprestore weights list` to list all.")

@@ -85,7 +85,7 @@ def test_safetensors_are_read_with_what_they_say_about_themselves(tmp_path: Path
 
 def test_a_missing_file_and_a_folder_are_missing_weights(tmp_path: Path) -> None:
     for path in (tmp_path / "none.pth", tmp_path):
-        with pytest.raises(WeightsMissingError, match=r"Name a \.pth or \.safetensors file") as caught:
+        with pytest.raises(WeightsMissingError, match=r"Specify a \.pth or \.safetensors file") as caught:
             load_state(path)
         assert caught.value.exit_code == ExitCode.WEIGHTS == 3
         assert str(path) in str(caught.value)
@@ -99,9 +99,9 @@ def test_a_missing_file_and_a_folder_are_missing_weights(tmp_path: Path) -> None
         (b"\n<!DOCTYPE html><html><body>404</body></html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
         (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(100), "format is unknown"),
-        (b"PK\x03\x04" + bytes(200), "cut short, damaged"),
-        (b"\x80\x02" + bytes(200), "cut short, damaged"),
-        (b"\xff\xff\xff\xff\xff\xff\xff\x7f{}", "cut short or is no .safetensors"),
+        (b"PK\x03\x04" + bytes(200), "truncated, damaged"),
+        (b"\x80\x02" + bytes(200), "truncated, damaged"),
+        (b"\xff\xff\xff\xff\xff\xff\xff\x7f{}", "truncated or not a .safetensors"),
     ],
 )
 def test_what_is_no_checkpoint_is_told_as_what_it_is(tmp_path: Path, content: bytes, told: str) -> None:
@@ -153,7 +153,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path: Path, form: str) -> None:
     else:
         torch.save(Trap(target), path, _use_new_zipfile_serialization=form == "zip")
     for load in (load_state, load_network):
-        with pytest.raises(WeightsUnsafeError, match="holds pickled Python code.* never run") as caught:
+        with pytest.raises(WeightsUnsafeError, match="contains pickled Python code.* never run") as caught:
             load(path)
         assert form == "plain 4" or f"{os.system.__module__}.system" in str(caught.value)
         assert caught.value.exit_code == 3
@@ -175,7 +175,7 @@ def test_harmless_objects_are_refused_with_their_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [{"epoch": 3, "name": "x"}, [torch.ones(2)], torch.ones(2), {}, {"params": {}}])
 def test_a_checkpoint_without_named_tensors_is_told(tmp_path: Path, content: Any) -> None:
-    with pytest.raises(WeightsMismatchError, match="tensors by name"):
+    with pytest.raises(WeightsMismatchError, match="named tensors"):
         load_state(saved(tmp_path / "net.pth", content))
 
 
@@ -280,7 +280,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         "does not fit RRDBNet",
         "2 tensors missing, first 'conv_up1.weight'",
         "1 unexpected, first 'conv_extra.weight'",
-        "1 of another shape, first 'conv_up2.weight' with (8, 9, 3, 3) instead of (8, 8, 3, 3)",
+        "1 with the wrong shape, first 'conv_up2.weight' with (8, 9, 3, 3) instead of (8, 8, 3, 3)",
     ):
         assert part in text
 
@@ -307,7 +307,9 @@ def test_a_background_network_is_no_restorer_and_the_other_way_round(tmp_path: P
 
 def test_an_unknown_network_is_told_with_its_tensors(tmp_path: Path) -> None:
     path = saved(tmp_path / "net.pth", STATE)
-    with pytest.raises(WeightsMismatchError, match=r"no network known here .*'first\.weight', 'first\.bias'"):
+    with pytest.raises(
+        WeightsMismatchError, match=r"does not belong to a supported network .*'first\.weight', 'first\.bias'"
+    ):
         load_network(path)
 
 

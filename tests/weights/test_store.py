@@ -125,7 +125,7 @@ def test_every_row_of_the_table_is_complete() -> None:
 
 
 def test_rows_whose_hash_few_places_confirm_say_so() -> None:
-    noted = {row.name for row in WEIGHTS_FILES if "public place" in row.note}
+    noted = {row.name for row in WEIGHTS_FILES if "public source" in row.note}
     assert noted == {"gfpgan-1.0", "stylegan2-ffhq-512", "ffhq-components-512"}
 
 
@@ -144,7 +144,7 @@ def test_sizes_are_told_as_exactly_as_they_are_known() -> None:
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="Did you mean gfpgan-1.4 or"):
         find_row("gfpgan1.4")
-    with pytest.raises(UsageError, match="Known: gfpgan-1.4, gfpgan-1.3"):
+    with pytest.raises(UsageError, match="Available: gfpgan-1.4, gfpgan-1.3"):
         find_row("zzz")
 
 
@@ -306,7 +306,7 @@ def test_offline_never_opens_a_socket(tmp_path: Path, no_sockets: None) -> None:
             "348.6 MB",
             "gfprestore weights fetch gfpgan-1.4",
             "https://github.com/TencentARC/GFPGAN/releases/download/v1.3.0/GFPGANv1.4.pth",
-            f"put it into {tmp_path} as GFPGANv1.4.pth",
+            f"save it as {tmp_path / 'GFPGANv1.4.pth'}",
         ):
             assert part in str(caught.value)
     assert store.find("gfpgan-1.4") is None
