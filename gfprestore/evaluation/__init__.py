@@ -1,1 +1,1 @@
-"""Evaluation as the papers of blind face restoration do it: test sets, metrics with their protocol, reports."""
+"""Evaluation with the protocols of the blind face restoration papers: test sets, metrics and reports."""

@@ -1,8 +1,8 @@
-"""What was measured once and need not be measured again: scores of images, and features of images.
+"""Cache of image scores and image features.
 
-A key is the SHA-256 of the metric, its protocol, its weights, this program's version and the bytes of the images, so
-that nothing has to be thrown away when anything changes. Both files are only ever appended to, one write a batch; what
-a killed run left torn at the end is skipped.
+A key is the SHA-256 of the metric, its protocol, its weights, the program version and the bytes of the images, so no
+entry has to be invalidated. Both files are append-only with one write per batch. An incomplete entry at the end, left
+by a killed run, is skipped.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ Features = NDArray[np.float32]
 
 
 def metric_key(name: str, protocol: str, weights: Mapping[str, str]) -> str:
-    """What a metric's results belong to, in hex digits; another version of this program measures anew."""
+    """Cache key of a metric in hex digits; includes the program version."""
     document = json.dumps([__version__, name, protocol, sorted(weights.items())])
     return hashlib.sha256(document.encode("utf-8")).hexdigest()
 
 
 def image_key(metric: str, restored_sha256: str, gt_sha256: str | None) -> str:
-    """What one image's result belongs to, in hex digits."""
+    """Cache key of one image's result, in hex digits."""
     return hashlib.sha256(f"{metric}\0{restored_sha256}\0{gt_sha256 or ''}".encode()).hexdigest()
 
 
 class ScoreCache:
-    """Scores, and notes on how images were read, by image key.
+    """Cache of scores and of notes on how images were read, by image key.
 
     Args:
-        folder: An existing folder; the scores lie in `scores.jsonl`.
+        folder: An existing folder; scores are stored in `scores.jsonl`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,28 +58,28 @@ class ScoreCache:
                         self._scores[str(document["key"])] = float(document["score"])
 
     def get(self, key: str) -> float | None:
-        """The score, None where it is not known."""
+        """Cached score; None if it is missing."""
         return self._scores.get(key)
 
     def put(self, scores: Mapping[str, float]) -> None:
-        """Keeps scores; infinite ones too.
+        """Store scores, including infinite ones.
 
         Raises:
-            FolderError: They cannot be written.
+            FolderError: The cache cannot be written.
         """
         lines = [json.dumps({"key": key, "score": repr(float(score))}) + "\n" for key, score in scores.items()]
         append(self.path, "".join(lines).encode("ascii"), b"\n")
         self._scores.update({key: float(score) for key, score in scores.items()})
 
     def notes(self, key: str) -> list[str] | None:
-        """What was noted of an image when it was read; None where it was not read yet."""
+        """Notes on how an image was read; None if it has not been read yet."""
         return self._notes.get(key)
 
     def put_notes(self, notes: Mapping[str, list[str]]) -> None:
-        """Keeps notes of images; those that are known already are not written again.
+        """Store notes on images; unchanged notes are not written again.
 
         Raises:
-            FolderError: They cannot be written.
+            FolderError: The cache cannot be written.
         """
         fresh = {key: value for key, value in notes.items() if self._notes.get(key) != value}
         if fresh:
@@ -89,11 +89,11 @@ class ScoreCache:
 
 
 class FeatureCache:
-    """Features of images under one metric: vectors of one length by image key.
+    """Cache of one metric's feature vectors (D,), by image key.
 
     Args:
         folder: An existing folder.
-        metric: The metric's key.
+        metric: Cache key of the metric.
     """
 
     def __init__(self, folder: Path, metric: str) -> None:
@@ -115,18 +115,18 @@ class FeatureCache:
             self._rows[key] = np.frombuffer(data, "<f4", length, start + KEY_BYTES).astype(np.float32)
 
     def get(self, key: str) -> Features | None:
-        """The vector (D,), None where it is not known."""
+        """Cached vector (D,); None if it is missing."""
         return self._rows.get(key)
 
     def put(self, keys: Sequence[str], features: Features) -> None:
-        """Keeps vectors.
+        """Store feature vectors.
 
         Args:
-            keys: One a row.
+            keys: Image keys, one per row.
             features: (B, D).
 
         Raises:
-            FolderError: They cannot be written.
+            FolderError: The cache cannot be written.
         """
         rows = [bytes.fromhex(key) + row.astype("<f4").tobytes() for key, row in zip(keys, features, strict=True)]
         append(self._folder / f"features-{self._metric}-{features.shape[1]}.bin", b"".join(rows))

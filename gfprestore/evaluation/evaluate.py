@@ -1,8 +1,8 @@
-"""Evaluates as the papers do (GFP-GAN, section 4.2): a test set is restored, scored, and reported.
+"""Evaluation of a test set as in the papers (GFP-GAN, section 4.2): restore, score and report.
 
-Everything lies in one output folder: `restored/` (and `aligned/`, where photos had to be cropped), `cache/` with what
-was measured, `report.json`, `report.md`, `report.html` and its `thumbnails/`. The same command goes on where it was
-stopped, and another metric restores nothing again.
+Everything is written to one output folder: `restored/` (and `aligned/` if photos are cropped), `cache/` with the
+results, `report.json`, `report.md`, `report.html` and its `thumbnails/`. The same command resumes an interrupted run,
+and adding a metric restores no image again.
 """
 
 from __future__ import annotations
@@ -45,32 +45,32 @@ from gfprestore.weights.store import WeightsStore, user_folder
 
 CACHE_FOLDER = "cache"
 STATISTICS_FOLDER = "statistics"
-SCORED_TOGETHER = 8  # images in memory; more would not be faster, the networks batch within
-MOST_TOLD = 5
+SCORED_TOGETHER = 8  # images in memory; more is not faster, because the networks batch within
+MOST_REPORTED = 5
 
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """What to evaluate; the fields are the options of `gfprestore eval`.
+    """Options of an evaluation; the fields are those of `gfprestore eval`.
 
     Attributes:
-        test_set: A known test set's name or a folder; None where only folders of images are compared.
-        data: Where the named set lies; None for its place below the user's data folder.
-        restored: Folders of images restored elsewhere.
-        gt: Originals in place of the set's own.
-        lq: Inputs in place of the set's own.
-        metrics: Keys of `METRICS`; None takes all.
-        statistics: For FID: a file of statistics, or a folder of images to compute them from.
-        restorer: `auto` or a name of `weights list`; None restores nothing where `restored` is given.
-        weights: An own checkpoint in place of `restorer`.
-        alignment: `auto`, `aligned` or `photo`: what the inputs are.
-        detector: Finds the faces of photos, as in `gfprestore run`.
-        output: Where everything goes; None for `gfprestore-eval-<set>` here.
+        test_set: Name of a known test set, or a folder; None to compare only folders of images.
+        data: Folder of the named set; None for its default below the user's data folder.
+        restored: Folders of images restored by other programs.
+        gt: Folder of ground truth images that replaces the set's own.
+        lq: Folder of inputs that replaces the set's own.
+        metrics: Keys of `METRICS`; None for all.
+        statistics: File of FID statistics, or a folder of images to compute them from.
+        restorer: `auto` or a name of `weights list`; None restores nothing if `restored` is given.
+        weights: Custom checkpoint that replaces `restorer`.
+        alignment: Kind of inputs: `auto`, `aligned` or `photo`.
+        detector: Face detector for photos, as in `gfprestore run`.
+        output: Output folder; None for `gfprestore-eval-<set>` in the current folder.
         device: `auto` or a torch device name.
-        precision: `auto`, `fp32`, `fp16` or `bf16`, of the restorer.
-        batch_size: Faces restored together; None chooses by device.
-        offline: Never touch the network.
-        weights_dir: Folder of weights before all others.
+        precision: Precision of the restorer: `auto`, `fp32`, `fp16` or `bf16`.
+        batch_size: Maximum number of faces per batch; None chooses by device.
+        offline: Disable network access.
+        weights_dir: Weights folder searched before all others.
     """
 
     test_set: str | None = None
@@ -93,42 +93,46 @@ class EvalOptions:
 
     @property
     def restores(self) -> bool:
-        """Whether the set is restored here, or only images of others are scored."""
+        """Whether this run restores the set, instead of only scoring given images."""
         return not self.restored or self.restorer is not None or self.weights is not None
 
     def check(self) -> None:
-        """Checks what does not depend on files.
+        """Check the options that do not depend on files.
 
         Raises:
             UsageError: Options contradict each other, or a metric is unknown.
         """
         unknown = [name for name in self.metrics or () if name not in METRICS]
         if unknown:
-            raise UsageError(f"--metrics {', '.join(unknown)}: unknown. Known are: {', '.join(METRICS)}.")
+            raise UsageError(
+                f"--metrics: unknown metric {', '.join(unknown)}. Available metrics: {', '.join(METRICS)}."
+            )
         if self.metrics == ():
-            raise UsageError(f"--metrics names none. Known are: {', '.join(METRICS)}.")
+            raise UsageError(f"--metrics is empty. Available metrics: {', '.join(METRICS)}.")
         if self.test_set is None and not self.restored:
-            raise UsageError("Name a test set with --set, or images with --restored.")
+            raise UsageError("No input was given. Choose a test set with --set, or a folder of images with --restored.")
         if self.restores and self.test_set is None and self.lq is None:
-            raise UsageError("--restorer and --weights restore a set: name it with --set, or its inputs with --lq.")
+            raise UsageError("--restorer and --weights need a test set. Choose it with --set, or its inputs with --lq.")
         if self.alignment not in ("auto", "aligned", "photo"):
-            raise UsageError(f"--alignment {self.alignment} is unknown; use auto, aligned or photo.")
+            raise UsageError(f"--alignment must be auto, aligned or photo, not {self.alignment}.")
         if self.restorer == "none":
-            raise UsageError("--restorer none restores nothing. To score the inputs name their folder with --restored.")
+            raise UsageError(
+                "--restorer none is not supported here. To score the inputs, pass their folder to --restored."
+            )
         if self.batch_size is not None and self.batch_size < 1:
-            raise UsageError(f"--batch-size {self.batch_size} is below 1.")
+            raise UsageError(f"--batch-size must be at least 1, not {self.batch_size}.")
         if self.statistics is not None and not self.statistics.exists():
             raise UsageError(f"--statistics {self.statistics} does not exist.")
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Who is told what happens.
+    """Callbacks of an evaluation.
 
     Attributes:
-        tell: Takes lines for people.
-        progress: Told what is being done, and how many of how many images are done.
-        downloads: Gives, for a weights name, a function that is told (bytes received, total bytes or None).
+        tell: Called with each line of output for the user.
+        progress: Called with the name of the step, the number of finished images and their total.
+        downloads: Maps a weights name to a callback with (bytes received, total bytes or None).
     """
 
     tell: Callable[[str], None] = lambda _line: None
@@ -140,9 +144,9 @@ class Evaluation:
     """One evaluation.
 
     Args:
-        options: What to evaluate.
-        listener: Who is told.
-        opener: Opens a metric; None opens ours.
+        options: Options of the evaluation.
+        listener: Callbacks; None for no output.
+        opener: Factory of metrics; None for the built-in metrics.
     """
 
     def __init__(
@@ -154,12 +158,12 @@ class Evaluation:
         self._hashes: dict[Path, str] = {}
 
     def run(self) -> Report:
-        """Restores, scores, and writes the report.
+        """Restore the set, score it and write the report.
 
         Raises:
-            UsageError: An option is wrong.
-            FolderError: An input folder has no images, or the output folder cannot be used.
-            WeightsError: The restorer's weights are missing, damaged or of another network.
+            UsageError: An option is invalid.
+            FolderError: An input folder has no images, or the output folder is not usable.
+            WeightsError: The restorer's weights are missing, damaged or from another network.
             DeviceError: The device is not usable or too small.
         """
         options = self.options
@@ -168,7 +172,7 @@ class Evaluation:
         test_set = self._test_set()
         output = options.output or Path(f"gfprestore-eval-{test_set.name}")
         self._check_apart(test_set, output)
-        self._tell_set(test_set)
+        self._report_set(test_set)
         prepare_output(output)
         with Journal.open(output) as journal:
             inputs, restored = self._restored_here(test_set, journal)
@@ -190,7 +194,7 @@ class Evaluation:
             write_whole(output / "report.json", json_text(report).encode("ascii"))
             write_whole(output / "report.md", markdown(report).encode("utf-8", "backslashreplace"))
             self._write_page(report, output, inputs)
-        self.listener.tell(f"report: {output / 'report.html'}, report.md and report.json beside it")
+        self.listener.tell(f"Report: {output / 'report.html'}, also as report.md and report.json")
         return report
 
     def _test_set(self) -> TestSet:
@@ -202,7 +206,11 @@ class Evaluation:
         return folders_as_set(options.restored[0], options.lq, options.gt)
 
     def _check_apart(self, test_set: TestSet, output: Path) -> None:
-        """Raises FolderError where results would come to lie among the images that are read."""
+        """Check that the output folder is not inside an input folder.
+
+        Raises:
+            FolderError: It is.
+        """
         options = self.options
         is_flat = test_set.folder is not None and not (test_set.folder / "lq").is_dir()
         parts = [test_set.folder / name for name in ("lq", "gt")] if test_set.folder is not None else []
@@ -210,17 +218,17 @@ class Evaluation:
         for folder in read:
             if folder is not None and output.resolve().is_relative_to(folder.resolve()):
                 raise FolderError(
-                    f"The output folder {output} lies within {folder}, whose images are read and never written to. "
+                    f"The output folder {output} is inside the input folder {folder}. Originals are never changed. "
                     "Name another folder with --output."
                 )
 
-    def _tell_set(self, test_set: TestSet) -> None:
+    def _report_set(self, test_set: TestSet) -> None:
         of = f" of {test_set.expected}" if test_set.expected is not None else ""
         with_gt = sum(name in test_set.gt for name in test_set.names)
         self.listener.tell(f"{test_set.name}: {len(test_set.names)}{of} images, {with_gt} with gt")
 
     def _restored_here(self, test_set: TestSet, journal: Journal) -> tuple[Mapping[str, Path], MethodReport | None]:
-        """Restores the set where that is asked for; the inputs are the crops where photos were aligned."""
+        """Restore the set if requested; returns the inputs (crops if photos were aligned) and the method."""
         options = self.options
         if not options.restores:
             return test_set.lq, None
@@ -246,7 +254,7 @@ class Evaluation:
             aligned, detector = self._aligned(test_set, journal)
             inputs, failed = aligned.images, aligned.failed
         written = restore_set(inputs, journal, restoration, self._watch("restore", len(inputs)))
-        self._tell_written(written)
+        self._report_written(written)
         subjects = self._subjects(test_set, written.images)
         method = MethodReport(
             name=written.folder.name,
@@ -258,7 +266,7 @@ class Evaluation:
         return inputs, method
 
     def _aligned(self, test_set: TestSet, journal: Journal) -> tuple[Written, str]:
-        """The crops of whole photos, and the name of the detector that found the faces."""
+        """Align whole photos; returns the crops and the name of the face detector."""
         options = self.options
         opener = Opener(
             WeightsStore(options.weights_dir, offline=options.offline),
@@ -272,14 +280,14 @@ class Evaluation:
         return written, detector.name
 
     def _given(self, test_set: TestSet) -> list[MethodReport]:
-        """The methods whose images were named."""
+        """Methods of the folders in `--restored`."""
         methods = []
         taken: set[str] = set()
         known = set(test_set.names)
         for folder in self.options.restored:
             images, doubles = list_named(folder)
             if not images:
-                raise FolderError(f"There are no images in {folder}. Name another folder with --restored.")
+                raise FolderError(f"{folder} contains no images. Choose another folder with --restored.")
             name = _free_name(folder, taken)
             taken.add(name)
             methods.append(
@@ -295,7 +303,7 @@ class Evaluation:
         return methods
 
     def _subjects(self, test_set: TestSet, images: Mapping[str, Path]) -> tuple[Subject, ...]:
-        """The set's images of a method, with their gt where there is one; a file that cannot be read has no hash."""
+        """Images of a method that belong to the set, with their gt if any; an unreadable file has no hash."""
         subjects = []
         for name in test_set.names:
             if name in images:
@@ -305,12 +313,14 @@ class Evaluation:
         return tuple(subjects)
 
     def _scored(self, methods: Sequence[MethodReport], device: torch.device, output: Path) -> list[MethodReport]:
-        """The methods with their scores."""
+        """Score the methods."""
         options = self.options
         opened = open_metrics(options.metrics or DEFAULT_METRICS, self.metric_opener or self._opener(device))
         unavailable = [entry.spec.label for entry in opened if entry.metric is None]
         if unavailable:
-            self.listener.tell(f"without {', '.join(unavailable)}: why stands in the report and at the end")
+            self.listener.tell(
+                f"Not available: {', '.join(unavailable)}. The reasons are at the end and in the report."
+            )
         cache = output / CACHE_FOLDER
         prepare_output(cache)
         total = sum(len(method.subjects) for method in methods)
@@ -324,7 +334,7 @@ class Evaluation:
         return scored
 
     def _opener(self, device: torch.device) -> MetricOpener:
-        """Opens our metrics; what they need is looked for here and never downloaded."""
+        """Factory of the built-in metrics; weights are never downloaded."""
         options = self.options
         store = WeightsStore(options.weights_dir, offline=True)
         is_folder = options.statistics is not None and options.statistics.is_dir()
@@ -338,13 +348,13 @@ class Evaluation:
                 reference=options.statistics if is_folder else None,
                 cache=user_folder().parent / STATISTICS_FOLDER,
                 weights_used=weights_used,
-                progress=lambda done, total: self.listener.progress("statistics for the FID", done, total),
+                progress=lambda done, total: self.listener.progress("FID statistics", done, total),
             )
 
         return opened
 
     def _checksum(self, test_set: TestSet) -> str:
-        """The checksum of the set's files; a file that cannot be read counts as empty text."""
+        """Checksum of the set's files; an unreadable file counts as empty text."""
         parts = {"lq": test_set.lq, "gt": test_set.gt}
         total = sum(map(len, parts.values()))
         hashes = {}
@@ -360,7 +370,7 @@ class Evaluation:
         Page(report, output, inputs, self._hashes, self._watch("page", len(report.test_set.names))).write()
 
     def _hash(self, path: Path) -> str:
-        """SHA-256 of a file, computed once; that of nothing where it cannot be read, which reading it will tell."""
+        """SHA-256 of a file, computed once; empty if it is unreadable, which decoding reports later."""
         if path not in self._hashes:
             try:
                 self._hashes[path] = sha256_of(path)
@@ -371,15 +381,15 @@ class Evaluation:
     def _watch(self, what: str, total: int) -> Callable[..., None]:
         return lambda done, offset=0: self.listener.progress(what, offset + done, total)
 
-    def _tell_written(self, written: Written) -> None:
+    def _report_written(self, written: Written) -> None:
         done = len(written.images)
-        self.listener.tell(f"{done} images in {written.folder}, {written.done_before} of them done before")
-        for name, reason in list(written.failed.items())[:MOST_TOLD]:
+        self.listener.tell(f"{done} images in {written.folder}, {written.done_before} of them from an earlier run")
+        for name, reason in list(written.failed.items())[:MOST_REPORTED]:
             self.listener.tell(f"{name} failed: {reason}")
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
+    """Versions of the program and the libraries that affect the scores."""
     return {
         "gfprestore": __version__,
         "python": platform.python_version(),
@@ -391,7 +401,7 @@ def versions() -> dict[str, str]:
 
 
 def _free_name(folder: Path, taken: set[str]) -> str:
-    """A folder's name for tables, with as much of the path before it as tells it from the others."""
+    """Folder name for tables, with as many parent folders as needed to make it unique."""
     parts = folder.resolve().parts
     names = ("/".join(parts[-length:]) for length in range(1, len(parts) + 1))
     first = "/".join(parts)
@@ -401,9 +411,9 @@ def _free_name(folder: Path, taken: set[str]) -> str:
 def _nothing_to_score(test_set: TestSet, methods: Sequence[MethodReport]) -> str:
     failed = next((reason for method in methods for reason in method.failed.values()), None)
     if failed is not None:
-        return f"None of the {len(test_set.names)} images could be restored. The first: {failed}"
+        return f"None of the {len(test_set.names)} images could be restored. First error: {failed}"
     extra = next((method.extra for method in methods if method.extra), ())
     return (
-        f"No image of --restored has the name of one of {test_set.name}: there are {listed(extra, 2)}, the set has "
-        f"{listed(test_set.names, 2)}. Names are compared without suffix; rename the files."
+        f"The image names in --restored do not match {test_set.name}: the folder has {listed(extra, 2)}, the set has "
+        f"{listed(test_set.names, 2)}. Rename the files; names are compared without suffix."
     )

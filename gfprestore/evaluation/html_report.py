@@ -1,8 +1,8 @@
 """The report as an HTML page: input, restored image of each method and gt with their scores, worst first.
 
-The page is one file that needs no network. A folder of thumbnails lies beside it; the browser loads a thumbnail when it
-scrolls into view. Page and folder can be moved together. Images are sorted by the first metric, and a small script
-sorts them by any other. A thumbnail links to the full image if that lies in the report's folder. The markup is in
+The page is one file that needs no network. Its thumbnails are in a folder next to it, and the browser loads them as
+they scroll into view. Page and folder can be moved together. Images are sorted by the first metric; a small script
+sorts them by any other. A thumbnail links to the full image if that is in the report's folder. The markup is in
 `report.html.j2`.
 """
 
@@ -51,7 +51,7 @@ class _Figure:
         alt: Text for readers who do not see the image.
         scores: Further lines of the caption.
         thumbnail: None if there is no image to show.
-        address: Address of the full image relative to the page; None if it lies outside the page's folder.
+        address: Address of the full image relative to the page; None if it is outside the page's folder.
         problem: Text in place of a missing image.
     """
 
@@ -192,7 +192,7 @@ class Page:
         return _Thumbnail(relative, width, height)
 
     def _address(self, path: Path) -> str | None:
-        """Address of an image relative to the page; None if it lies outside the page's folder."""
+        """Address of an image relative to the page; None if it is outside the page's folder."""
         real, folder = Path(os.path.realpath(path)), Path(os.path.realpath(self.folder))
         if not real.is_relative_to(folder):
             return None

@@ -1,6 +1,6 @@
-"""Rows that others published for the same test sets, with their source and with what is known of their protocol.
+"""Published scores for the same test sets, with their source and protocol.
 
-A number stands beside ours only with the word whether it was made as ours is; where that is not known, it says so.
+Each published score states whether it was computed with the same protocol as ours, another one or an unknown one.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ Sameness = Literal["same", "other", "unknown"]
 
 @dataclass(frozen=True)
 class PublishedProtocol:
-    """How one metric of a published table was made.
+    """Protocol of one metric in a published table.
 
     Attributes:
-        sameness: Whether that is our protocol of the metric of the same name.
-        text: What was done, as far as the source says.
+        sameness: Whether it equals our protocol of the metric.
+        text: Description of the protocol as far as the source gives it.
     """
 
     sameness: Sameness
@@ -26,13 +26,13 @@ class PublishedProtocol:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A published table.
+    """A published table of scores.
 
     Attributes:
         test_set: Key of `KNOWN_SETS`.
-        source: Who measured, and where it stands.
-        protocols: By metric.
-        rows: By method, then metric.
+        source: Authors of the scores and the publication.
+        protocols: Protocols by metric.
+        rows: Scores by method, then metric.
     """
 
     test_set: str
@@ -55,22 +55,22 @@ _ROWS: dict[str, tuple[float, ...]] = {
 
 CELEBA_TEST = PublishedTable(
     test_set="celeba-test",
-    source="all methods measured alike by the authors of PMRF (Ohayon et al., ICLR 2025, arXiv 2410.00418), with "
-    "evaluation/compute_metrics_blind.py of https://github.com/ohayonguy/PMRF",
+    source="all methods evaluated the same way by the authors of PMRF (Ohayon et al., ICLR 2025, arXiv 2410.00418), "
+    "with evaluation/compute_metrics_blind.py of https://github.com/ohayonguy/PMRF",
     protocols={
         "fid": PublishedProtocol(
             "other",
             "torch-fidelity's Inception and resizing, against the images of a folder of FFHQ at 512; the authors of "
-            "GFP-GAN took given statistics of FFHQ and another Inception.",
+            "GFP-GAN used precomputed statistics of FFHQ and another Inception.",
         ),
         "niqe": PublishedProtocol("same", "basicsr's NIQE on luma, no border crop."),
-        "psnr": PublishedProtocol("same", "basicsr's PSNR on RGB, no border crop, nothing matched to the gt."),
-        "ssim": PublishedProtocol("same", "basicsr's SSIM on RGB, no border crop, nothing matched to the gt."),
+        "psnr": PublishedProtocol("same", "basicsr's PSNR on RGB, no border crop, no matching to the gt."),
+        "ssim": PublishedProtocol("same", "basicsr's SSIM on RGB, no border crop, no matching to the gt."),
         "lpips": PublishedProtocol("same", "the package lpips with VGG, RGB in [-1, 1]."),
         "deg": PublishedProtocol(
             "unknown",
-            "angle of ArcFace embeddings of gray images at 128, pairs under 1 degree left out, as here; whether its "
-            "weights (resnet18_110.pth) are those that GFP-GAN released is not known.",
+            "angle of ArcFace embeddings of gray images at 128, pairs under 1 degree skipped, as here; it is unknown "
+            "whether its weights (resnet18_110.pth) are those released with GFP-GAN.",
         ),
         "lmd": PublishedProtocol("other", "98 landmarks of an AWing network."),
     },
@@ -78,9 +78,9 @@ CELEBA_TEST = PublishedTable(
 )
 
 PUBLISHED: tuple[PublishedTable, ...] = (CELEBA_TEST,)
-"""Every table that is at hand. The GFP-GAN paper's own tables are not among them."""
+"""All included tables. The GFP-GAN paper's own tables are not included."""
 
 
 def published_for(test_set: str | None) -> PublishedTable | None:
-    """The table of a known test set; None where none is at hand."""
+    """Published table of a known test set; None if there is none."""
     return next((table for table in PUBLISHED if table.test_set == test_set), None)

@@ -1,7 +1,7 @@
-"""The report of an evaluation: as JSON, as a table for the terminal, and as Markdown.
+"""Report of an evaluation as JSON, as a table for the terminal, and as Markdown.
 
-Published rows stand beside ours with their source, and each of their numbers with the word whether it was made by the
-same protocol. Nothing here computes anything; the page with the images is made by `page`.
+Published rows are listed with their source, and each published score with whether it uses the same protocol. This
+module computes no scores. `html_report` writes the page with the images.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from gfprestore.evaluation.scoring import READING_RULE, SIZE_RULE, MethodScores,
 ARROWS = {"higher": "↑", "lower": "↓"}
 NOT_SAME = {"other": "†", "unknown": "‡"}
 NO_VALUE = "–"
-PLACES = {"fid": 2, "psnr": 2, "psnr_matched": 2, "deg": 2, "deg_all": 2, "niqe": 3, "lmd": 3}  # of the others 4
+PLACES = {"fid": 2, "psnr": 2, "psnr_matched": 2, "deg": 2, "deg_all": 2, "niqe": 3, "lmd": 3}  # 4 for all others
 
-ALIGNED_RULE = "Inputs are aligned crops; the network's output is taken as it is."
+ALIGNED_RULE = "Inputs are aligned crops. The network output is scored unchanged."
 PHOTO_RULE = (
-    "Inputs are whole photos: the face nearest the center is found by {detector}, aligned on the FFHQ template at 512 "
-    "and restored; that crop is scored, the network's output as it is."
+    "Inputs are whole photos. The face nearest the center is detected by {detector}, aligned to the FFHQ template at "
+    "512 and restored. The network output for this crop is scored unchanged."
 )
-GIVEN_RULE = "Images of --restored were made elsewhere and are scored as they are."
-NAME_RULE = "Images belong together by their path within their folder, without the suffix."
+GIVEN_RULE = "Images of --restored come from other programs and are scored unchanged."
+NAME_RULE = "Images are matched by their path within their folder, without the suffix."
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class MethodReport:
     """One method and its scores.
 
     Attributes:
-        name: What tables call it.
-        folder: Where its images lie.
-        subjects: Images that were scored.
-        scores: What came out.
-        missing: Images of the set that it lacks.
-        extra: Images that the set does not have.
-        unrestored: Why an image could not be restored, by name.
-        settings: What it was restored with; None where the images were given.
-        notes: What was found when its folder was listed.
+        name: Name in tables.
+        folder: Folder of its images.
+        subjects: Scored images.
+        scores: Results of the scoring.
+        missing: Images of the set that are missing from the folder.
+        extra: Images that are not part of the set.
+        unrestored: Error messages of images that could not be restored, by name.
+        settings: Settings of the restoration; None for given images.
+        notes: Warnings from listing its folder.
     """
 
     name: str
@@ -60,16 +60,16 @@ class MethodReport:
 
     @property
     def failed(self) -> dict[str, str]:
-        """Why an image has no score, by name."""
+        """Error messages of images without a score, by name."""
         return {**self.unrestored, **self.scores.failed}
 
     @property
     def warnings(self) -> list[str]:
-        """What readers of the scores should know."""
+        """Warnings about the scores."""
         found = [*self.notes, *self.scores.warnings]
         for names, text in (
             (self.missing, "{count} images of the set are missing: {names}."),
-            (self.extra, "{count} images are not of the set and were left out: {names}."),
+            (self.extra, "{count} images are not part of the set and were skipped: {names}."),
             (tuple(self.failed), "{count} images could not be used: {names}."),
         ):
             if names:
@@ -82,18 +82,18 @@ class MethodReport:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that an evaluation found, with what is needed to judge it.
+    """Result of an evaluation, with the context needed to judge it.
 
     Attributes:
-        test_set: The images.
-        checksum: Of their files, by `CHECKSUM_RULE`.
+        test_set: The test set.
+        checksum: Checksum of its files, by `CHECKSUM_RULE`.
         metrics: Names of the metrics, in the order of the tables.
-        methods: In the order in which they were named; the one restored here comes first.
-        published: Rows of others for the same set.
-        versions: Of this program and its libraries.
+        methods: Methods in command line order; the one restored in this run comes first.
+        published: Published scores for the same set.
+        versions: Versions of this program and its libraries.
         machine: Device and precision.
         created: UTC time in ISO 8601.
-        statistics: Name of what the FID compares with; None where nothing was named.
+        statistics: Name of the reference of the FID; None if none was given.
     """
 
     test_set: TestSet
@@ -108,7 +108,7 @@ class Report:
 
     @property
     def rules(self) -> list[str]:
-        """The protocol beyond the metrics' own."""
+        """Protocol rules that apply to all metrics."""
         rules = [NAME_RULE, READING_RULE, SIZE_RULE]
         if any(method.settings is not None for method in self.methods):
             detectors = {str(method.settings["detector"]) for method in self.methods if method.settings is not None}
@@ -117,25 +117,25 @@ class Report:
         if any(method.settings is None for method in self.methods):
             rules.append(GIVEN_RULE)
         if self.statistics is not None and "fid" in self.metrics:
-            rules.append(f"FID compares with {self.statistics}.")
+            rules.append(f"The reference of the FID is {self.statistics}.")
         return rules
 
     @property
     def warnings(self) -> list[str]:
-        """All warnings; a method's begin with its name."""
+        """All warnings; those of a method start with its name."""
         of_methods = [f"{method.name}: {text}" for method in self.methods for text in method.warnings]
         return [*self.test_set.warnings, *of_methods]
 
     @property
     def unavailable(self) -> list[str]:
-        """Why metrics have no number, a sentence each; a reason that all methods share is told once."""
+        """Reasons for missing scores, one sentence each; a reason shared by all methods is listed once."""
         found: list[str] = []
         for name in self.metrics:
             label = METRICS[name].label
             reasons = {method.name: method.scores.scores[name].reason for method in self.methods}
-            told = {reason for reason in reasons.values() if reason}
-            if len(told) == 1 and None not in reasons.values():
-                reason = next(iter(told))
+            distinct = {reason for reason in reasons.values() if reason}
+            if len(distinct) == 1 and None not in reasons.values():
+                reason = next(iter(distinct))
                 found.append(reason if reason.startswith(label) else f"{label}: {reason}")
             else:
                 found += [f"{label} of {method}: {reason}" for method, reason in reasons.items() if reason]
@@ -143,11 +143,11 @@ class Report:
 
 
 def as_json(report: Report, *, with_images: bool) -> dict[str, Any]:
-    """The report as one JSON object; numbers that are not finite are null.
+    """Convert the report to a JSON object; NaN and infinite scores are null.
 
     Args:
         report: The report.
-        with_images: Also the scores of each image; `--json` leaves them to the file.
+        with_images: Include the scores of each image; `--json` omits them.
     """
     test_set = report.test_set
     document: dict[str, Any] = {
@@ -176,7 +176,7 @@ def as_json(report: Report, *, with_images: bool) -> dict[str, Any]:
 
 
 def json_text(report: Report) -> str:
-    """`report.json`."""
+    """Text of `report.json`."""
     return json.dumps(as_json(report, with_images=True), indent=1, ensure_ascii=True, allow_nan=False) + "\n"
 
 
@@ -234,12 +234,12 @@ def _published_json(table: PublishedTable) -> dict[str, Any]:
 
 
 def number_text(value: float, name: str) -> str:
-    """A number as tables show it: as many places as the papers give."""
+    """Format a score with as many decimals as the papers use."""
     return "∞" if math.isinf(value) else f"{value:.{PLACES.get(name, 4)}f}"
 
 
 def shown_metrics(report: Report) -> list[str]:
-    """The metrics that have a number for some method; if none has, all."""
+    """Metrics with a score for at least one method, or all metrics if none has."""
     with_value = [
         name
         for name in report.metrics
@@ -249,9 +249,9 @@ def shown_metrics(report: Report) -> list[str]:
 
 
 def table_of(report: Report) -> tuple[list[str], list[list[str]]]:
-    """The columns and rows of the table: our methods, then the published ones."""
+    """Columns and rows of the table: evaluated methods, then published ones."""
     names = shown_metrics(report)
-    columns = ["method", "pictures", *(f"{METRICS[name].label} {ARROWS[METRICS[name].better]}" for name in names)]
+    columns = ["method", "images", *(f"{METRICS[name].label} {ARROWS[METRICS[name].better]}" for name in names)]
     rows = []
     for method in report.methods:
         scores = [method.scores.scores[name] for name in names]
@@ -271,35 +271,33 @@ def _published_cell(table: PublishedTable, numbers: Mapping[str, float], name: s
 
 
 def published_notes(report: Report) -> list[str]:
-    """What has to be known to read the published rows beside ours."""
+    """Notes on comparing the published rows with ours."""
     table = report.published
     if table is None:
         known = report.test_set.known
-        return [] if known is None else [f"No published rows are at hand for {known.title}."]
+        return [] if known is None else [f"No published scores are included for {known.title}."]
     notes = [f"Published rows: {table.source}."]
     expected = report.test_set.expected
     if any(len(method.subjects) != expected for method in report.methods):
-        notes.append(
-            f"They are of {expected} images; a row here with another number of images is not comparable with them."
-        )
+        notes.append(f"Published rows cover {expected} images. A row with another number of images is not comparable.")
     notes.append(
-        "They are comparable only if these are the same files, which no published checksum can prove, and only in "
-        "columns of the same protocol."
+        "Published rows are comparable only for the same files, which no published checksum can verify, and only in "
+        "columns with the same protocol."
     )
     for name in shown_metrics(report):
         protocol = table.protocols.get(name)
         if protocol is not None:
             word = {
-                "same": "the same protocol as here",
-                "other": "another protocol than here (†), not comparable",
-                "unknown": "not known to be the same protocol as here (‡)",
+                "same": "same protocol",
+                "other": "another protocol (†), not comparable",
+                "unknown": "protocol not known to be the same (‡)",
             }[protocol.sameness]
             notes.append(f"{METRICS[name].label}: {word}: {protocol.text}")
     return notes
 
 
 def markdown(report: Report) -> str:
-    """`report.md`."""
+    """Text of `report.md`."""
     test_set = report.test_set
     columns, rows = table_of(report)
     expected = "" if test_set.expected is None else f" (of {test_set.expected})"
@@ -321,13 +319,13 @@ def markdown(report: Report) -> str:
         "Warnings": report.warnings,
         "Protocol": [*report.rules, *(f"{METRICS[name].label}: {METRICS[name].protocol}" for name in report.metrics)],
         "Weights": _weights_lines(report),
-        "The set was made with": _description_lines(test_set.description),
+        "Generation of the set": _description_lines(test_set.description),
         "Versions": [f"{name} {version}" for name, version in {**report.versions, **report.machine}.items()],
     }
     for title, items in sections.items():
         if items:
             lines += [f"## {title}", "", *(f"- {_plain(item)}" for item in items), ""]
-    lines.append(f"Made on {report.created} by gfprestore {report.versions.get('gfprestore', '')}.")
+    lines.append(f"Created on {report.created} by gfprestore {report.versions.get('gfprestore', '')}.")
     return "\n".join(lines) + "\n"
 
 
@@ -352,7 +350,7 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is: a file name must neither end a cell nor become a link or markup."""
+    """Escape text for Markdown, so that a file name cannot end a cell or become a link or markup."""
     one_line = " ".join(text.split())
     for character in "\\`*_[]<>|#&":
         one_line = one_line.replace(character, f"\\{character}")

@@ -1,8 +1,8 @@
-"""Restores the images of a test set into a folder, going on where an earlier run stopped.
+"""Restoration of a test set into a folder, with resume after an interrupted run.
 
-The network's output is taken as it is: crops in, crops out, no tone kept, no brightness matched, nothing pasted. Whole
-photos are aligned first, by the face nearest their center, as `gfprestore run` does it. What is done stands in the
-journal of the output folder; an image is done again where it, the settings or the weights changed.
+The network output is used unchanged: crops in, crops out, without tone or brightness matching and without pasting.
+Whole photos are first aligned by the face nearest their center, as in `gfprestore run`. Finished images are recorded in
+the journal of the output folder; an image is restored again if the image, the settings or the weights have changed.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ SMALLEST_FACE = 16.0  # pixels, as in `gfprestore run`
 
 @dataclass
 class Written:
-    """What a step made of the images of a set.
+    """Results of a step for the images of a set.
 
     Attributes:
-        folder: Where the results lie.
+        folder: Folder of the results.
         images: Results by name.
-        failed: Why there is none, by name.
-        done_before: How many results were there already.
+        failed: Error messages by name.
+        done_before: Number of results from an earlier run.
     """
 
     folder: Path
@@ -49,12 +49,12 @@ class Written:
 
 
 class Step:
-    """Turns images into images of an output folder, each once.
+    """A resumable step that writes one image to the output folder per input image.
 
     Args:
-        journal: Of the output folder.
-        folder: Where in the output folder the results go.
-        settings: Everything that decides the pixels.
+        journal: Journal of the output folder.
+        folder: Folder of the results, inside the output folder.
+        settings: Everything that affects the pixels.
     """
 
     def __init__(self, journal: Journal, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -63,7 +63,7 @@ class Step:
         self.fingerprint = journal.note_settings(settings)
 
     def waiting(self, sources: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
-        """The images that are not done; those that are go into `written`."""
+        """Yield the unfinished images; finished ones are added to `written`."""
         for name, source in sources.items():
             if self.journal.is_done(self._relative(name), source, self.fingerprint, self._path(name)):
                 self.written.images[name] = self._path(name)
@@ -72,11 +72,11 @@ class Step:
                 yield name, source
 
     def keep(self, name: str, source: Path, pixels: Pixels) -> None:
-        """Writes a result and notes it.
+        """Write a result and record it in the journal.
 
         Raises:
-            PhotoError: It cannot be written.
-            FolderError: The output folder is gone.
+            PhotoError: The result cannot be written.
+            FolderError: The output folder no longer exists.
         """
         path = self._path(name)
         create_folder_within(path.parent, self.journal.folder)
@@ -102,10 +102,10 @@ class Step:
         self.written.images[name] = path
 
     def fail(self, name: str, source: Path, error: GfprestoreError) -> None:
-        """Notes why there is no result.
+        """Record an error in the journal.
 
         Raises:
-            FolderError: The output folder itself cannot be used any more.
+            FolderError: The output folder is no longer usable.
         """
         if isinstance(error, FolderError):
             raise error
@@ -135,14 +135,14 @@ def align_photos(
     detector_sha256: str | None,
     on_progress: Callable[[int], None],
 ) -> Written:
-    """Cuts the face nearest the center out of every photo, at 512 pixels on the FFHQ template.
+    """Align the face nearest the center of each photo to the FFHQ template at 512 pixels.
 
     Args:
         sources: Photos by name.
-        journal: Of the output folder; the crops go into its folder `aligned`.
-        detector: Finds the faces.
-        detector_sha256: Of its weights, where they are a file.
-        on_progress: Told how many photos are done.
+        journal: Journal of the output folder; crops are written to its folder `aligned`.
+        detector: Face detector.
+        detector_sha256: SHA-256 of its weights file; None if it has none.
+        on_progress: Called with the number of finished photos.
 
     Raises:
         FolderError: The output folder cannot be written.
@@ -161,17 +161,17 @@ def align_photos(
 def restore_set(
     sources: Mapping[str, Path], journal: Journal, restoration: Restoration, on_progress: Callable[[int], None]
 ) -> Written:
-    """Restores aligned crops in batches.
+    """Restore aligned crops in batches.
 
     Args:
         sources: Crops by name.
-        journal: Of the output folder; the results go into `restored/<restorer>-<hash of the settings>`.
-        restoration: The open network, for aligned crops.
-        on_progress: Told how many images are done.
+        journal: Journal of the output folder; results are written to `restored/<restorer>-<hash of the settings>`.
+        restoration: The loaded network, for aligned crops.
+        on_progress: Called with the number of finished images.
 
     Raises:
         FolderError: The output folder cannot be written.
-        DeviceError: Memory does not suffice for one face.
+        DeviceError: There is not enough memory for one face.
     """
     settings = restoration_settings(restoration)
     folder = journal.folder / RESTORED_FOLDER / method_name(restoration, journal.note_settings(settings))
@@ -192,7 +192,7 @@ def restore_set(
 
 
 def restoration_settings(restoration: Restoration) -> dict[str, Any]:
-    """Everything that decides the pixels of a restored crop."""
+    """Settings that affect the pixels of a restored crop."""
     return {
         "step": "restore",
         "restorer": restoration.restorer_name,
@@ -206,15 +206,15 @@ def restoration_settings(restoration: Restoration) -> dict[str, Any]:
 
 
 def method_name(restoration: Restoration, fingerprint: str) -> str:
-    """The restorer's name and the beginning of its settings' hash, fit for a folder."""
+    """Folder name from the restorer's name and the start of its settings' hash."""
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', restoration.restorer_name)}-{fingerprint[:8]}"
 
 
 def _aligned_face(source: Path, detector: Detector) -> Pixels:
-    """The face nearest the center of a photo, (512, 512, 3).
+    """Align the face nearest the center of a photo to (512, 512, 3).
 
     Raises:
-        FaceError: There is none.
+        FaceError: No face was found.
         PhotoError: The photo cannot be read.
     """
     pixels = read_pixels(source).pixels
@@ -226,12 +226,12 @@ def _aligned_face(source: Path, detector: Detector) -> Pixels:
         threshold=detector.default_threshold,
     )
     if not faces:
-        raise FaceError(f"{source}: {detector.name} found no face in it.")
+        raise FaceError(f"{source}: {detector.name} found no face.")
     return np.asarray(align_face(pixels, faces[0], ALIGNED_SIDE).pixels, np.uint8)
 
 
 def _restore(batch: list[tuple[str, Path, PreparedPhoto]], restoration: Restoration, step: Step) -> None:
-    """Restores a batch and keeps what comes of it."""
+    """Restore a batch and record its results."""
     if not batch:
         return
     restored = restoration.restore_faces([prepared for _name, _source, prepared in batch])

@@ -1,7 +1,7 @@
-"""Scores images by several metrics at once: each image is read once for all metrics that do not know it yet.
+"""Scoring of images by several metrics at once; each image is read once for all metrics without a cached score.
 
-Memory holds one small batch of images, whatever the size of the set. What is wrong with one image is told by its
-name and leaves that image out; what is wrong with one metric leaves that metric out.
+Memory holds one small batch of images, regardless of the size of the set. An error in one image is reported with its
+name and skips that image; an error in one metric skips that metric.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from gfprestore.errors import GfprestoreError, PhotoError
 from gfprestore.evaluation.cache import FeatureCache, ScoreCache, image_key, metric_key
 from gfprestore.evaluation.metrics.opening import METRICS, ImageMetric, MetricSpec, MetricUnavailable, SetMetric
 
-SAME_ASPECT = 0.01  # difference of width to height, as a share, up to which images of two sizes are the same view
+SAME_ASPECT = 0.01  # largest relative difference of aspect ratio for images of two sizes to count as the same view
 
-COMPARED_WITH = ("-statistics", "-reference-list")  # how the roles end of what is no network
+COMPARED_WITH = ("-statistics", "-reference-list")  # suffixes of roles that are reference data, not networks
 
 SIZE_RULE = (
-    "A restored image of another size than its gt is resized to the gt's for what compares the two (averaged where "
-    "it shrinks, bicubic where it grows) where width to height agree to 1 %, else left out of it; NIQE and FID take it "
-    "as it is."
+    "For metrics that compare with the gt, a restored image of another size is resized to the gt (area averaging to "
+    "shrink, bicubic to enlarge) if the aspect ratios agree within 1 %, and is skipped otherwise. NIQE and FID use the "
+    "image unchanged."
 )
 READING_RULE = (
-    "Images are read as 8-bit sRGB: 16-bit levels to the nearest, ICC profiles applied, transparency left out, one "
-    "gray channel taken three times."
+    "Images are read as 8-bit sRGB. 16-bit levels are rounded, ICC profiles are applied, transparency is dropped, and "
+    "a gray channel is repeated three times."
 )
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One image to score: its name, the files, and the SHA-256 of their bytes."""
+    """An image to score: its name, its files and their SHA-256."""
 
     name: str
     restored: Path
@@ -50,13 +50,13 @@ class Subject:
 
 @dataclass(frozen=True)
 class OpenMetric:
-    """A metric that can be computed here, or the reason why it cannot.
+    """A loaded metric, or the reason why it is not available.
 
     Attributes:
-        spec: What it is.
-        metric: The metric; None where it is unavailable.
-        reason: Why it is unavailable, and what would help.
-        weights: SHA-256 of the networks that it uses, by name.
+        spec: Description of the metric.
+        metric: The metric; None if it is not available.
+        reason: Reason why it is not available, and the remedy.
+        weights: SHA-256 of its networks, by name.
     """
 
     spec: MetricSpec
@@ -66,52 +66,52 @@ class OpenMetric:
 
     @property
     def key(self) -> str:
-        """What its cached results belong to."""
+        """Cache key of its scores."""
         return metric_key(self.spec.name, self.spec.protocol, self.weights)
 
     @property
     def features_key(self) -> str:
-        """What cached features belong to: they do not depend on what a set is compared with."""
+        """Cache key of its features, which do not depend on the reference of the set."""
         own = {name: digest for name, digest in self.weights.items() if not name.endswith(COMPARED_WITH)}
         return metric_key(self.spec.name, self.spec.protocol, own)
 
     @property
     def of_images(self) -> ImageMetric:
-        """The metric, where it has one number an image."""
+        """The metric as one with a score per image."""
         assert self.metric is not None and not self.spec.of_set
         return cast("ImageMetric", self.metric)
 
     @property
     def of_sets(self) -> SetMetric:
-        """The metric, where it has one number a set."""
+        """The metric as one with a score per set."""
         assert self.metric is not None and self.spec.of_set
         return cast("SetMetric", self.metric)
 
 
 class MetricOpener(Protocol):
-    """Opens a metric by its name; `weights_used` takes the SHA-256 of each network by name."""
+    """Factory of metrics by name; adds the SHA-256 of each network to `weights_used` by name."""
 
     def __call__(self, name: str, weights_used: dict[str, str]) -> ImageMetric | SetMetric:
-        """The metric.
+        """Load the metric.
 
         Raises:
-            MetricUnavailable: It cannot be computed here.
+            MetricUnavailable: It is not available.
         """
         ...
 
 
 @dataclass(frozen=True)
 class MetricScore:
-    """What a metric says of a method.
+    """Score of one method by one metric.
 
     Attributes:
         spec: The metric.
-        value: The set's number; None where there is none.
-        reason: Why there is none.
-        images: The number of each image that has one, by name; infinite for the PSNR of identical images.
-        count: Images that the value is of.
-        warning: What makes the value doubtful.
-        weights: SHA-256 of the networks that it used.
+        value: Score of the set; None if there is none.
+        reason: Reason why there is none.
+        images: Scores of single images by name; infinite for the PSNR of identical images.
+        count: Number of images in the value.
+        warning: Reason to doubt the value.
+        weights: SHA-256 of the metric's networks, by name.
     """
 
     spec: MetricSpec
@@ -125,7 +125,7 @@ class MetricScore:
 
 @dataclass
 class MethodScores:
-    """All that was found out about a method: scores by metric, warnings, and why images could not be scored."""
+    """Results of a method: scores by metric, warnings, and errors by image name."""
 
     scores: dict[str, MetricScore] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -133,7 +133,7 @@ class MethodScores:
 
 
 def open_metrics(names: Sequence[str], opener: MetricOpener) -> list[OpenMetric]:
-    """Opens metrics by name; one that cannot be had is there with its reason."""
+    """Load metrics by name; an unavailable one is included with its reason."""
     opened = []
     for name in names:
         weights: dict[str, str] = {}
@@ -147,14 +147,14 @@ def open_metrics(names: Sequence[str], opener: MetricOpener) -> list[OpenMetric]
 
 
 class Scorer:
-    """Scores one method's images after the other.
+    """Scorer of the images of one method at a time.
 
     Args:
-        metrics: What to compute.
-        folder: Where results are kept; an existing folder.
-        device: Where the networks compute.
-        batch_size: Images in memory.
-        on_progress: Told how many images of the method are done.
+        metrics: Metrics to compute.
+        folder: Cache folder; must exist.
+        device: Device of the networks.
+        batch_size: Number of images in memory.
+        on_progress: Called with the number of finished images of the method.
     """
 
     def __init__(
@@ -178,13 +178,13 @@ class Scorer:
         self._broken: dict[str, str] = {}
 
     def score(self, subjects: Sequence[Subject]) -> MethodScores:
-        """Scores a method.
+        """Score a method.
 
         Args:
-            subjects: Its images, in the order of the report.
+            subjects: Its images in the order of the report.
 
         Raises:
-            FolderError: Results cannot be kept.
+            FolderError: The cache cannot be written.
         """
         found = MethodScores()
         for start in range(0, len(subjects), self.batch_size):
@@ -221,12 +221,12 @@ class Scorer:
                 self._compute(entry, subjects, read, found)
 
     def _notes_of(self, subject: Subject) -> Sequence[str]:
-        """What was noted when the image was read, now or in an earlier run; with its gt where that was read."""
+        """Notes from reading the image and, if it was read, its gt, in this run or an earlier one."""
         keys = [image_key("notes", subject.restored_sha256, gt) for gt in (subject.gt_sha256, None)]
         return next((notes for notes in map(self._cache.notes, keys) if notes is not None), ())
 
     def _unknown(self, entry: OpenMetric, batch: Sequence[Subject]) -> list[Subject]:
-        """The images of a batch whose result is not known yet."""
+        """Images of a batch without a cached result."""
         if entry.metric is None or entry.spec.name in self._broken:
             return []
         fitting = [subject for subject in batch if subject.gt is not None or not entry.spec.needs_gt]
@@ -240,7 +240,7 @@ class Scorer:
     def _compute(
         self, entry: OpenMetric, subjects: Sequence[Subject], read: Mapping[str, _Pair], found: MethodScores
     ) -> None:
-        """Computes and keeps results; fewer at a time where memory is short, one by one where one is refused."""
+        """Compute and cache results; retried one by one after an error or if memory runs out."""
         try:
             self._compute_together(entry, subjects, read)
         except MetricUnavailable as error:
@@ -252,10 +252,10 @@ class Scorer:
                 for subject in subjects:
                     self._compute(entry, [subject], read, found)
             elif isinstance(error, GfprestoreError):
-                found.warnings.append(f"{subjects[0].name} has no {entry.spec.label}: {error}")
+                found.warnings.append(f"{subjects[0].name} has no {entry.spec.label} score: {error}")
             else:
                 self._broken[entry.spec.name] = (
-                    f"memory does not suffice for {subjects[0].restored}. Use --device cpu, or close other programs."
+                    f"there is not enough memory for {subjects[0].restored}. Use --device cpu, or close other programs."
                 )
 
     def _compute_together(self, entry: OpenMetric, subjects: Sequence[Subject], read: Mapping[str, _Pair]) -> None:
@@ -276,11 +276,11 @@ class Scorer:
         self._cache.put(dict(zip(keys, scores, strict=True)))
 
     def _summary(self, entry: OpenMetric, subjects: Sequence[Subject], found: MethodScores) -> MetricScore:
-        """The set's number from what is known of its images."""
+        """Score of the set from the cached results of its images."""
         spec, weights = entry.spec, dict(entry.weights)
         reason = entry.reason or self._broken.get(spec.name)
         if reason is None and spec.needs_gt and all(subject.gt is None for subject in subjects):
-            reason = "it compares with a gt, and there is none; name its folder with --gt."
+            reason = "it needs a gt, which is missing. Choose its folder with --gt."
         if reason is not None or entry.metric is None:
             return MetricScore(spec, None, reason, weights=weights)
         if spec.of_set:
@@ -290,7 +290,7 @@ class Scorer:
         numbers = {name: score for name, score in scores.items() if not math.isnan(score)}
         without = [name for name in scores if name not in numbers]
         if without:
-            found.warnings.append(f"{len(without)} images have no {spec.label}: {listed(without)}.")
+            found.warnings.append(f"{len(without)} images have no {spec.label} score: {listed(without)}.")
         value = entry.of_images.summarize(list(scores.values())) if scores else math.nan
         return MetricScore(spec, *_finite(value, numbers), numbers, len(numbers), weights=weights)
 
@@ -298,18 +298,18 @@ class Scorer:
         store = self._features[entry.spec.name]
         rows = [row for subject in subjects if (row := store.get(_key_of(entry, subject))) is not None]
         if not rows:
-            return MetricScore(entry.spec, None, "there is no image to compute it from.", weights=weights)
+            return MetricScore(entry.spec, None, "there are no images to compute it from.", weights=weights)
         value = entry.of_sets.value(np.stack(rows))
         warning = entry.of_sets.warning(len(rows))
         if not math.isfinite(value):
-            reason = f"{len(rows)} images do not suffice for it."
+            reason = f"{len(rows)} images are not enough for it."
             return MetricScore(entry.spec, None, reason, count=len(rows), warning=warning, weights=weights)
         return MetricScore(entry.spec, value, None, {}, len(rows), warning, weights)
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """A restored image, the same at its gt's size, and the gt; without a gt that fits, the image alone."""
+    """A restored image, the image resized to its gt, and the gt; None as gt if there is none that fits."""
 
     restored: Pixels
     fitted: Pixels
@@ -317,21 +317,21 @@ class _Pair:
 
 
 NOTES = {
-    "resized": "{count} restored images have another size than their gt and were resized to it: {names}.",
-    "aspect": "{count} restored images show another section than their gt (width to height differs) and are left out "
-    "of what compares the two: {names}.",
-    "grey": "{count} restored images are gray where their gt is in color; the gray was taken for all three "
-    "channels: {names}.",
-    "gray gt": "{count} restored images are in color where their gt is gray; the gray was taken for all three "
-    "channels: {names}.",
-    "16 bit": "{count} restored images have 16 bits a channel and were reduced to 8: {names}.",
-    "alpha": "{count} restored images have transparency, which was left out: {names}.",
+    "resized": "{count} restored images differ in size from their gt and were resized to it: {names}.",
+    "aspect": "{count} restored images differ in aspect ratio from their gt and were skipped by metrics that compare "
+    "the two: {names}.",
+    "grey": "{count} restored images are gray but their gt is in color; the gray channel was repeated three "
+    "times: {names}.",
+    "gray gt": "{count} restored images are in color but their gt is gray; the gray channel was repeated three "
+    "times: {names}.",
+    "16 bit": "{count} restored images have 16 bits per channel and were reduced to 8: {names}.",
+    "alpha": "{count} restored images have transparency, which was dropped: {names}.",
 }
-"""What is told of images that were not measured just as they are."""
+"""Warnings about images that were changed before scoring; the keys are stored in the cache."""
 
 
 def _read_pair(subject: Subject, want_gt: bool, found: MethodScores) -> tuple[_Pair | None, list[str]]:
-    """Reads an image and, where it is wanted, its gt; with the keys of `NOTES` that hold for it."""
+    """Read an image and, if requested, its gt; returns them with the applicable keys of `NOTES`."""
     try:
         restored = read_pixels(subject.restored)
     except PhotoError as error:
@@ -343,13 +343,13 @@ def _read_pair(subject: Subject, want_gt: bool, found: MethodScores) -> tuple[_P
     try:
         gt = read_pixels(subject.gt)
     except PhotoError as error:
-        found.failed[subject.name] = f"its gt cannot be used: {error}"
+        found.failed[subject.name] = f"the gt is not usable: {error}"
         return alone, list(restored.notes)
     return _fitted(restored, gt)
 
 
 def _fitted(restored: ReadImage, gt: ReadImage) -> tuple[_Pair, list[str]]:
-    """Brings an image to its gt's size by `SIZE_RULE`."""
+    """Resize an image to its gt by `SIZE_RULE`."""
     notes = list(restored.notes)
     if restored.gray != gt.gray:
         notes.append("grey" if restored.gray else "gray gt")
@@ -368,10 +368,10 @@ def _key_of(entry: OpenMetric, subject: Subject) -> str:
 
 
 def _finite(value: float, numbers: Mapping[str, float]) -> tuple[float | None, str | None]:
-    """A set's number and why it has none: JSON knows no infinity, and no table should show one."""
+    """Finite score of a set, or None and the reason; JSON has no infinity and tables should not show it."""
     if math.isfinite(value):
         return value, None
-    endless = [name for name, number in numbers.items() if math.isinf(number)]
-    if endless:
-        return None, f"infinite: {len(endless)} images are identical with their gt: {listed(endless)}."
-    return None, "no image of the set has one."
+    infinite = [name for name, number in numbers.items() if math.isinf(number)]
+    if infinite:
+        return None, f"it is infinite: {len(infinite)} images are identical to their gt: {listed(infinite)}."
+    return None, "no image of the set has a score."

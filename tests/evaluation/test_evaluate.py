@@ -116,7 +116,7 @@ def test_an_interrupted_run_goes_on(
     lines: list[str] = []
     report = evaluated(Opener(Difference()), lines, **options)
     assert report.methods[0].scores.scores["psnr"].count == 5
-    assert any("2 of them done before" in line for line in lines)
+    assert any("2 of them from an earlier run" in line for line in lines)
     now = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out/restored").rglob("*.png")}
     assert kept.items() <= now.items()
 
@@ -206,12 +206,12 @@ def test_every_kind_of_unfitting_image_is_named_and_the_others_are_scored(tmp_pa
         assert method.missing == ("00",) and method.extra == ("99",)
         assert list(method.failed) == ["05"] and "05.png" in method.failed["05"]
         for kind, name in (
-            ("have another size than their gt and were resized", "02"),
-            ("another section", "03"),
-            ("are gray where their gt is in color", "04"),
+            ("differ in size from their gt and were resized", "02"),
+            ("differ in aspect ratio from their gt", "03"),
+            ("are gray but their gt is in color", "04"),
             ("have no ground truth", "06"),
             ("are missing", "00"),
-            ("are not of the set", "99"),
+            ("are not part of the set", "99"),
             ("could not be used", "05"),
         ):
             (line,) = [line for line in report.warnings if kind in line]
@@ -268,8 +268,8 @@ def test_an_infinite_score_is_no_number_in_json(tmp_path: Path) -> None:
             Opener(Endless()), test_set=str(folder), restored=(folder / "lq",), output=tmp_path / "out",
             metrics=("psnr",),
         )  # fmt: skip
-        assert "identical with their gt: 00" in str(report.methods[0].scores.scores["psnr"].reason)
-        assert any("1 images have no PSNR: 01" in line for line in report.warnings)
+        assert "identical to their gt: 00" in str(report.methods[0].scores.scores["psnr"].reason)
+        assert any("1 images have no PSNR score: 01" in line for line in report.warnings)
         json.dumps(as_json(report, with_images=True), allow_nan=False)
 
 
@@ -289,7 +289,7 @@ def test_features_are_kept_when_the_statistics_change_and_those_are_named(tmp_pa
     evaluated(Opener(first), **options)
     report = evaluated(OtherStatistics(second), statistics=tmp_path / "ffhq.npz", **options)
     assert (first.seen, second.seen) == (3, 0)
-    assert "FID compares with ffhq.npz." in report.rules
+    assert "The reference of the FID is ffhq.npz." in report.rules
 
 
 def test_too_few_images_for_a_fid_are_told(tmp_path: Path) -> None:
@@ -338,9 +338,9 @@ def test_the_checksum_is_that_of_names_and_contents(tmp_path: Path) -> None:
 def test_results_never_go_among_the_images(tmp_path: Path) -> None:
     folder = make_set(tmp_path / "set", 2)
     for output in (folder / "lq/out", folder / "gt"):
-        with pytest.raises(FolderError, match="lies within"):
+        with pytest.raises(FolderError, match="is inside the input folder"):
             evaluated(Opener(Difference()), test_set=str(folder), restored=(folder / "lq",), output=output)
-    with pytest.raises(FolderError, match="lies within"):
+    with pytest.raises(FolderError, match="is inside the input folder"):
         evaluated(Opener(Difference()), test_set=str(folder / "lq"), restored=(folder / "lq",), output=folder / "lq/x")
 
 
@@ -355,7 +355,7 @@ def test_names_that_do_not_fit_are_an_error_that_shows_both(tmp_path: Path) -> N
     ("options", "word"),
     [
         ({"test_set": "nothing-test", "restored": (Path(),)}, "celeba-test, lfw-test"),
-        ({"test_set": "x", "metrics": ("psnr", "nonsense")}, "nonsense: unknown.*psnr_matched"),
+        ({"test_set": "x", "metrics": ("psnr", "nonsense")}, "unknown metric nonsense.*psnr_matched"),
         ({}, "--set"),
         ({"restored": (Path(),), "restorer": "auto"}, "--lq"),
         ({"test_set": "x", "restorer": "none"}, "none"),
@@ -409,4 +409,4 @@ def test_whole_photos_are_aligned_as_run_does_and_one_without_a_face_is_told(
     assert (pixels_of(tmp_path / "out/aligned/face.png") == align_face(photo, face, 512).pixels).all()
     assert report.methods[0].scores.scores["niqe"].count == 1
     assert "no face" in report.methods[0].failed["none"]
-    assert any("found by mtcnn, aligned on the FFHQ template" in rule for rule in report.rules)
+    assert any("detected by mtcnn, aligned to the FFHQ template" in rule for rule in report.rules)

@@ -115,7 +115,7 @@ def test_published_rows_stand_beside_ours_with_source_and_protocol(tmp_path: Pat
         tmp_path, Path("celeba-test"), tmp_path / "celeba-test/lq", data=tmp_path, metrics=("psnr", "psnr_matched")
     )
     columns, rows = table_of(report)
-    assert columns == ["method", "pictures", "PSNR ↑"]  # the other has no number here
+    assert columns == ["method", "images", "PSNR ↑"]  # the other has no number here
     assert rows[0] == ["lq", "2", "2.00"]
     assert ["PMRF (published)", "", "26.37"] in rows and ["GFPGAN (published)", "", "24.99"] in rows
     notes = "\n".join(published_notes(report))
@@ -147,7 +147,7 @@ def test_a_set_without_published_rows_says_so_and_a_folder_says_nothing(tmp_path
     for number in range(2):
         save(tmp_path / "webphoto-test" / f"{number}.png", smooth(number))
     known = evaluated(tmp_path, Path("webphoto-test"), tmp_path / "webphoto-test", data=tmp_path)
-    assert published_notes(known) == ["No published rows are at hand for WebPhoto-Test."]
+    assert published_notes(known) == ["No published scores are included for WebPhoto-Test."]
     assert published_notes(evaluated(tmp_path, tmp_path / "webphoto-test", tmp_path / "webphoto-test")) == []
 
 

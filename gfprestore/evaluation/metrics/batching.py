@@ -1,4 +1,4 @@
-"""What every metric does with its images: checks them, batches them for a network, sums up."""
+"""Shared steps of the metrics: checking images, batching them for a network, averaging."""
 
 from __future__ import annotations
 
@@ -19,57 +19,57 @@ from gfprestore.tensors import pixels_to_signed
 Item = TypeVar("Item")
 
 PIXELS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 22}
-"""Of the images of a batch, by kind of device; VGG-16's features take about a kilobyte a pixel."""
+"""Pixels per batch by device type; features of VGG-16 take about 1 kB per pixel."""
 
 
 def images(spec: MetricSpec, given: Sequence[Pixels]) -> Sequence[Pixels]:
-    """The images, checked.
+    """Check that all images are (H, W, 3) uint8 and return them.
 
     Raises:
-        UsageError: One is no (H, W, 3) uint8.
+        UsageError: One is not.
     """
     for number, image in enumerate(given, 1):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise UsageError(
-                f"{spec.label} takes RGB images of 8 bits, (height, width, 3); image {number} of {len(given)} is "
+                f"{spec.label} needs 8-bit RGB images (height, width, 3); image {number} of {len(given)} is "
                 f"{image.shape} {image.dtype}."
             )
     return given
 
 
 def pairs(spec: MetricSpec, restored: Sequence[Pixels], gt: Sequence[Pixels] | None) -> list[tuple[Pixels, Pixels]]:
-    """Each restored image with its gt, checked.
+    """Check the images and pair each restored image with its gt.
 
     Raises:
-        UsageError: A gt is missing or has another size than its image, or one is no (H, W, 3) uint8.
+        UsageError: A gt is missing or differs in size from its image, or an image is not (H, W, 3) uint8.
     """
     if gt is None or len(gt) != len(restored):
-        raise UsageError(f"{spec.label} compares with the gt: {len(restored)} images, {len(gt or ())} gt.")
+        raise UsageError(f"{spec.label} needs one gt per image: {len(restored)} images, {len(gt or ())} gt.")
     both = list(zip(images(spec, restored), images(spec, gt), strict=True))
     for number, (one, other) in enumerate(both, 1):
         if one.shape != other.shape:
             raise UsageError(
-                f"{spec.label} compares images of one size; image {number} of {len(both)} is "
+                f"{spec.label} needs images of the same size as their gt; image {number} of {len(both)} is "
                 f"{one.shape[1]} x {one.shape[0]}, its gt {other.shape[1]} x {other.shape[0]}. "
-                "Resize one of them, and say so beside the number."
+                "Resize one of them and state it with the score."
             )
     return both
 
 
 def mean_score(scores: Sequence[float]) -> float:
-    """The mean without NaN; NaN where nothing is left, infinity where one is infinite."""
+    """Mean without NaN; NaN if nothing is left, infinity if any score is infinite."""
     numbers = [score for score in scores if not math.isnan(score)]
     return math.fsum(numbers) / len(numbers) if numbers else math.nan
 
 
 def signed_batch(given: Sequence[Pixels], device: torch.device) -> Tensor:
-    """Images of one size to (B, 3, H, W) in [-1, 1] on the device, channels-last."""
+    """Convert images of one size to (B, 3, H, W) in [-1, 1] on the device, channels-last."""
     tensors = torch.cat([pixels_to_signed(image, device) for image in given])
     return tensors.contiguous(memory_format=torch.channels_last)
 
 
 def runs_of_one_size(both: Sequence[tuple[Pixels, Pixels]]) -> Iterator[Sequence[tuple[Pixels, Pixels]]]:
-    """Neighbors of one size together, in order."""
+    """Consecutive pairs of one size, in order."""
     start = 0
     for index in range(1, len(both) + 1):
         if index == len(both) or both[index][0].shape != both[start][0].shape:
@@ -80,16 +80,16 @@ def runs_of_one_size(both: Sequence[tuple[Pixels, Pixels]]) -> Iterator[Sequence
 def in_batches(
     function: Callable[[Sequence[Item]], Tensor], items: Sequence[Item], pixels_each: int, device: torch.device
 ) -> Tensor:
-    """What a network makes of items of one size, some at a time, on the CPU; fewer at a time where memory runs out.
+    """Apply a network to items of one size in batches; batches become smaller if memory runs out.
 
     Args:
-        function: From some items to a tensor (B, ...) without gradients.
+        function: Maps B items to a tensor (B, ...) without gradients.
         items: At least one.
-        pixels_each: Pixels of an item, which decide how many make a batch.
-        device: Where the function computes.
+        pixels_each: Pixels per item, which determine the batch size.
+        device: Device of the function.
 
     Returns:
-        (N, ...) float32.
+        (N, ...) float32 on the CPU.
     """
     size = max(PIXELS_AT_ONCE.get(device.type, PIXELS_AT_ONCE["cpu"]) // pixels_each, 1)
     results: list[Tensor] = []
@@ -110,6 +110,6 @@ def in_batches(
 
 @contextmanager
 def exactly() -> Iterator[None]:
-    """No gradients, and no convolutions of ten bits: TF32, a GPU's habit, moves features in the third digit."""
+    """Disable gradients and TF32, which changes features on GPUs in the third digit."""
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield

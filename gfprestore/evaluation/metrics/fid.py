@@ -1,8 +1,8 @@
-"""FID (Heusel et al., NeurIPS 2017): how far the features of a set's images are from those of real faces.
+"""FID (Heusel et al., NeurIPS 2017): distance between the features of a set's images and those of real faces.
 
-Features are Inception's of pytorch-fid; statistics are given as its `.npz` or as the `.pth` of VQFR's and GFPGAN's
-scripts, or computed here from a folder. The distance needs no matrix root: the trace of the root of a product of
-covariances is the sum of the roots of its eigenvalues, and those are the ones of a symmetric matrix.
+Features are those of pytorch-fid's Inception. Statistics are read from its `.npz` or the `.pth` of VQFR's and GFPGAN's
+scripts, or computed from a folder. The distance needs no matrix root: the trace of the root of a product of covariances
+is the sum of the roots of its eigenvalues, which are those of a symmetric matrix.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from gfprestore.weights.store import WeightsStore
 
 NETWORK = "inception-fid"
 AT_ONCE = 32
-"""Images of a reference folder in memory."""
+"""Number of images of a reference folder in memory."""
 
 Progress = Callable[[int, int], None]
-"""Called with the images that are done and the images in all."""
+"""Called with the number of finished images and their total."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of features over a set of images.
+    """Statistics of features over a set of images.
 
     Attributes:
         mean: (D,).
@@ -57,13 +57,13 @@ class Statistics:
 
 @dataclass(frozen=True)
 class RealFaces:
-    """What a set is compared with.
+    """Reference of the FID.
 
     Attributes:
-        statistics: A `.npz` or `.pth`; comes before `reference`.
+        statistics: A `.npz` or `.pth` file; takes precedence over `reference`.
         reference: A folder of images.
-        cache: A folder that keeps the statistics of `reference`.
-        progress: Told the images of `reference` that are done and those in all.
+        cache: Cache folder for the statistics of `reference`.
+        progress: Called with the number of finished images of `reference` and their total.
     """
 
     statistics: Path | None = None
@@ -73,7 +73,7 @@ class RealFaces:
 
 
 class StatisticsSum:
-    """Statistics of features that come in parts, without keeping them."""
+    """Running statistics of features; the features themselves are not kept."""
 
     def __init__(self, dimensions: int = FEATURES) -> None:
         self.count = 0
@@ -81,14 +81,14 @@ class StatisticsSum:
         self._products = np.zeros((dimensions, dimensions))
 
     def add(self, features: NDArray[np.float32]) -> None:
-        """Takes in (B, D)."""
+        """Add features (B, D)."""
         values = features.astype(np.float64)
         self.count += len(values)
         self._sum += values.sum(0)
         self._products += values.T @ values
 
     def statistics(self) -> Statistics:
-        """Of all that came in; at least two."""
+        """Statistics of all added features; at least two are needed."""
         mean = self._sum / self.count
         covariance = (self._products - self.count * np.outer(mean, mean)) / (self.count - 1)
         return Statistics(mean, covariance)
@@ -96,7 +96,7 @@ class StatisticsSum:
 
 @dataclass(frozen=True)
 class FrechetDistance:
-    """FID of a set against given statistics."""
+    """FID of a set against reference statistics."""
 
     spec: MetricSpec
     network: InceptionFeatures
@@ -104,11 +104,11 @@ class FrechetDistance:
     real: Statistics
 
     def features(self, restored: Sequence[Pixels]) -> NDArray[np.float32]:
-        """(B, 2048) from B images of any sizes."""
+        """Features (B, 2048) of B images of any sizes."""
         return inception_features(self.network, images(self.spec, restored), self.device)
 
     def value(self, features: NDArray[np.float32]) -> float:
-        """The FID of all features (N, 2048) of a set; NaN for fewer than two."""
+        """FID of all features (N, 2048) of a set; NaN for fewer than two."""
         if len(features) < 2:
             return float("nan")
         values = features.astype(np.float64)
@@ -116,13 +116,13 @@ class FrechetDistance:
         return frechet_distance(own, self.real)
 
     def warning(self, count: int) -> str | None:
-        """Says that a covariance of few images has not the rank of its dimensions."""
+        """Warning for a set with fewer images than feature dimensions; None otherwise."""
         if count > FEATURES:
             return None
         return (
             f"FID of {count} images: their covariance has rank {max(count - 1, 0)} at most, of {FEATURES} "
-            "dimensions. The number is too high and depends on the count; compare it only with numbers of as many "
-            "images."
+            "dimensions. The score is too high and depends on the number of images. Compare it only with scores of the "
+            "same number of images."
         )
 
 
@@ -139,7 +139,7 @@ def frechet_distance(one: Statistics, other: Statistics) -> float:
 def inception_features(
     network: InceptionFeatures, given: Sequence[Pixels], device: torch.device
 ) -> NDArray[np.float32]:
-    """(B, 2048): each image resized bilinearly without antialiasing, as pytorch-fid and the authors do."""
+    """Features (B, 2048) of images, each resized bilinearly without antialiasing as in pytorch-fid."""
     if not given:
         return np.zeros((0, FEATURES), np.float32)
 
@@ -155,26 +155,26 @@ def inception_features(
 def open_fid(
     spec: MetricSpec, store: WeightsStore, device: torch.device, used: dict[str, str], real: RealFaces
 ) -> FrechetDistance:
-    """FID against a file of statistics, or against a folder of images.
+    """Load the FID against a file of statistics or a folder of images.
 
     Args:
         spec: `fid`.
-        store: Where Inception's weights are looked for.
-        device: Where it computes.
-        used: Takes the SHA-256 of the weights and of the statistics, or of the list of the folder's images.
-        real: What to compare with.
+        store: Weights store with Inception's weights.
+        device: Device of the network.
+        used: Receives the SHA-256 of the weights and of the statistics or the folder's image list.
+        real: Reference to compare with.
 
     Raises:
-        MetricUnavailable: The weights are not here, or there are no statistics.
-        WeightsError: The weights or the statistics are damaged or of another kind.
-        FolderError: The reference folder cannot be read or holds fewer than two images.
+        MetricUnavailable: The weights are missing, or there are no statistics.
+        WeightsError: The weights or the statistics are damaged or unsupported.
+        FolderError: The reference folder cannot be read or contains fewer than two images.
         PhotoError: One of its images cannot be read.
     """
     path = store.find(NETWORK)
     if path is None:
         raise MetricUnavailable(
             spec.label,
-            f"{NETWORK} is not in {', '.join(map(str, store.folders))}.",
+            f"{NETWORK} was not found in {', '.join(map(str, store.folders))}.",
             f"Run `gfprestore weights fetch {NETWORK}`.",
         )
     weights_sha256 = sha256_of(path)
@@ -191,9 +191,9 @@ def open_fid(
     else:
         raise MetricUnavailable(
             spec.label,
-            "there is nothing to compare with.",
-            "Name statistics of real faces (the authors': inception_FFHQ_512.pth, linked from "
-            "https://github.com/TencentARC/VQFR) or a folder of real faces by --statistics.",
+            "reference statistics are missing.",
+            "Pass a file of statistics of real faces (the authors use inception_FFHQ_512.pth, linked from "
+            "https://github.com/TencentARC/VQFR) or a folder of real faces to --statistics.",
         )
     used[NETWORK] = weights_sha256
     return FrechetDistance(spec, network, device, statistics)
@@ -215,21 +215,21 @@ def folder_statistics(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[Statistics, str]:
-    """Statistics of a folder's images, sub-folders included.
+    """Compute the statistics of a folder's images, including subfolders.
 
     Args:
-        network: Gives the features.
-        folder: Where the images are.
-        device: Where the network computes.
-        weights_sha256: Of the network's file.
-        cache: A folder that keeps them, by the weights and the list of names, sizes and times; None keeps nothing.
-        progress: Told the images that are done and those in all.
+        network: Feature network.
+        folder: Folder of the images.
+        device: Device of the network.
+        weights_sha256: SHA-256 of the network's file.
+        cache: Cache folder, keyed by the weights and the list of names, sizes and times; None disables it.
+        progress: Called with the number of finished images and their total.
 
     Returns:
         The statistics, and the SHA-256 of that list.
 
     Raises:
-        FolderError: It cannot be read or holds fewer than two images, or the cache cannot be written to.
+        FolderError: It cannot be read or contains fewer than two images, or the cache cannot be written.
         PhotoError: An image cannot be read.
     """
     files, listed = _listed(folder)
@@ -252,29 +252,29 @@ def folder_statistics(
 
 
 def load_statistics(path: Path) -> Statistics:
-    """Statistics from a file: `mu` and `sigma` of a `.npz`, or `mean` and `cov` of a `.pth`. Their code is not run.
+    """Load statistics: `mu` and `sigma` of a `.npz`, or `mean` and `cov` of a `.pth`; pickled code is not run.
 
     Raises:
-        WeightsDamagedError: It is missing, cut short or neither.
-        WeightsMismatchError: It holds something else, or statistics of another network.
+        WeightsDamagedError: The file is missing, truncated or in another format.
+        WeightsMismatchError: It has other contents, or statistics of another network.
     """
     try:
         with path.open("rb") as stream:
             found = _npz_arrays(stream.read()) if path.suffix == ".npz" else _pth_arrays(path)
     except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise WeightsDamagedError(
-            f"{path} cannot be read as statistics for the FID ({str(error).partition(chr(10))[0]}). "
-            "Name a .npz of pytorch-fid or a .pth of VQFR's scripts."
+            f"{path} is not a readable file of FID statistics ({str(error).partition(chr(10))[0]}). "
+            "Choose a .npz of pytorch-fid or a .pth of VQFR's scripts."
         ) from error
     if found is None:
-        raise WeightsMismatchError(f"{path} holds neither mu and sigma nor mean and cov.")
+        raise WeightsMismatchError(f"{path} contains neither mu and sigma nor mean and cov.")
     mean, covariance = (np.asarray(array, np.float64) for array in found)
     if mean.shape != (FEATURES,) or covariance.shape != (FEATURES, FEATURES):
         raise WeightsMismatchError(
-            f"{path} holds statistics of shapes {mean.shape} and {covariance.shape}; the FID has {FEATURES} features."
+            f"{path} has statistics of shapes {mean.shape} and {covariance.shape}; the FID has {FEATURES} features."
         )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise WeightsDamagedError(f"{path} holds statistics that are no numbers.")
+        raise WeightsDamagedError(f"{path} contains NaN or infinite statistics.")
     return Statistics(mean, covariance)
 
 
@@ -284,7 +284,7 @@ def _npz_arrays(content: bytes) -> tuple[object, object] | None:
 
 
 def _pth_arrays(path: Path) -> tuple[object, object] | None:
-    """Reads numpy arrays out of torch's format; of all that pickle could call, only what rebuilds arrays is let in."""
+    """Read numpy arrays from torch's format; unpickling may only call what rebuilds arrays."""
     rebuild: Any = np.zeros(1).__reduce__()[0]
     allowed: list[Any] = [np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8"))]
     named = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
@@ -296,7 +296,7 @@ def _pth_arrays(path: Path) -> tuple[object, object] | None:
 
 
 def _listed(folder: Path) -> tuple[list[Path], str]:
-    """A folder's images in order, and the SHA-256 of the list of their names, sizes and times."""
+    """Images of a folder in order, and the SHA-256 of their names, sizes and times."""
     try:
         files = sorted(
             (path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file()),
@@ -306,6 +306,8 @@ def _listed(folder: Path) -> tuple[list[Path], str]:
     except OSError as error:
         raise FolderError(f"{folder} cannot be read: {error.strerror or error}.") from error
     if len(files) < 2:
-        raise FolderError(f"{folder} holds {len(files)} image(s); statistics need two or more, and thousands in fact.")
+        raise FolderError(
+            f"{folder} contains {len(files)} image(s). Statistics need at least two, and thousands to be reliable."
+        )
     rows = [[name, state.st_size, state.st_mtime_ns] for name, state in states]
     return files, hashlib.sha256(json.dumps(rows).encode("utf-8", "surrogateescape")).hexdigest()

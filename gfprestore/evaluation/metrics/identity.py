@@ -1,10 +1,10 @@
-"""Is it still the person: Deg by ArcFace, and dlib's recognizer and landmarks.
+"""Identity metrics: Deg with ArcFace, and distances with dlib's recognizer and landmarks.
 
 Deg follows the authors' script: gray levels as OpenCV reads them from a color PNG, 128 x 128, the angle between the
-embeddings of restored and gt. GFP-GAN's identity loss is made by the same network; dlib's recognizer is another one. A
-restorer may have been trained by that too (`--identity dlib`, as the embedded one was): of it this is no independent
-judge. It comes with the extra `landmarks`; its models are taken as data, because their package imports what newer
-Pythons lack.
+embeddings of restored and gt. GFP-GAN's identity loss uses the same network; dlib's recognizer is another one. The
+dlib metric is not independent for a restorer trained with `--identity dlib`, such as the embedded one. dlib comes with
+the extra `landmarks`; its models are read as data, because their package imports a module that newer Python versions no
+longer have.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from gfprestore.weights.store import WeightsStore
 RECOGNIZER = "arcface-resnet18"
 
 NEARLY_IDENTICAL = 1.0
-"""Degrees; the authors' script leaves out pairs below."""
+"""Degrees; the authors' script skips pairs below this angle."""
 
 _MODELS = {
     "dlib-recognizer": "dlib_face_recognition_resnet_model_v1.dat",
@@ -46,13 +46,13 @@ _MODELS = {
 
 @dataclass(frozen=True)
 class IdentityAngle:
-    """The angle between ArcFace's embeddings of an image and its gt, in degrees.
+    """Angle between ArcFace's embeddings of an image and its gt, in degrees.
 
     Attributes:
         spec: `deg` or `deg_all`.
-        network: The recognizer.
-        device: Where it computes.
-        least: Pairs of a smaller angle do not count in the mean.
+        network: Face recognition network.
+        device: Device of the network.
+        least: Smallest angle included in the mean.
     """
 
     spec: MetricSpec
@@ -61,7 +61,7 @@ class IdentityAngle:
     least: float
 
     def score(self, restored: Sequence[Pixels], gt: Sequence[Pixels] | None) -> list[float]:
-        """One angle an image, from 0 to 180."""
+        """One angle per image, from 0 to 180."""
         both = pairs(self.spec, restored, gt)
         if not both:
             return []
@@ -70,7 +70,7 @@ class IdentityAngle:
         return [angle(one, other) for one, other in zip(embeddings[::2], embeddings[1::2], strict=True)]
 
     def summarize(self, scores: Sequence[float]) -> float:
-        """The mean of the angles that count; NaN where none does."""
+        """Mean of the included angles; NaN if there are none."""
         return mean_score([score for score in scores if not score < self.least])
 
     def _embeddings(self, faces: Sequence[NDArray[np.uint8]]) -> Tensor:
@@ -81,12 +81,12 @@ class IdentityAngle:
 
 @dataclass(frozen=True)
 class FaceDistance:
-    """A distance between what dlib finds in an image and in its gt.
+    """Distance between dlib's descriptors or landmarks of an image and its gt.
 
     Attributes:
         spec: `identity_dlib` or `lmd`.
-        describe: From pixels (H, W, 3) to numbers.
-        distance: Between two of those.
+        describe: Maps pixels (H, W, 3) to a descriptor or landmarks.
+        distance: Distance between two of them.
     """
 
     spec: MetricSpec
@@ -94,19 +94,19 @@ class FaceDistance:
     distance: Callable[[NDArray[np.float64], NDArray[np.float64]], float]
 
     def score(self, restored: Sequence[Pixels], gt: Sequence[Pixels] | None) -> list[float]:
-        """One distance an image."""
+        """One distance per image."""
         both = pairs(self.spec, restored, gt)
         return [self.distance(self.describe(one), self.describe(other)) for one, other in both]
 
     def summarize(self, scores: Sequence[float]) -> float:
-        """The mean without NaN."""
+        """Mean without NaN."""
         return mean_score(scores)
 
 
 def gray_face(pixels: Pixels) -> NDArray[np.uint8]:
-    """An image (H, W, 3) as ArcFace sees it: gray (128, 128), bilinear without antialiasing.
+    """Input of ArcFace from an image (H, W, 3): gray (128, 128), bilinear without antialiasing.
 
-    The weights are those with which libpng, through OpenCV, makes gray of color, in 1/32768 and cut off.
+    The weights are those that libpng, through OpenCV, uses for color to gray, in 1/32768 and truncated.
     """
     red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
     gray = ((9797 * red + 19234 * green + 3737 * blue) >> 15).astype(np.uint8)
@@ -114,7 +114,7 @@ def gray_face(pixels: Pixels) -> NDArray[np.uint8]:
 
 
 def angle(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Degrees between two vectors, 0 to 180; NaN where one has no direction."""
+    """Angle between two vectors in degrees, 0 to 180; NaN if one of them is zero."""
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
     if lengths == 0:
         return math.nan
@@ -122,40 +122,40 @@ def angle(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 
 def open_deg(spec: MetricSpec, store: WeightsStore, device: torch.device, used: dict[str, str]) -> IdentityAngle:
-    """Deg, with or without the dropping of nearly identical pairs.
+    """Load Deg, with or without nearly identical pairs.
 
     Args:
         spec: `deg` or `deg_all`.
-        store: Where ArcFace's weights are looked for.
-        device: Where it computes.
-        used: Takes the SHA-256 of the weights.
+        store: Weights store with ArcFace's weights.
+        device: Device of the network.
+        used: Receives the SHA-256 of the weights.
 
     Raises:
-        MetricUnavailable: The weights are not here.
-        WeightsError: They are damaged or of another network.
+        MetricUnavailable: The weights are missing.
+        WeightsError: They are damaged or from another network.
     """
     path = store.find(RECOGNIZER)
     if path is None:
         raise MetricUnavailable(
             spec.label,
-            f"{RECOGNIZER} is not in {', '.join(map(str, store.folders))}.",
+            f"{RECOGNIZER} was not found in {', '.join(map(str, store.folders))}.",
             f"Run `gfprestore weights fetch {RECOGNIZER}`.",
         )
     used[RECOGNIZER] = sha256_of(path)
     try:
         network = ArcFaceResNet18.from_state(load_state(path))
     except ValueError as error:
-        raise WeightsMismatchError(f"{path} is not ArcFace's ResNet-18, which {spec.label} asks for.") from error
+        raise WeightsMismatchError(f"{path} is not ArcFace's ResNet-18, which {spec.label} needs.") from error
     network = network.to(device).to(memory_format=torch.channels_last)
     return IdentityAngle(spec, network, device, NEARLY_IDENTICAL if spec.name == "deg" else 0.0)
 
 
 def open_dlib_identity(spec: MetricSpec, used: dict[str, str]) -> FaceDistance:
-    """The distance between dlib's descriptions of the two faces.
+    """Load the distance between dlib's face descriptors.
 
     Args:
         spec: `identity_dlib`.
-        used: Takes the SHA-256 of the models.
+        used: Receives the SHA-256 of the models.
 
     Raises:
         MetricUnavailable: The extra `landmarks` is not installed.
@@ -173,11 +173,11 @@ def open_dlib_identity(spec: MetricSpec, used: dict[str, str]) -> FaceDistance:
 
 
 def open_landmark_distance(spec: MetricSpec, used: dict[str, str]) -> FaceDistance:
-    """The mean distance between dlib's 68 landmarks, in pixels of an image 512 wide.
+    """Load the mean distance between dlib's 68 landmarks, in pixels of an image 512 wide.
 
     Args:
         spec: `lmd`.
-        used: Takes the SHA-256 of the model.
+        used: Receives the SHA-256 of the model.
 
     Raises:
         MetricUnavailable: The extra `landmarks` is not installed.
@@ -201,12 +201,12 @@ def _face_box(pixels: Pixels) -> list[int]:
 
 
 def _dlib(spec: MetricSpec, roles: Sequence[str], used: dict[str, str]) -> tuple[Any, dict[str, Path]]:
-    """The library and its models' files by role."""
+    """The dlib module and its model files by role."""
     installed = all(importlib.util.find_spec(package) for package in ("dlib", "face_recognition_models"))
     if not installed:
         raise MetricUnavailable(
             spec.label,
-            "the packages dlib-bin and face-recognition-models are not both here.",
+            "the packages dlib-bin and face-recognition-models are not both installed.",
             "Run `pip install gfprestore[landmarks]`.",
         )
     found = {role: packaged_file("face_recognition_models", f"models/{_MODELS[role]}") for role in roles}
@@ -215,7 +215,7 @@ def _dlib(spec: MetricSpec, roles: Sequence[str], used: dict[str, str]) -> tuple
     if missing:
         raise MetricUnavailable(
             spec.label,
-            f"the package face-recognition-models lacks its file {missing[0]}.",
+            f"the file {missing[0]} is missing from the package face-recognition-models.",
             "Run `pip install --force-reinstall face-recognition-models`.",
         )
     used.update({role: sha256_of(path) for role, path in paths.items()})

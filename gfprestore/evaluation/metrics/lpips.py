@@ -1,8 +1,8 @@
-"""LPIPS and ST-LPIPS: found, opened and computed.
+"""LPIPS and ST-LPIPS.
 
-LPIPS takes its linear heads (7 kB) from the package lpips as data: importing that package would bring its training code
-and three libraries for it, and its backbones would still have to be downloaded. ST-LPIPS takes everything from the
-package stlpips-pytorch in the same way, whose module imports what it does not declare.
+The linear heads of LPIPS (7 kB) are read as data from the package lpips, because importing it would load its training
+code and three more libraries, and its backbones would still have to be downloaded. All weights of ST-LPIPS are read the
+same way from the package stlpips-pytorch, whose module imports undeclared dependencies.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from gfprestore.weights.checkpoints import load_state
 from gfprestore.weights.store import WeightsStore
 
 SMALLEST = {"lpips": 16, "lpips_alex": 63, "st_lpips": 32}
-"""The smallest side of an image that the network takes."""
+"""Smallest image side that the network supports, in pixels."""
 
 TORCHVISION_FILES = {"lpips": "vgg16-397923af.pth", "lpips_alex": "alexnet-owt-7be5be79.pth"}
-"""Torchvision's ImageNet backbones; the digits after the hyphen begin the file's SHA-256."""
+"""Torchvision's ImageNet backbones; the digits after the hyphen are the start of the file's SHA-256."""
 
 _BUILDERS = {"lpips": "vgg16", "lpips_alex": "alexnet"}
 _HEADS = {"lpips": Path("weights", "v0.1", "vgg.pth"), "lpips_alex": Path("weights", "v0.1", "alex.pth")}
@@ -36,14 +36,14 @@ _SHIFT_TOLERANT = Path("weights", "vST0.0", "vgg_shift_tolerant.pth")
 
 @dataclass(frozen=True)
 class PerceptualMetric:
-    """LPIPS in one of its forms."""
+    """A variant of LPIPS."""
 
     spec: MetricSpec
     network: LPIPS
     device: torch.device
 
     def score(self, restored: Sequence[Pixels], gt: Sequence[Pixels] | None) -> list[float]:
-        """One distance an image; NaN where it is too small for the network."""
+        """One distance per image; NaN if the image is too small for the network."""
         scores: list[float] = []
         for run in runs_of_one_size(pairs(self.spec, restored, gt)):
             height, width = run[0][0].shape[:2]
@@ -54,7 +54,7 @@ class PerceptualMetric:
         return scores
 
     def summarize(self, scores: Sequence[float]) -> float:
-        """The mean without NaN."""
+        """Mean without NaN."""
         return mean_score(scores)
 
     def _distances(self, both: Sequence[tuple[Pixels, Pixels]]) -> Tensor:
@@ -64,29 +64,31 @@ class PerceptualMetric:
 
 
 def open_lpips(spec: MetricSpec, store: WeightsStore, device: torch.device, used: dict[str, str]) -> PerceptualMetric:
-    """LPIPS on VGG-16 or AlexNet.
+    """Load LPIPS with VGG-16 or AlexNet.
 
     Args:
         spec: `lpips` or `lpips_alex`.
-        store: Its folders are searched for the backbone, and torch's own folder after them.
-        device: Where it computes.
-        used: Takes the SHA-256 of the backbone and of the heads.
+        store: Weights store searched for the backbone, followed by torch's own folder.
+        device: Device of the network.
+        used: Receives the SHA-256 of the backbone and of the heads.
 
     Raises:
-        MetricUnavailable: The package lpips or the backbone is not here, or the backbone is another file.
-        WeightsError: A file is damaged or of another network.
+        MetricUnavailable: The package lpips or the backbone is missing, or the backbone is another file.
+        WeightsError: A file is damaged or from another network.
     """
     heads = packaged_file("lpips", _HEADS[spec.name])
     if heads is None:
         raise MetricUnavailable(
-            spec.label, "the package lpips, whose linear heads it uses, is not here.", _advice("eval")
+            spec.label, "the package lpips, which contains its linear heads, is not installed.", _advice("eval")
         )
     name, builder = TORCHVISION_FILES[spec.name], _BUILDERS[spec.name]
     backbone = _backbone(spec, name, store, builder)
     sha256 = sha256_of(backbone)
     if not sha256.startswith(name.rsplit("-", 1)[1].removesuffix(".pth")):
         raise MetricUnavailable(
-            spec.label, f"{backbone} is not torchvision's: its SHA-256 begins with {sha256[:8]}.", "Download it again."
+            spec.label,
+            f"{backbone} is not torchvision's file: its SHA-256 starts with {sha256[:8]}.",
+            "Download it again.",
         )
     used[f"lpips-heads-{builder}"] = sha256_of(heads)
     used[f"torchvision-{builder}"] = sha256
@@ -95,21 +97,21 @@ def open_lpips(spec: MetricSpec, store: WeightsStore, device: torch.device, used
 
 
 def open_shift_tolerant(spec: MetricSpec, device: torch.device, used: dict[str, str]) -> PerceptualMetric:
-    """ST-LPIPS on its VGG-16.
+    """Load ST-LPIPS with its VGG-16.
 
     Args:
         spec: `st_lpips`.
-        device: Where it computes.
-        used: Takes the SHA-256 of the weights.
+        device: Device of the network.
+        used: Receives the SHA-256 of the weights.
 
     Raises:
-        MetricUnavailable: The package stlpips-pytorch is not here.
-        WeightsError: Its file is damaged or of another network.
+        MetricUnavailable: The package stlpips-pytorch is not installed.
+        WeightsError: Its file is damaged or from another network.
     """
     path = packaged_file("stlpips_pytorch", _SHIFT_TOLERANT)
     if path is None:
         raise MetricUnavailable(
-            spec.label, "the package stlpips-pytorch, which holds its weights, is not here.", _advice("eval")
+            spec.label, "the package stlpips-pytorch, which contains its weights, is not installed.", _advice("eval")
         )
     used["st-lpips-vgg16"] = sha256_of(path)
     return PerceptualMetric(spec, _built(vgg_lpips, path, path, device), device)
@@ -120,7 +122,7 @@ def _built(build: Callable[..., LPIPS], backbone: Path, heads: Path, device: tor
     try:
         network = build(state, state if heads == backbone else load_state(heads))
     except ValueError as error:
-        raise WeightsMismatchError(f"{backbone} and {heads} do not make an LPIPS: {error}.") from error
+        raise WeightsMismatchError(f"{backbone} and {heads} are not weights of LPIPS: {error}.") from error
     return network.to(device).to(memory_format=torch.channels_last)
 
 
@@ -130,7 +132,7 @@ def _backbone(spec: MetricSpec, name: str, store: WeightsStore, builder: str) ->
     if found is None:
         raise MetricUnavailable(
             spec.label,
-            f"{name}, torchvision's {builder}, is in none of {', '.join(map(str, folders))}.",
+            f"{name}, torchvision's {builder}, was not found in {', '.join(map(str, folders))}.",
             f"Run `python -c \"import torchvision; torchvision.models.{builder}(weights='IMAGENET1K_V1')\"`, or put "
             f"https://download.pytorch.org/models/{name} into {store.folder}.",
         )

@@ -1,8 +1,8 @@
 """NIQE, the natural image quality evaluator (Mittal, Soundararajan and Bovik, IEEE Signal Processing Letters 2013).
 
-Statistics of blocks at two scales are compared with those of pristine photographs; no gt is needed. Numbers equal those
-of basicsr's calculate_niqe with no border crop, which follows the authors' MATLAB release. That one computes in single
-precision, on which flat regions depend (a difference from the local mean is zero there, not small): so does this one.
+Statistics of blocks at two scales are compared with those of pristine photographs; no gt is needed. Scores equal those
+of basicsr's calculate_niqe without border crop, which follows the authors' MATLAB release. Like basicsr, this module
+computes in single precision, because flat regions depend on it: their difference from the local mean is exactly zero.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BLOCK = 96
 PRISTINE_FILE = "niqe-pristine.safetensors"
 
 NEIGHBORS = ((0, 1), (1, 0), (1, 1), (1, -1))
-"""Steps to the neighbors whose products are looked at: right, below and the two diagonals."""
+"""Offsets of the neighbors in the pixel products: right, below and the two diagonals."""
 
 _LUMA = (65.481, 128.553, 24.966)  # of R, G, B in [0, 1]; BT.601 in 16..235
 _SHAPES = np.arange(0.2, 10.001, 0.001)
@@ -34,7 +34,7 @@ _SHAPES = np.arange(0.2, 10.001, 0.001)
 
 @dataclass(frozen=True)
 class Pristine:
-    """The Gaussian that the features of pristine photographs follow.
+    """Gaussian model of the features of pristine photographs.
 
     Attributes:
         mean: (36,).
@@ -46,17 +46,17 @@ class Pristine:
 
 
 def load_pristine(path: Path) -> Pristine:
-    """The parameters that ship with the package.
+    """Load the parameters that ship with the package.
 
     Raises:
-        WeightsError: The file is missing, damaged or another one.
+        WeightsError: The file is missing, damaged or not a parameter file.
     """
     state = load_state(path)
     return Pristine(state["mean"].numpy(), state["covariance"].numpy())
 
 
 def niqe(pixels: Pixels, pristine: Pristine) -> float:
-    """The quality of an image (H, W, 3) RGB uint8, lower is better; NaN where it has fewer than two usable blocks."""
+    """NIQE of an image (H, W, 3) RGB uint8, lower is better; NaN for fewer than two usable blocks."""
     values = luma(pixels)
     rows, columns = values.shape[0] // BLOCK, values.shape[1] // BLOCK
     if rows * columns < 2:
@@ -75,21 +75,21 @@ def niqe(pixels: Pixels, pristine: Pristine) -> float:
 
 
 def luma(pixels: Pixels) -> NDArray[np.float32]:
-    """(H, W, 3) RGB uint8 to luma (H, W) of whole levels."""
+    """Convert (H, W, 3) RGB uint8 to luma (H, W) rounded to integers."""
     unit = pixels.astype(np.float32) / np.float32(255)
     levels = (unit @ np.array(_LUMA) + 16.0) / 255.0
     return np.asarray(np.round(levels.astype(np.float32) * np.float32(255)), np.float32)
 
 
 def normalized(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Equation 1: what a pixel differs by from its surroundings, in terms of their deviation."""
-    mean = _surroundings(values)
-    variance = _surroundings(np.square(values)) - np.square(mean)
+    """Difference of each pixel from its local mean, divided by the local deviation (equation 1)."""
+    mean = _local_means(values)
+    variance = _local_means(np.square(values)) - np.square(mean)
     return np.asarray((values - mean) / (np.sqrt(np.abs(variance)) + np.float32(1)), np.float32)
 
 
 def halved(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Half the size as MATLAB's imresize makes it: bicubic (a = -0.5) of twice the width, mirrored at the borders."""
+    """Halve the size like MATLAB's imresize: bicubic (a = -0.5) of twice the width, mirrored at the borders."""
     weights = _halving_weights()
     for axis in (0, 1):
         margins = [(3, 3) if axis == other else (0, 0) for other in (0, 1)]
@@ -100,8 +100,8 @@ def halved(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return values
 
 
-def _surroundings(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Means of 7 x 7 under a Gaussian of sigma 7/6, borders repeated; summed in double precision."""
+def _local_means(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Gaussian means over 7 x 7 with sigma 7/6 and replicated borders, summed in double precision."""
     kernel = cv2.getGaussianKernel(7, 7 / 6)
     means = cv2.sepFilter2D(values.astype(np.float64), cv2.CV_64F, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
     return np.asarray(means, np.float32)
@@ -117,13 +117,13 @@ def _halving_weights() -> NDArray[np.float32]:
 
 
 def _blocks(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """(H, W) -> (N, side, side)."""
+    """Split (H, W) into blocks (N, side, side)."""
     rows, columns = values.shape[0] // side, values.shape[1] // side
     return np.asarray(values.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(-1, side, side))
 
 
 def _block_features(blocks: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N, side, side) -> (N, 18): the shape and width of the values, and of their products with each neighbor."""
+    """Features (N, 18) of blocks (N, side, side): shape and width of values and of neighbor products."""
     place, left, right = _asymmetric_gaussian(blocks)
     features = [_SHAPES[place], (left + right) / 2]
     for step in NEIGHBORS:
@@ -136,11 +136,11 @@ def _block_features(blocks: NDArray[np.float32]) -> NDArray[np.float64]:
 def _asymmetric_gaussian(
     values: NDArray[np.float32],
 ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
-    """Fits equation 7 to each of (N, h, w) by its moments: place of the shape in the table, left and right width."""
+    """Fit equation 7 to each of (N, h, w) by moments: index of the shape in the table, left and right width."""
     values = values.reshape(len(values), -1)
     squares = np.square(values)
     negative, positive = values < 0, values > 0
-    with np.errstate(invalid="ignore", divide="ignore"):  # a flat block has no such numbers: NaN
+    with np.errstate(invalid="ignore", divide="ignore"):  # NaN for a flat block
         left = np.sqrt(_total(squares * negative) / negative.sum(1))
         right = np.sqrt(_total(squares * positive) / positive.sum(1))
         ratio = left / right
@@ -157,7 +157,7 @@ def _total(values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _nearest(table: NDArray[np.float64], sought: NDArray[np.float64]) -> NDArray[np.intp]:
-    """The place of the nearest entry of a rising table; the first for NaN."""
+    """Index of the nearest entry of an ascending table; 0 for NaN."""
     above = np.clip(np.searchsorted(table, sought), 1, len(table) - 1)
     place = np.where(sought - table[above - 1] <= table[above] - sought, above - 1, above)
     return np.where(np.isnan(sought), 0, place)
@@ -165,6 +165,6 @@ def _nearest(table: NDArray[np.float64], sought: NDArray[np.float64]) -> NDArray
 
 @cache
 def _shape_tables() -> dict[str, NDArray[np.float64]]:
-    """Ratios of gamma functions for every shape."""
+    """Ratios of gamma functions for each shape."""
     one, two, three = (np.array([math.gamma(times / shape) for shape in _SHAPES]) for times in (1, 2, 3))
     return {"ratio": two**2 / (one * three), "width": np.sqrt(one / three), "mean": two / one}

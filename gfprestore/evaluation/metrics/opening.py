@@ -1,6 +1,6 @@
-"""Metrics by name: opened with what they need, or unavailable with the reason and the command that gets it.
+"""Loading of metrics by name; an unavailable metric raises an error with the reason and the remedy.
 
-PSNR, SSIM and NIQE need nothing and are always here. The others need weights; one that cannot be had stops no other.
+PSNR, SSIM and NIQE are always available. The others need weights; a missing one does not affect the others.
 """
 
 from __future__ import annotations
@@ -43,33 +43,33 @@ _PAIR_FUNCTIONS: dict[str, Callable[[Pixels, Pixels], float]] = {
 
 @dataclass(frozen=True)
 class PairMetric:
-    """A metric that looks at one image and its gt at a time."""
+    """A metric of one image and its gt."""
 
     spec: MetricSpec
     function: Callable[[Pixels, Pixels], float]
 
     def score(self, restored: Sequence[Pixels], gt: Sequence[Pixels] | None) -> list[float]:
-        """One number an image; see `ImageMetric`."""
+        """One score per image; see `ImageMetric`."""
         return [self.function(one, other) for one, other in pairs(self.spec, restored, gt)]
 
     def summarize(self, scores: Sequence[float]) -> float:
-        """The mean without NaN."""
+        """Mean without NaN."""
         return mean_score(scores)
 
 
 @dataclass(frozen=True)
 class BlindMetric:
-    """A metric that looks at one image at a time and needs no gt."""
+    """A metric of one image without gt."""
 
     spec: MetricSpec
     function: Callable[[Pixels], float]
 
     def score(self, restored: Sequence[Pixels], gt: Sequence[Pixels] | None) -> list[float]:
-        """One number an image; see `ImageMetric`."""
+        """One score per image; see `ImageMetric`."""
         return [self.function(image) for image in images(self.spec, restored)]
 
     def summarize(self, scores: Sequence[float]) -> float:
-        """The mean without NaN."""
+        """Mean without NaN."""
         return mean_score(scores)
 
 
@@ -84,24 +84,24 @@ def open_metric(
     weights_used: dict[str, str] | None = None,
     progress: Progress | None = None,
 ) -> ImageMetric | SetMetric:
-    """The metric, ready to compute. Nothing is downloaded.
+    """Load a metric by name; nothing is downloaded.
 
     Args:
         name: A key of `METRICS`.
-        store: Where weights are looked for.
-        device: Where networks compute.
-        statistics: For FID: a `.npz` of pytorch-fid or a `.pth` of VQFR's and GFPGAN's scripts.
-        reference: For FID: a folder of images whose statistics are computed here.
-        cache: A folder that keeps those statistics.
-        weights_used: Takes the SHA-256 of every file used, by its role.
-        progress: Told how far the statistics of `reference` are.
+        store: Weights store to search.
+        device: Device of the networks.
+        statistics: FID statistics: a `.npz` of pytorch-fid or a `.pth` of VQFR's and GFPGAN's scripts.
+        reference: Folder of images to compute FID statistics from.
+        cache: Cache folder for these statistics.
+        weights_used: Receives the SHA-256 of every file used, by role.
+        progress: Called with the number of finished images of `reference` and their total.
 
     Raises:
-        UsageError: No metric is called so.
-        MetricUnavailable: What it needs is not here, damaged, or of another kind.
+        UsageError: The name is unknown.
+        MetricUnavailable: A required file is missing, damaged or unsupported.
     """
     if name not in METRICS:
-        raise UsageError(f"No metric is called {name!r}. Known: {', '.join(METRICS)}.")
+        raise UsageError(f"Unknown metric {name!r}. Available metrics: {', '.join(METRICS)}.")
     spec = METRICS[name]
     used = weights_used if weights_used is not None else {}
     try:
@@ -137,7 +137,7 @@ def _open_niqe(spec: MetricSpec, used: dict[str, str]) -> ImageMetric:
     if path is None or not path.is_file():
         raise MetricUnavailable(
             spec.label,
-            f"{PRISTINE_FILE}, which ships with the package, is not here.",
+            f"{PRISTINE_FILE}, which is part of the package, is missing.",
             "Run `pip install --force-reinstall --no-deps gfprestore`.",
         )
     used["niqe-pristine"] = sha256_of(path)

@@ -1,7 +1,7 @@
-"""How near a restored image is to its gt, pixel by pixel: PSNR and SSIM (Wang et al., 2004), plain and matched.
+"""PSNR and SSIM (Wang et al., 2004), plain and with matched mean and deviation.
 
-Images are (H, W, 3) of levels 0..255, uint8 or float. Numbers equal those of basicsr's calculate_psnr and
-calculate_ssim on RGB with no border crop.
+Images are (H, W, 3) in [0, 255], uint8 or float. Scores equal those of basicsr's calculate_psnr and calculate_ssim on
+RGB without border crop.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ CONTRAST_CONSTANT = (0.03 * PEAK) ** 2
 
 
 def psnr(restored: NDArray[Any], gt: NDArray[Any]) -> float:
-    """Peak signal-to-noise ratio in dB, of all channels together; infinity for identical images."""
+    """Peak signal-to-noise ratio over all channels, in dB; infinity for identical images."""
     error = float(np.mean(np.square(restored.astype(np.float64) - gt.astype(np.float64))))
     return math.inf if error == 0 else 10 * math.log10(PEAK**2 / error)
 
 
 def ssim(restored: NDArray[Any], gt: NDArray[Any]) -> float:
-    """Structural similarity, the mean over channels and over windows that lie within; NaN below 11 pixels a side."""
+    """Structural similarity, mean over channels and valid windows; NaN if a side is below 11 pixels."""
     if min(restored.shape[:2]) < WINDOW:
         return math.nan
     x, y = restored.astype(np.float64), gt.astype(np.float64)
@@ -41,20 +41,20 @@ def ssim(restored: NDArray[Any], gt: NDArray[Any]) -> float:
 
 
 def matched(restored: NDArray[Any], gt: NDArray[Any]) -> NDArray[np.float64]:
-    """The restored image with each channel's mean and standard deviation made the gt's; float, not clipped.
+    """Match mean and standard deviation of each restored channel to the gt; float, not clipped.
 
-    A channel of one level only has no contrast to stretch: it takes the gt's mean.
+    A constant channel has no contrast to stretch and gets the mean of the gt.
     """
     x, y = restored.astype(np.float64), gt.astype(np.float64)
     if np.array_equal(x, y):
-        return x  # without the rounding that would give identical images a finite PSNR
+        return x  # avoids rounding, which would give identical images a finite PSNR
     deviation = x.std((0, 1))
     stretch = np.divide(y.std((0, 1)), deviation, out=np.ones_like(deviation), where=deviation > 0)
     return np.asarray((x - x.mean((0, 1))) * stretch + y.mean((0, 1)))
 
 
 def _windowed(values: NDArray[np.float64]) -> NDArray[Any]:
-    """(H, W, 3) -> (H - 10, W - 10, 3): Gaussian means of the windows that lie within."""
+    """Gaussian means of the valid windows, (H, W, 3) -> (H - 10, W - 10, 3)."""
     kernel = cv2.getGaussianKernel(WINDOW, SIGMA)
     margin = WINDOW // 2
     inner = slice(margin, -margin)

@@ -1,7 +1,7 @@
-"""What each metric is and by which protocol it is computed; what a metric can do.
+"""Metric descriptions with their protocols, and the interfaces of metrics.
 
-The protocols are those of the scripts with which VQFR's authors measured all methods alike (TencentARC/VQFR, folder
-metric_paper; the papers' own numbers were made the same way). Pixels are (H, W, 3) RGB uint8.
+The protocols are those of the scripts with which VQFR's authors evaluated all methods (TencentARC/VQFR, folder
+metric_paper); the scores in the papers were computed the same way. Pixels are (H, W, 3) RGB uint8.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """What a metric is, for reports.
+    """Description of a metric for reports.
 
     Attributes:
-        name: Its key in JSON and its word on the command line.
-        label: Its name in tables.
-        better: Whether higher or lower numbers are better.
-        needs_gt: It compares each image with its gt.
-        of_set: One number a set, not one an image.
-        protocol: How it is computed, in a sentence: color space, range, resizing, network and weights.
+        name: Key in JSON and name on the command line.
+        label: Name in tables.
+        better: Whether higher or lower scores are better.
+        needs_gt: Whether it compares each image with its gt.
+        of_set: Whether it has one score per set instead of one per image.
+        protocol: Short description of the computation: color space, range, resizing, network and weights.
     """
 
     name: str
@@ -39,52 +39,52 @@ class MetricSpec:
 
 
 class ImageMetric(Protocol):
-    """A metric with one number an image."""
+    """A metric with one score per image."""
 
     @property
     def spec(self) -> MetricSpec:
-        """What it is."""
+        """Description of the metric."""
         ...
 
     def score(self, restored: Sequence[Pixels], gt: Sequence[Pixels] | None) -> list[float]:
-        """One number an image; NaN where an image has none, infinity for the PSNR of identical images.
+        """Compute one score per image; NaN if an image has none, infinity for the PSNR of identical images.
 
         Args:
-            restored: Images (H, W, 3), not all of one size.
-            gt: As many, each of its image's size; not looked at where the metric needs none.
+            restored: Images (H, W, 3) of any sizes.
+            gt: One gt per image, of the same size; ignored if the metric needs none.
 
         Raises:
-            UsageError: A gt is missing, has another size than its image, or is no (H, W, 3) uint8.
+            UsageError: A gt is missing, differs in size from its image, or is not (H, W, 3) uint8.
         """
         ...
 
     def summarize(self, scores: Sequence[float]) -> float:
-        """The set's number: the mean without NaN; NaN where nothing is left."""
+        """Score of the set: the mean without NaN, or NaN if nothing is left."""
         ...
 
 
 class SetMetric(Protocol):
-    """A metric with one number a set, from features of its images."""
+    """A metric with one score per set, computed from features of its images."""
 
     @property
     def spec(self) -> MetricSpec:
-        """What it is."""
+        """Description of the metric."""
         ...
 
     def features(self, restored: Sequence[Pixels]) -> NDArray[np.float32]:
-        """(B, D) from B images; an image's features do not depend on its neighbors.
+        """Compute features (B, D) of B images, independent of the batch.
 
         Raises:
-            UsageError: One is no (H, W, 3) uint8.
+            UsageError: An image is not (H, W, 3) uint8.
         """
         ...
 
     def value(self, features: NDArray[np.float32]) -> float:
-        """The set's number from the features (N, D) of all its images; NaN for fewer than two."""
+        """Score of the set from the features (N, D) of all its images; NaN for fewer than two."""
         ...
 
     def warning(self, count: int) -> str | None:
-        """What makes the number of so many images doubtful; None where nothing does."""
+        """Warning about a score of `count` images; None if there is no reason to doubt it."""
         ...
 
 
@@ -95,9 +95,9 @@ _SPECS = (
         "lower",
         needs_gt=False,
         of_set=True,
-        protocol="Frechet distance between the 2048 features of all restored images and given statistics (the "
-        "authors: FFHQ at 512), RGB in [-1, 1], resized to 299 x 299 bilinearly without antialiasing, Inception v3 of "
-        "pytorch-fid (2015-12-05).",
+        protocol="Frechet distance between the 2048 features of all restored images and reference statistics "
+        "(the authors use FFHQ at 512), RGB in [-1, 1], resized to 299 x 299 bilinearly without antialiasing, "
+        "Inception v3 of pytorch-fid (2015-12-05).",
     ),
     MetricSpec(
         "niqe",
@@ -106,7 +106,7 @@ _SPECS = (
         needs_gt=False,
         of_set=False,
         protocol="Luma of BT.601 (16 to 235) rounded to whole levels, no border crop, blocks of 96 x 96, pristine "
-        "parameters of Mittal et al. 2013; an image of fewer than two such blocks has none.",
+        "parameters of Mittal et al. 2013; an image with fewer than two blocks has no score.",
     ),
     MetricSpec(
         "psnr",
@@ -114,8 +114,8 @@ _SPECS = (
         "higher",
         needs_gt=True,
         of_set=False,
-        protocol="RGB of 8 bits, one mean squared error over the three channels, no border crop, no resizing, nothing "
-        "matched; identical images have an infinite one, and then so has the set.",
+        protocol="8-bit RGB, one mean squared error over the three channels, no border crop, no resizing, no matching; "
+        "infinite for identical images and for a set that contains one.",
     ),
     MetricSpec(
         "psnr_matched",
@@ -123,8 +123,8 @@ _SPECS = (
         "higher",
         needs_gt=True,
         of_set=False,
-        protocol="PSNR after mean and standard deviation of each restored channel were matched to the gt's, neither "
-        "rounded nor clipped, as the authors' script does.",
+        protocol="PSNR after matching mean and standard deviation of each restored channel to the gt, neither "
+        "rounded nor clipped, as in the authors' script.",
     ),
     MetricSpec(
         "ssim",
@@ -132,8 +132,8 @@ _SPECS = (
         "higher",
         needs_gt=True,
         of_set=False,
-        protocol="RGB of 8 bits, Gaussian window 11 x 11 of sigma 1.5, K1 0.01, K2 0.03, valid region, mean of the "
-        "three channels, no border crop, no resizing, nothing matched.",
+        protocol="8-bit RGB, Gaussian window 11 x 11 with sigma 1.5, K1 0.01, K2 0.03, valid region, mean of the "
+        "three channels, no border crop, no resizing, no matching.",
     ),
     MetricSpec(
         "ssim_matched",
@@ -141,8 +141,8 @@ _SPECS = (
         "higher",
         needs_gt=True,
         of_set=False,
-        protocol="SSIM after mean and standard deviation of each restored channel were matched to the gt's, neither "
-        "rounded nor clipped, as the authors' script does.",
+        protocol="SSIM after matching mean and standard deviation of each restored channel to the gt, neither "
+        "rounded nor clipped, as in the authors' script.",
     ),
     MetricSpec(
         "lpips",
@@ -169,7 +169,7 @@ _SPECS = (
         needs_gt=True,
         of_set=False,
         protocol="Shift-tolerant LPIPS (Ghildyal and Liu, ECCV 2022), RGB in [-1, 1], no resizing, VGG-16 with blurred "
-        "poolings and heads of the package stlpips-pytorch; not the LPIPS of the published tables.",
+        "pooling and heads from the package stlpips-pytorch; not the LPIPS of the published tables.",
     ),
     MetricSpec(
         "deg",
@@ -178,8 +178,8 @@ _SPECS = (
         needs_gt=True,
         of_set=False,
         protocol="Angle in degrees between the embeddings of ArcFace's ResNet-18 (released with GFPGAN) of restored "
-        "and gt, gray of 8 bits, resized to 128 x 128 bilinearly without antialiasing, [-1, 1]; the mean leaves out "
-        "pairs under 1 degree, as the authors' script does.",
+        "and gt, 8-bit gray, resized to 128 x 128 bilinearly without antialiasing, [-1, 1]; the mean skips pairs under "
+        "1 degree, as in the authors' script.",
     ),
     MetricSpec(
         "deg_all",
@@ -195,9 +195,9 @@ _SPECS = (
         "lower",
         needs_gt=True,
         of_set=False,
-        protocol="Euclidean distance between dlib's 128 numbers of restored and gt (0.6: its authors' threshold for "
-        "the same person); the face is taken to stand where the FFHQ template has it, five landmarks are found in that "
-        "box, no detection, so that no image drops out.",
+        protocol="Euclidean distance between dlib's 128-dimensional descriptors of restored and gt (its authors' "
+        "threshold for the same person is 0.6); the face position is that of the FFHQ template, five landmarks are "
+        "located in that box, and there is no detection, so no image is skipped.",
     ),
     MetricSpec(
         "lmd",
@@ -205,9 +205,9 @@ _SPECS = (
         "lower",
         needs_gt=True,
         of_set=False,
-        protocol="Mean distance between dlib's 68 landmarks of restored and gt, in pixels of the image made 512 "
-        "wide, the face taken to stand where the FFHQ template has it; the published numbers are of another network "
-        "(AWing, 98 points), so the two cannot be compared.",
+        protocol="Mean distance between dlib's 68 landmarks of restored and gt, in pixels of the image scaled to 512 "
+        "wide; the face position is that of the FFHQ template; the published scores use another network (AWing, 98 "
+        "points) and are not comparable.",
     ),
 )
 
@@ -215,4 +215,4 @@ METRICS: dict[str, MetricSpec] = {spec.name: spec for spec in _SPECS}
 """Every metric by its name, in the order of tables."""
 
 DEFAULT_METRICS: tuple[str, ...] = tuple(METRICS)
-"""What is computed where nothing else is asked for."""
+"""Metrics that are computed by default."""

@@ -104,7 +104,7 @@ def test_deg_without_weights_or_with_others_is_told(tmp_path: Path, store: Weigh
     path = store.path(RECOGNIZER)
     torch.save({"x": torch.zeros(1)}, path)
     row = replace(store.table[0], sha256=sha256_of(path))
-    with pytest.raises(MetricUnavailable, match="not ArcFace's ResNet-18, which Deg asks for"):
+    with pytest.raises(MetricUnavailable, match="not ArcFace's ResNet-18, which Deg needs"):
         opened("deg", WeightsStore(tmp_path, offline=True, table=(row,)))
 
 

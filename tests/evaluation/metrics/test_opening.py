@@ -66,7 +66,7 @@ def test_every_metric_says_what_it_is() -> None:
 
 
 def test_an_unknown_metric_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="No metric is called 'psrn'. Known: fid, niqe, psnr, .*lmd"):
+    with pytest.raises(UsageError, match="Unknown metric 'psrn'. Available metrics: fid, niqe, psnr, .*lmd"):
         open_metric("psrn", WeightsStore(tmp_path), CPU)
 
 
@@ -86,8 +86,8 @@ def test_what_is_missing_is_told_with_the_command_and_an_exit_code(
     expected = {
         "lpips": r"LPIPS \(VGG\) is unavailable: the package lpips.* Run `pip install gfprestore\[eval\]`",
         "st_lpips": r"ST-LPIPS \(VGG\) is unavailable: the package stlpips-pytorch.*gfprestore\[eval\]",
-        "deg": "Deg is unavailable: arcface-resnet18 is not in .*gfprestore weights fetch arcface-resnet18",
-        "fid": "FID is unavailable: inception-fid is not in .*gfprestore weights fetch inception-fid",
+        "deg": "Deg is unavailable: arcface-resnet18 was not found in .*gfprestore weights fetch arcface-resnet18",
+        "fid": "FID is unavailable: inception-fid was not found in .*gfprestore weights fetch inception-fid",
         "lmd": r"gfprestore\[landmarks\]",
     }
     for name, message in expected.items():
@@ -133,11 +133,11 @@ def test_a_backbone_whose_hash_is_not_the_one_of_its_name_is_not_used(
     installed("lpips")
     path, _ = alexnet_file(tmp_path, monkeypatch)
     torch.save({"features.0.weight": torch.zeros(1)}, path)
-    with pytest.raises(MetricUnavailable, match="is not torchvision's: its SHA-256 begins with"):
+    with pytest.raises(MetricUnavailable, match="is not torchvision's file: its SHA-256 starts with"):
         open_metric("lpips_alex", WeightsStore(tmp_path), CPU)
     renamed = path.rename(path.with_name(f"alexnet-owt-{sha256_of(path)[:8]}.pth"))
     monkeypatch.setitem(lpips.TORCHVISION_FILES, "lpips_alex", renamed.name)
-    with pytest.raises(MetricUnavailable, match="do not make an LPIPS"):
+    with pytest.raises(MetricUnavailable, match="are not weights of LPIPS"):
         open_metric("lpips_alex", WeightsStore(tmp_path), CPU)
 
 
@@ -156,12 +156,12 @@ def test_sizes_numbers_and_kinds_that_differ_are_refused(tmp_path: Path) -> None
     metric: Any = open_metric("ssim", WeightsStore(tmp_path), CPU)
     gt = original("camera")
     with pytest.raises(
-        UsageError, match=r"SSIM compares images of one size; image 1 of 1 is 288 x 380, its gt 288 x 384"
+        UsageError, match=r"SSIM needs images of the same size as their gt; image 1 of 1 is 288 x 380, its gt 288 x 384"
     ):
         metric.score([gt[:380]], [gt])
-    with pytest.raises(UsageError, match="SSIM compares with the gt: 2 images, 1 gt"):
+    with pytest.raises(UsageError, match="SSIM needs one gt per image: 2 images, 1 gt"):
         metric.score([gt, gt], [gt])
-    with pytest.raises(UsageError, match="SSIM compares with the gt: 1 images, 0 gt"):
+    with pytest.raises(UsageError, match="SSIM needs one gt per image: 1 images, 0 gt"):
         metric.score([gt], None)
     with pytest.raises(UsageError, match=r"image 1 of 1 is \(384, 288, 3\) uint16"):
         metric.score([gt.astype(np.uint16)], [gt])
