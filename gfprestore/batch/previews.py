@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +16,7 @@ from gfprestore.batch.output_folder import create_folder_within, name_with
 from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.photo import Photo
 from gfprestore.photo.writing import write_photo
+from gfprestore.pixels import resized, to_8_bit
 from gfprestore.restoration.restoration import RestoredPhoto
 
 Pixels = NDArray[Any]
@@ -51,7 +51,7 @@ def write_faces(task: PhotoTask, finished: RestoredPhoto) -> list[Path]:
         for word, pixels in (("before", crop.pixels), ("after", None if face is None else face.pixels)):
             if pixels is not None:
                 paths.append(folder / f"{number:02d}-{word}.png")
-                _write(eight_bit(pixels), paths[-1], task.folder)
+                _write(to_8_bit(pixels), paths[-1], task.folder)
     return paths
 
 
@@ -62,19 +62,8 @@ def side_by_side(images: list[Pixels]) -> NDArray[np.uint8]:
     row: list[NDArray[np.uint8]] = []
     for image in images:
         width = max(round(image.shape[1] * height / image.shape[0]), 1)
-        shrinks = height <= image.shape[0]
-        resized = cv2.resize(
-            eight_bit(image), (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-        )
-        row += [gap, np.asarray(resized, np.uint8)]
+        row += [gap, resized(to_8_bit(image), width, height)]
     return np.concatenate(row[1:], axis=1)
-
-
-def eight_bit(pixels: Pixels) -> NDArray[np.uint8]:
-    """Pixels as uint8, rounded."""
-    if pixels.dtype == np.uint8:
-        return np.asarray(pixels, np.uint8)
-    return np.asarray(np.rint(pixels.astype(np.float32) / 257), np.uint8)
 
 
 def _write(pixels: NDArray[np.uint8], path: Path, folder: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +17,8 @@ from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.photo import Photo
 from gfprestore.photo.reading import read_photo
 from gfprestore.photo.writing import write_photo
+from gfprestore.pixels import resized as resized
+from gfprestore.pixels import to_8_bit
 
 Pixels = NDArray[np.uint8]
 
@@ -48,7 +49,7 @@ def read_pixels(path: Path) -> ReadImage:
     pixels = photo.pixels
     if pixels.dtype != np.uint8:
         notes.append("16 bit")
-        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        pixels = to_8_bit(pixels)
     if photo.alpha is not None:
         notes.append("alpha")
     return ReadImage(np.asarray(pixels, np.uint8), photo.gray, tuple(notes))
@@ -57,13 +58,6 @@ def read_pixels(path: Path) -> ReadImage:
 def image_name(path: Path, folder: Path) -> str:
     """Name of an image: its path within its folder, with forward slashes and without the suffix."""
     return path.relative_to(folder).with_suffix("").as_posix()
-
-
-def resized(pixels: Pixels, width: int, height: int) -> Pixels:
-    """Resize an image (H, W, 3): area averaging if it shrinks, cubic interpolation if it grows."""
-    shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(pixels, (width, height), interpolation=interpolation), np.uint8)
 
 
 def sha256_of(path: Path) -> str:

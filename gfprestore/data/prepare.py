@@ -34,6 +34,7 @@ from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.photo import PHOTO_SUFFIXES, Photo
 from gfprestore.photo.reading import read_photo
 from gfprestore.photo.writing import write_photo
+from gfprestore.pixels import to_8_bit
 
 NO_FACE = "no face"
 TURNED = "turned"
@@ -300,7 +301,7 @@ class _PhotoPreparer:
         crop = align_face(pixels, face, size)
         points = transformed(crop.photo_to_crop, face.landmarks.astype(np.float64))
         eye_distance = float(np.hypot(*(face.landmarks[1] - face.landmarks[0])))
-        levels = _eight_bit(crop.pixels)
+        levels = to_8_bit(crop.pixels)
         entry = IndexedFace(
             self._file(task, number),
             size,
@@ -341,7 +342,7 @@ class _PhotoPreparer:
         if height < size:
             found.rejected[SMALL] += 1
             return found
-        levels = _eight_bit(pixels)
+        levels = to_8_bit(pixels)
         if height > size:
             levels = np.asarray(cv2.resize(levels, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
         centers = (boxes[:2, :2] + boxes[:2, 2:]) / 2 * height
@@ -441,12 +442,6 @@ def _share_outside(photo_to_crop: NDArray[np.float64], size: int, shape: tuple[i
     places = (points - photo_to_crop[:, 2]) @ back.T
     inside = (places >= -0.5).all(axis=1) & (places <= np.array([shape[1], shape[0]]) - 0.5).all(axis=1)
     return float(1 - inside.mean())
-
-
-def _eight_bit(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    if pixels.dtype == np.uint8:
-        return np.asarray(pixels, np.uint8)
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _rounded(numbers: NDArray[Any]) -> tuple[float, ...]:

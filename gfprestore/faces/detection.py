@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from gfprestore.pixels import resized, to_8_bit
 
 Floats = NDArray[np.float32]
 
@@ -169,11 +170,8 @@ class BoundedDetector(ABC):
         scale = min(self._longest_side / max(height, width), enlargement)
         copy = pixels
         if scale != 1:
-            size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            copy = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-        if copy.dtype == np.uint16:
-            copy = ((copy.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        return np.ascontiguousarray(copy)
+            copy = resized(pixels, max(1, round(width * scale)), max(1, round(height * scale)))
+        return np.ascontiguousarray(to_8_bit(copy))
 
 
 def _same_face(first: Floats, second: Floats) -> bool:

@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gfprestore.pixels import LUMA
 from gfprestore.tensors import full_scale
 
 Floats = NDArray[np.float32]
 
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 SAMPLE_SIDE = 192  # chroma is judged on a copy this small, where the noise of JPEG's chroma has been averaged away
 KNOTS = 32
 

@@ -6,7 +6,6 @@ import errno
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,10 +15,10 @@ from gfprestore.errors import PhotoWriteError, UnreadablePhotoError
 from gfprestore.files import whole_file
 from gfprestore.photo import containers, encoding, icc, metadata
 from gfprestore.photo.encoding import EncodingError, OutputImage
-from gfprestore.photo.icc import bands
 from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.photo import FORMATS, SUFFIXES, Photo, Pixels
 from gfprestore.photo.reading import conversion_of, file_head
+from gfprestore.pixels import is_gray, to_8_bit
 
 _THUMBNAIL_SIDE = 160
 
@@ -63,7 +62,7 @@ def write_photo(photo: Photo, path: Path, *, format: str | None = None, quality:
             is gone or locked.
     """
     name = _format_for(path, format)
-    single = photo.gray and _is_gray(photo.pixels)
+    single = photo.gray and is_gray(photo.pixels)
     found, notes = _output_metadata(photo, name, single)
     output_image, losses = _output_image(photo, name, found, single)
     try:
@@ -90,14 +89,6 @@ def _format_for(path: Path, format: str | None) -> str:
     raise PhotoWriteError(f"{path} cannot be written: no format for {suffix!r}. Name one with --format.")
 
 
-def _is_gray(pixels: Pixels) -> bool:
-    for rows in bands(*pixels.shape[:2]):
-        band = pixels[rows]
-        if (band[..., 0] != band[..., 1]).any() or (band[..., 0] != band[..., 2]).any():
-            return False
-    return True
-
-
 def _output_metadata(photo: Photo, format: str, single: bool) -> tuple[Metadata, tuple[str, ...]]:
     height, width = photo.pixels.shape[:2]
     found = metadata.resized(photo.metadata, width, height, lambda limit: _thumbnail(photo.pixels, limit))
@@ -115,7 +106,7 @@ def _thumbnail(pixels: Pixels, limit: int) -> metadata.Thumbnail:
     height, width = pixels.shape[:2]
     scale = min(1.0, _THUMBNAIL_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = _as_type(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.dtype(np.uint8))
+    small = to_8_bit(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
     for quality in (85, 70, 50, 25):
         stream = BytesIO()
         Image.fromarray(small).save(stream, "JPEG", quality=quality)
@@ -145,7 +136,8 @@ def _output_image(photo: Photo, format: str, found: Metadata, single: bool) -> t
             pixels = _on_white(pixels, alpha[rows])
         elif alpha is not None:
             pixels = np.dstack([pixels, alpha[rows]])
-        return _as_type(np.ascontiguousarray(pixels), dtype)
+        pixels = np.ascontiguousarray(pixels)
+        return to_8_bit(pixels) if dtype == np.uint8 else pixels
 
     channels = (1 if single else 3) + (alpha is not None and format != "JPEG")
     return OutputImage(width, height, channels, dtype, band), tuple(notes)
@@ -163,13 +155,6 @@ def _on_white(pixels: Pixels, alpha: Pixels) -> Pixels:
     full = np.iinfo(pixels.dtype).max
     share = (alpha.astype(np.float32) / full)[..., None]
     return np.rint(full + (pixels.astype(np.float32) - full) * share).astype(pixels.dtype)
-
-
-def _as_type(pixels: Pixels, dtype: np.dtype[Any]) -> Pixels:
-    """16-bit levels as 8-bit ones, each to the nearest; anything else as it is."""
-    if pixels.dtype == dtype:
-        return pixels
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _write_error(path: Path, error: OSError) -> PhotoWriteError:

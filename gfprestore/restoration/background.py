@@ -26,6 +26,7 @@ from gfprestore.errors import DeviceError
 from gfprestore.networks.layers import luma
 from gfprestore.networks.rrdbnet import FOLDING, RRDBNet, RRDBNetConfig
 from gfprestore.networks.srvgg import SRVGGNetCompact
+from gfprestore.pixels import is_gray
 from gfprestore.restoration.tiling import (
     ALIGNMENT,
     CONTEXT,
@@ -246,12 +247,6 @@ def enlarged_size(height: int, width: int, upscale: float) -> tuple[int, int]:
 def enlarge_alpha(alpha: Pixels, upscale: float) -> Pixels:
     """Alpha (H, W) uint8 or uint16 enlarged like the pixels, linearly: opaque stays opaque, and no ringing appears."""
     return _resize(alpha, upscale, cv2.INTER_LINEAR)
-
-
-def is_gray(pixels: Pixels) -> bool:
-    """True where the three channels (H, W, 3) are equal."""
-    first, second, third = (pixels[:, :, channel] for channel in range(3))
-    return np.array_equal(first, second) and np.array_equal(second, third)
 
 
 def context_of(module: RRDBNet | SRVGGNetCompact) -> int:

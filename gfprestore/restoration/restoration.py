@@ -27,6 +27,7 @@ from gfprestore.faces.tone import Toning, match_brightness, toning_of
 from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, Photo
 from gfprestore.photo.reading import read_photo
 from gfprestore.photo.writing import write_photo
+from gfprestore.pixels import resized
 from gfprestore.restoration.background import StopRequest, enlarge_alpha
 from gfprestore.restoration.model_loader import Opener
 from gfprestore.tensors import pixels_to_signed, signed_to_pixels
@@ -437,9 +438,7 @@ def whole_image_crop(pixels: Pixels, size: int) -> FaceCrop:
     photo_to_crop = np.array([[across, 0, 0.5 * across - 0.5], [0, down, 0.5 * down - 0.5]])
     if (height, width) == (size, size):
         return FaceCrop(pixels, photo_to_crop)
-    shrinks = height >= size and width >= size
-    resized = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    return FaceCrop(resized, photo_to_crop)
+    return FaceCrop(resized(pixels, size, size), photo_to_crop)
 
 
 def _check(holds: bool, message: str) -> None:
