@@ -1,1 +1,1 @@
-"""Faces: found, aligned, masked, pasted back."""
+"""Face detection, alignment, masks and pasting."""

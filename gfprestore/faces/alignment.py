@@ -1,9 +1,8 @@
-"""From landmarks to an upright face crop, and from the restored crop back into the enlarged photo.
+"""Align faces: from landmarks to upright crops on the FFHQ template.
 
 The crop follows FFHQ's five-point template (Karras et al., CVPR 2019, as GFP-GAN uses it). Pixels are RGB uint8 or
-uint16. Every coordinate here is that of pixel centers: (0, 0) is the center of the first pixel, and an image enlarged
-by s has the same point at (x + 0.5) * s - 0.5. Whatever shrinks is low-passed first, so that nothing aliases; whatever
-grows is interpolated by cubics.
+uint16. All coordinates refer to pixel centers: (0, 0) is the center of the first pixel, and in an image enlarged by s
+the same point lies at (x + 0.5) * s - 0.5. A low-pass before downscaling prevents aliasing; upscaling is cubic.
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ FACE_ON_TEMPLATE = (120, 160, 392, 432)
 """Left, top, right and bottom of a face on the template of 512: the box in which dlib looks for landmarks."""
 
 FACE_ITSELF = (0.205, 0.234, 0.795, 0.879)
-"""Left, top, right and bottom of the face without hair and background, in shares of the crop."""
+"""Left, top, right and bottom of the face without hair and background, as fractions of the crop."""
 
 
 @dataclass(frozen=True)
 class FaceCrop:
-    """A face, upright and of the template's size.
+    """An upright face crop of the template's size.
 
     Attributes:
         pixels: (S, S, 3) RGB of the photo's type.
-        photo_to_crop: (2, 3) float64, photo coordinates to crop coordinates, both of pixel centers.
+        photo_to_crop: (2, 3) float64, transform from photo to crop coordinates, both of pixel centers.
     """
 
     pixels: NDArray[Any]
@@ -51,19 +50,19 @@ class FaceCrop:
 
     @property
     def side_in_photo(self) -> float:
-        """Side of the crop in pixels of the photo."""
+        """Side length of the crop in photo pixels."""
         return float(len(self.pixels) / np.hypot(*self.photo_to_crop[:, 0]))
 
 
 def align_face(pixels: NDArray[Any], face: DetectedFace, size: int) -> FaceCrop:
-    """The face cut out upright, turned and scaled onto the template, in one interpolation.
+    """Crop a face, rotated and scaled onto the template in one interpolation.
 
-    Where the crop reaches beyond the photo, the photo is mirrored at its border.
+    If the crop extends beyond the photo, the photo is mirrored at its border.
 
     Args:
         pixels: The photo (H, W, 3) RGB uint8 or uint16.
-        face: Its landmarks in photo pixels.
-        size: Side of the crop.
+        face: The face, with landmarks in photo pixels.
+        size: Side length of the crop.
     """
     template = rescaled(FFHQ_TEMPLATE, size / TEMPLATE_SIZE)
     photo_to_crop = fit_landmarks(face.landmarks.astype(np.float64), template)
@@ -72,14 +71,14 @@ def align_face(pixels: NDArray[Any], face: DetectedFace, size: int) -> FaceCrop:
 
 
 def face_turn(landmarks: NDArray[Any]) -> float:
-    """How far a face with five landmarks (5, 2) is turned: the nose's way off the eyes' middle, in eye distances."""
+    """Turn of a face with five landmarks (5, 2): offset of the nose from the middle of the eyes, in eye distances."""
     left_eye, right_eye, nose = np.asarray(landmarks[:3], np.float64)
     across = right_eye - left_eye
     return float((nose - (left_eye + right_eye) / 2) @ across / max(float(across @ across), 1e-6))
 
 
 def crop_sharpness(pixels: NDArray[Any]) -> float:
-    """How much finest detail a crop (S, S, 3) has beside its coarser detail: 0.3 is blurred, 0.7 is sharp.
+    """Ratio of the finest detail of a crop (S, S, 3) to its coarser detail: 0.3 is blurred, 0.7 is sharp.
 
     The ratio of the standard deviations of two bands of the luma of the face itself: between Gaussian blurs of 1 and 2
     pixels, and of 2 and 4.
@@ -93,10 +92,10 @@ def crop_sharpness(pixels: NDArray[Any]) -> float:
 
 
 def fit_landmarks(landmarks: Matrix, template: Matrix) -> Matrix:
-    """Similarity from five landmarks (5, 2) to the template (5, 2) that one misplaced point cannot spoil.
+    """Fit a similarity from five landmarks (5, 2) to the template (5, 2), robust to one misplaced point.
 
-    Where four points fit the template several times better than all five, the fifth is taken for misplaced and left
-    out. A face that turns away strains all points alike and keeps them.
+    If four points fit the template several times better than all five, the fifth is considered misplaced and ignored.
+    A face that is turned away has a similar error at all points, so all are used.
     """
     everyone = np.ones(len(template))
     matrix = fit_similarity(landmarks, template, everyone)

@@ -1,8 +1,9 @@
-"""Faces and their five landmarks: the embedded MTCNN (no download) and RetinaFace (facexlib's network).
+"""Detect faces and their five landmarks: what MTCNN and RetinaFace have in common.
 
 Photos are (H, W, 3) RGB uint8 or uint16, upright. Landmarks are (x, y) of pixel centers, so that (0, 0) is the center
-of the first pixel; boxes are edges, so that a box over the whole photo is (0, 0, W, H). Both detectors look at a copy
-whose longer side is bounded, and map what they find back, so that their time and memory do not grow with the scan.
+of the first pixel; boxes refer to pixel edges, so that a box over the whole photo is (0, 0, W, H). Both detectors use a
+copy with a bounded longer side and map the result back, so that their time and memory do not grow with the photo.
+MTCNN is embedded (no download); RetinaFace is facexlib's network.
 
 MTCNN: Zhang et al., "Joint face detection and alignment using multitask cascaded convolutional networks", 2016.
 RetinaFace: Deng et al., "RetinaFace: single-shot multi-level face localization in the wild", CVPR 2020.
@@ -22,13 +23,13 @@ from gfprestore.pixels import resized, to_8_bit
 
 Floats = NDArray[np.float32]
 
-# Sideways scans: what a turned photo must score before it is believed, since an empty photo gets three more chances.
+# Minimum score in a rotated photo (sideways scans): a photo without faces is tried in three more orientations.
 TURNED_SCORE = 0.97
 
 
 @dataclass(frozen=True)
 class DetectedFace:
-    """One face of a photo.
+    """A face in a photo.
 
     Attributes:
         box: (4,) float32 left, top, right, bottom edge, in photo pixels.
@@ -42,26 +43,26 @@ class DetectedFace:
 
 
 class Detector(Protocol):
-    """Whatever finds faces. `default_threshold` is the score below which its faces are too often none."""
+    """A face detector. Below the score `default_threshold` too many of its detections are false."""
 
     name: str
     default_threshold: float
 
     def detect(self, pixels: NDArray[Any]) -> list[DetectedFace]:
-        """Faces of a photo (H, W, 3) RGB uint8 or uint16, from left to right, doubtful ones included."""
+        """Detect the faces of a photo (H, W, 3) RGB uint8 or uint16, from left to right, including uncertain ones."""
         ...
 
 
 def select_faces(
     faces: Sequence[DetectedFace], size: tuple[int, int], *, only_center: bool, min_face: float, threshold: float
 ) -> list[DetectedFace]:
-    """The faces worth restoring, in the order given.
+    """Select the faces to restore, in the given order.
 
     Args:
         faces: Faces of one photo.
         size: Width and height of the photo.
-        only_center: Keep one face: the one whose box lies nearest to the center of the image (the larger of equals).
-        min_face: Smallest face to keep: the shorter side of its box, in photo pixels.
+        only_center: Keep only the face whose box is nearest to the center of the image (on a tie, the larger one).
+        min_face: Smallest shorter side of a box to keep, in photo pixels.
         threshold: Smallest score to keep.
     """
     kept = [
@@ -73,17 +74,17 @@ def select_faces(
         return kept
     center = np.asarray(size, np.float32) / 2
 
-    def remoteness(face: DetectedFace) -> tuple[float, float]:
+    def distance_and_size(face: DetectedFace) -> tuple[float, float]:
         return float(np.linalg.norm((face.box[:2] + face.box[2:]) / 2 - center)), -_area(face.box)
 
-    return [min(kept, key=remoteness)]
+    return [min(kept, key=distance_and_size)]
 
 
 def is_plausible(face: DetectedFace) -> bool:
-    """Whether the five points lie as on a face: eyes, nose, mouth in this order from the top, in the face's own tilt.
+    """Whether the five points are arranged as in a face: eyes, nose, mouth from top to bottom along the face's tilt.
 
-    A face that is none would get a face painted on, so a detection has to look like one in its geometry too. Profiles
-    pass: there the eyes come close together and the points leave the box a little.
+    Restoring a false detection would paint a face onto it, so the geometry of a detection is checked too. Profiles
+    pass: their eyes are close together and their points may lie slightly outside the box.
     """
     left_eye, right_eye, nose, left_mouth, right_mouth = face.landmarks.astype(np.float64)
     across = right_eye - left_eye
@@ -103,10 +104,10 @@ def is_plausible(face: DetectedFace) -> bool:
 
 
 def merge_overlapping(faces: Sequence[DetectedFace]) -> list[DetectedFace]:
-    """One detection a face, from left to right (then top to bottom), whatever order they came in.
+    """Merge detections of the same face; sorted from left to right (then top to bottom) for any input order.
 
-    Of two boxes that share more than 40 % of their union or 65 % of the smaller one (a face found inside a face), the
-    surer stays; where both are equally sure, the larger.
+    If two boxes share more than 40 % of their union or 65 % of the smaller one (a face inside a face), the one with
+    the higher score is kept; on a tie, the larger one.
     """
     best_first = sorted(faces, key=lambda face: (-round(face.score, 2), -_area(face.box), *face.box.tolist()))
     kept: list[DetectedFace] = []
@@ -117,7 +118,7 @@ def merge_overlapping(faces: Sequence[DetectedFace]) -> list[DetectedFace]:
 
 
 class BoundedDetector(ABC):
-    """What both detectors share: the bounded copy, sideways scans, merging, plausibility, coordinates mapped back."""
+    """Base class of both detectors: bounded copy, sideways scans, merging, plausibility, mapping of coordinates."""
 
     name: str
     default_threshold: float
@@ -128,12 +129,12 @@ class BoundedDetector(ABC):
 
     @abstractmethod
     def _candidates(self, image: NDArray[np.uint8]) -> list[DetectedFace]:
-        """All that may be a face in an RGB image (H, W, 3) uint8."""
+        """All face candidates in an RGB image (H, W, 3) uint8."""
 
     def detect(self, pixels: NDArray[Any]) -> list[DetectedFace]:
-        """Faces of a photo, from left to right, doubtful ones included.
+        """Detect the faces of a photo, from left to right, including uncertain ones.
 
-        A photo in which no upright face is found is looked at in the three other orientations (scans laid in sideways).
+        A photo without an upright face is tried in the three other orientations (for sideways scans).
 
         Args:
             pixels: (H, W, 3) RGB uint8 or uint16.
@@ -150,16 +151,16 @@ class BoundedDetector(ABC):
         ]
 
     def _faces(self, image: NDArray[np.uint8]) -> list[DetectedFace]:
-        """Plausible faces of the bounded copy, each once."""
+        """Plausible faces in the bounded copy, without duplicates."""
         return merge_overlapping([face for face in self._candidates(image) if is_plausible(face)])
 
     def _turned_faces(self, image: NDArray[np.uint8], turns: int) -> list[DetectedFace]:
-        """Sure faces of the copy turned `turns` quarter turns to the left, in coordinates of the unturned copy."""
+        """High-score faces in the copy rotated left by `turns` quarter turns, in coordinates of the unrotated copy."""
         turned = np.ascontiguousarray(np.rot90(image, turns))
         faces = [face for face in self._faces(turned) if face.score >= TURNED_SCORE]
         size = np.array(turned.shape[1::-1], np.float32)
         for _ in range(turns):
-            faces = [_turn_right(face, float(size[1])) for face in faces]
+            faces = [_rotated_right(face, float(size[1])) for face in faces]
             size = size[::-1]
         return merge_overlapping(faces)
 
@@ -175,7 +176,7 @@ class BoundedDetector(ABC):
 
 
 def _same_face(first: Floats, second: Floats) -> bool:
-    """Whether two boxes overlap so much that they are one face."""
+    """Whether two boxes overlap so much that they show the same face."""
     shared = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
     if (shared <= 0).any():
         return False
@@ -192,8 +193,8 @@ def _total_score(faces: Sequence[DetectedFace]) -> float:
     return sum(face.score for face in faces)
 
 
-def _turn_right(face: DetectedFace, height: float) -> DetectedFace:
-    """The face in an image of this height, after the image is turned a quarter turn to the right."""
+def _rotated_right(face: DetectedFace, height: float) -> DetectedFace:
+    """Rotate a face with its image, of the given height, a quarter turn to the right."""
     left, top, right, bottom = face.box
     box = np.array([height - bottom, left, height - top, right], np.float32)
     landmarks = np.stack([height - 1 - face.landmarks[:, 1], face.landmarks[:, 0]], axis=1)

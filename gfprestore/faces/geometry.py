@@ -1,4 +1,4 @@
-"""Similarity transforms between photo, face crop and output, and how pixels are resampled through them."""
+"""Similarity transforms between photo, face crop and output, and resampling of pixels with them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ NARROW = 32
 
 
 def rescaled(points: Matrix, scale: float) -> Matrix:
-    """Points (N, 2) of an image in the same image enlarged by `scale`."""
+    """Map points (N, 2) of an image to the same image enlarged by `scale`."""
     return (points + 0.5) * scale - 0.5
 
 
 def fit_similarity(source: Matrix, target: Matrix, weights: Matrix) -> Matrix:
-    """Rotation, uniform scale and shift that bring `source` nearest to `target`: least squares in closed form.
+    """Fit rotation, uniform scale and shift from `source` to `target` by least squares, in closed form.
 
     Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991, without
     reflection; in two dimensions the rotation follows from one complex division.
@@ -27,7 +27,7 @@ def fit_similarity(source: Matrix, target: Matrix, weights: Matrix) -> Matrix:
     Args:
         source: (N, 2) points.
         target: (N, 2) points.
-        weights: (N,) how much each pair counts.
+        weights: (N,) weight of each pair.
 
     Returns:
         (2, 3) matrix from source to target.
@@ -43,12 +43,12 @@ def fit_similarity(source: Matrix, target: Matrix, weights: Matrix) -> Matrix:
 
 
 def transformed(matrix: Matrix, points: Matrix) -> Matrix:
-    """Points (N, 2) moved by a (2, 3) matrix."""
+    """Transform points (N, 2) by a (2, 3) matrix."""
     return np.asarray(points @ matrix[:, :2].T + matrix[:, 2])
 
 
 def clipped_box(points: Matrix, shape: tuple[int, ...], margin: int) -> tuple[int, int, int, int] | None:
-    """Left, top, right, bottom of the whole pixels around the points and within the image; None if it misses them."""
+    """Left, top, right and bottom of the pixels around the points, clipped to the image; None if none are inside."""
     low = np.maximum(np.floor(points.min(axis=0)).astype(int) - margin, 0)
     high = np.minimum(np.ceil(points.max(axis=0)).astype(int) + margin + 1, [shape[1], shape[0]])
     if (high <= low).any():
@@ -57,25 +57,27 @@ def clipped_box(points: Matrix, shape: tuple[int, ...], margin: int) -> tuple[in
 
 
 def aligned(pixels: NDArray[Any], matrix: Matrix, size: int) -> Floats:
-    """The square of `size` to which `matrix` brings a part of the image; beyond its border the image is mirrored.
+    """Resample a part of the image to a square of `size` with `matrix`; beyond its border the image is mirrored.
 
-    Only the part needed is read.
+    Only the required part is read.
     """
     corners = np.array([[0, 0], [0, size - 1], [size - 1, 0], [size - 1, size - 1]], np.float64)
     margin = int(np.ceil(8 / min(scale_of(matrix), 1.0)))
     box = clipped_box(transformed(inverse_matrix(matrix), corners), pixels.shape, margin)
     left, top, right, bottom = box or (0, 0, pixels.shape[1], pixels.shape[0])
     to_part = matrix_product(shift_matrix(-left, -top), inverse_matrix(matrix))
-    narrow = min(bottom - top, right - left) < NARROW  # OpenCV mirrors step by step: endless for a strip
+    narrow = (
+        min(bottom - top, right - left) < NARROW
+    )  # OpenCV mirrors step by step, which takes forever for a narrow strip
     border = cv2.BORDER_REPLICATE if narrow else cv2.BORDER_REFLECT_101
     return resampled(pixels[top:bottom, left:right], to_part, (size, size), border)
 
 
 def resampled(image: NDArray[Any], to_image: Matrix, size: tuple[int, int], border: int) -> Floats:
-    """An image of `size` (width, height) whose points `to_image` finds in `image`, without aliasing or blur.
+    """Resample `image` to `size` (width, height) without aliasing or blur; `to_image` maps output to image points.
 
-    Where it shrinks, the one cubic interpolation is done on a grid as fine as the image, and a Lanczos kernel takes
-    that grid down by a whole number; an image much finer still is averaged over blocks before.
+    For downscaling, the single cubic interpolation uses a grid as fine as the image, and a Lanczos kernel reduces that
+    grid by an integer factor; a much finer image is first averaged over blocks.
     """
     blocks = int(scale_of(to_image) / 2)
     if blocks > 1:
@@ -94,12 +96,12 @@ def resampled(image: NDArray[Any], to_image: Matrix, size: tuple[int, int], bord
 
 
 def finer_sampling(to_image: Matrix) -> int:
-    """How many times finer the grid has to be to step through the image without skipping a pixel."""
+    """Factor by which the grid must be finer so that no pixel of the image is skipped."""
     return int(np.ceil(scale_of(to_image) / 1.15))
 
 
 def _lanczos_weights(length: int, finer: int) -> Floats:
-    """(length, length * finer): share of each pixel of a finer grid in each pixel, a Lanczos-3 low-pass."""
+    """Lanczos-3 low-pass (length, length * finer): weight of each pixel of the finer grid in each pixel."""
     centers = (np.arange(length) + 0.5) * finer - 0.5
     distance = (np.arange(length * finer)[None, :] - centers[:, None]) / finer
     weights = np.where(np.abs(distance) < 3, np.sinc(distance) * np.sinc(distance / 3), 0)
@@ -113,32 +115,32 @@ def warped(
     interpolation: int = cv2.INTER_CUBIC,
     border: int = cv2.BORDER_REPLICATE,
 ) -> Floats:
-    """An image of `size` (width, height) whose points `to_image` finds in `image`; a constant border is zero."""
+    """Warp `image` to `size` (width, height); `to_image` maps output to image points, and a constant border is zero."""
     flags = interpolation | cv2.WARP_INVERSE_MAP
     return np.asarray(cv2.warpAffine(image, to_image, size, flags=flags, borderMode=border))
 
 
 def scale_of(matrix: Matrix) -> float:
-    """The factor by which a transform (2, 3) enlarges."""
+    """Scale factor of a transform (2, 3)."""
     return float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
 
 
 def shift_matrix(x: float, y: float) -> Matrix:
-    """A translation as a transform (2, 3)."""
+    """Transform (2, 3) of a translation."""
     return np.array([[1.0, 0.0, x], [0.0, 1.0, y]])
 
 
 def enlargement(horizontal: float, vertical: float) -> Matrix:
-    """From an image to the same image enlarged."""
+    """Transform (2, 3) from an image to the same image enlarged."""
     return np.array([[horizontal, 0, 0.5 * horizontal - 0.5], [0, vertical, 0.5 * vertical - 0.5]])
 
 
 def matrix_product(second: Matrix, first: Matrix) -> Matrix:
-    """The matrix that does `first`, then `second`."""
+    """Compose two transforms: `first`, then `second`."""
     return np.column_stack([second[:, :2] @ first[:, :2], second[:, :2] @ first[:, 2] + second[:, 2]])
 
 
 def inverse_matrix(matrix: Matrix) -> Matrix:
-    """The inverse of a transform (2, 3)."""
+    """Inverse of a transform (2, 3)."""
     back = np.linalg.inv(matrix[:, :2])
     return np.column_stack([back, -back @ matrix[:, 2]])

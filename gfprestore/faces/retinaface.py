@@ -1,4 +1,4 @@
-"""RetinaFace: faces and five landmarks with facexlib's network."""
+"""RetinaFace detector: faces and five landmarks with facexlib's network."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from gfprestore.faces.detection import BoundedDetector, DetectedFace
 
 
 class RetinaFaceDetector(BoundedDetector):
-    """RetinaFace with facexlib's network.
+    """RetinaFace detector with facexlib's network.
 
     Args:
-        state: The released weights without the prefix `module.`; their names tell ResNet-50 from MobileNet 0.25.
-        device: Where to compute.
+        state: The released weights without the prefix `module.`; the tensor names tell the backbone, ResNet-50 or
+            MobileNet 0.25.
+        device: Device to compute on.
         dtype: Floating-point type of the network; coordinates are always computed in float32.
-        longest_side: The photo is shrunk to it before.
+        longest_side: Longest side of the photo for detection; larger photos are downscaled.
 
     Raises:
-        WeightsError: The state belongs to another network.
+        WeightsError: The weights are for another network.
     """
 
     name = "retinaface"
@@ -42,14 +43,14 @@ class RetinaFaceDetector(BoundedDetector):
         super().__init__(longest_side, shortest_side=480)
         network = "resnet50" if "body.layer1.0.conv1.weight" in state else "mobile0.25"
         with warnings.catch_warnings():
-            # facexlib asks torchvision for an untrained ResNet by an argument that torchvision has renamed.
+            # facexlib requests an untrained ResNet with an argument that torchvision has renamed.
             warnings.filterwarnings("ignore", message=".*pretrained.*", category=UserWarning)
             warnings.filterwarnings("ignore", message="Arguments other than a weight enum", category=UserWarning)
             self._network = RetinaFace(network_name=network, device=device)
         try:
             self._network.load_state_dict(dict(state), strict=True)
         except RuntimeError as error:
-            raise WeightsError(f"These weights are not RetinaFace's: {str(error).splitlines()[-1].strip()}") from None
+            raise WeightsError(f"These are not RetinaFace weights: {str(error).splitlines()[-1].strip()}") from None
         self._network.to(device=device, dtype=dtype).eval()
         self._device = device
         self._dtype = dtype
@@ -85,7 +86,7 @@ RETINAFACE_SCORE = 0.5
 
 
 def retinaface_priors(height: int, width: int) -> Tensor:
-    """RetinaFace's anchors for an image of this size: (N, 4) float32 center x, y, width, height in pixels.
+    """Anchors of RetinaFace for an image of this size: (N, 4) float32 center x, y, width, height in pixels.
 
     In the network's order: levels from fine to coarse, rows, columns, then the two sides of the level.
     """

@@ -1,8 +1,9 @@
-"""Whether a photo is monochrome or toned, and how to give its tone to a face that the network colored.
+"""Detect monochrome and toned photos, and apply their tone to faces that the network colored.
 
-A gray, sepia or cyanotype print has one color for each brightness, however it is stored: chroma is a function of luma.
-The function is fitted to the photo, and what it leaves unexplained tells toned photos from colored ones, faded colors
-included. Pixels are RGB (H, W, 3) uint8 or uint16; luma is that of JPEG (BT.601) on the stored values.
+A gray, sepia or cyanotype print has one color for each brightness, in any file format: chroma is a function of luma.
+The function is fitted to the photo, and the size of the residuals distinguishes toned photos from color photos,
+including those with faded colors. Pixels are RGB (H, W, 3) uint8 or uint16; luma is that of JPEG (BT.601), computed
+from the stored values.
 """
 
 from __future__ import annotations
@@ -20,26 +21,26 @@ from gfprestore.tensors import full_scale
 
 Floats = NDArray[np.float32]
 
-SAMPLE_SIDE = 192  # chroma is judged on a copy this small, where the noise of JPEG's chroma has been averaged away
+SAMPLE_SIDE = 192  # chroma is judged on a copy this small, to average out the noise of JPEG's chroma
 KNOTS = 32
 
-# Chroma that luma does not explain, in 8-bit levels, measured on old photographs and on color photographs.
-EVEN_LEFTOVER = 10.5  # of nine pixels in ten: prints toned evenly stay below
-UNEVEN_LEFTOVER = 20.0  # the same, of prints whose tone changes over the sheet (stains, faded edges), ...
-FINE_LEFTOVER = 7.2  # ... where it changes smoothly: nine in ten of what a blur takes away, ...
-OTHER_HUE_LEFTOVER = 4.5  # ... and changes in strength, not in hue: nine in ten across the main direction
-COLORED_SPOT = 16.0  # of 99 in a hundred: a gray scene may hold a small colored thing, ...
-COLORED_SPOT_OF_TONE = 0.4  # ... and a strong tone leaves more: this share of the tone's own chroma is added
-AROUND_FACE_LEFTOVER = 9.0  # of nine pixels in ten around a face: skin, hair and lips differ in any color photo
-AROUND_FACE_OFF_TONE = 13.0  # of three in four around the faces, from the tone of an image that looks toned as a whole
-AROUND_FACE = 0.5  # how far around a face's box, in sides of the box
+# Residual chroma not explained by luma, in 8-bit levels, measured on old photographs and on color photographs.
+EVEN_RESIDUAL = 10.5  # 90th percentile: evenly toned prints stay below
+UNEVEN_RESIDUAL = 20.0  # 90th percentile for prints whose tone varies over the sheet (stains, faded edges), if
+FINE_RESIDUAL = 7.2  # it varies smoothly (90th percentile of the residuals minus a blurred copy) and
+OTHER_HUE_RESIDUAL = 4.5  # varies in strength, not in hue (90th percentile perpendicular to the main direction)
+COLORED_SPOT = 16.0  # 99th percentile: a gray scene may contain a small colored object
+COLORED_SPOT_OF_TONE = 0.4  # strong tones leave larger residuals: this fraction of the tone's chroma is added
+AROUND_FACE_RESIDUAL = 9.0  # 90th percentile around a face: skin, hair and lips differ in every color photo
+AROUND_FACE_OFF_TONE = 13.0  # 75th percentile around the faces: distance from the tone of an image toned as a whole
+AROUND_FACE = 0.5  # margin around a face's box, in sides of the box
 
 BRIGHTNESS_LIMIT = 0.15
 
 
 @dataclass(frozen=True)
 class Toning:
-    """The one color that a photo has for each brightness.
+    """Tone of a photo: one color for each brightness.
 
     Attributes:
         chroma: (33, 2) float32 R - Y and B - Y at lumas from 0 to 1 in equal steps, of full scale.
@@ -48,7 +49,7 @@ class Toning:
     chroma: Floats
 
     def apply(self, pixels: NDArray[Any]) -> NDArray[Any]:
-        """The pixels (H, W, 3) uint8 or uint16 with their luma kept and their color replaced by the photo's tone."""
+        """Replace the color of pixels (H, W, 3) uint8 or uint16 by the photo's tone and keep their luma."""
         levels = full_scale(pixels.dtype)
         luma = (pixels.astype(np.float32) / np.float32(levels)) @ LUMA  # (H, W)
         chroma = _interpolated(self.chroma, luma)
@@ -59,40 +60,40 @@ class Toning:
 
 
 def toning_of(pixels: NDArray[Any], boxes: Sequence[NDArray[Any]] = ()) -> Toning | None:
-    """The photo's tone where it is monochrome or toned, None where it is in color (faded color is color).
+    """Tone of a monochrome or toned photo, None for a color photo (including faded color).
 
-    Faces tell best, since skin, hair and lips have their own colors in any color photo: where boxes of faces are
-    given, what lies around them decides and gives the tone, so that neither a colored mount nor a stain on the rim
-    of a print, nor a scene that is gray but for its people, misleads. Without them the whole image decides.
+    Faces are the best evidence, because skin, hair and lips have different colors in every color photo. If face boxes
+    are given, the areas around them decide and determine the tone. A colored mount, a stain at the edge of a print or a
+    scene that is gray except for its people then has no effect. Without boxes the whole image decides.
 
     Args:
         pixels: The photo (H, W, 3) RGB uint8 or uint16.
         boxes: Boxes (4,) of its faces: left, top, right, bottom.
     """
     whole = _sample(pixels)
-    toned = not _is_colored(*_leftover_and_tone(whole))
+    toned = not _is_colored(*_residual_and_tone(whole))
     tone = Toning(_fitted(whole @ LUMA, _chroma(whole)))
     if not len(boxes):
         return tone if toned else None
     samples = [_sample(_around(pixels, box)) for box in boxes]
-    sizes = [np.linalg.norm(_leftover_and_tone(sample)[0], axis=2) for sample in samples]
+    sizes = [np.linalg.norm(_residual_and_tone(sample)[0], axis=2) for sample in samples]
     colors = np.concatenate([sample.reshape(-1, 3) for sample in samples])
     off_tone = 255 * np.linalg.norm(_chroma(colors) - _interpolated(tone.chroma, colors @ LUMA), axis=1)
-    alike = float(np.median([np.percentile(size, 90) for size in sizes])) < AROUND_FACE_LEFTOVER
+    alike = float(np.median([np.percentile(size, 90) for size in sizes])) < AROUND_FACE_RESIDUAL
     if alike or (toned and float(np.percentile(off_tone, 75)) < AROUND_FACE_OFF_TONE):
         return Toning(_fitted(colors @ LUMA, _chroma(colors)))
     return None
 
 
 def match_brightness(restored: NDArray[Any], original: NDArray[Any], mask: Floats) -> NDArray[Any]:
-    """The restored face as bright on average as it was: networks tend to darken or lighten faces as a whole.
+    """Match the mean brightness of a restored face to the original: networks tend to darken or lighten whole faces.
 
-    One factor for all pixels, from the mean lumas under the mask and within 15 %, so that nothing else changes: neither
-    contrast nor what the network repaired.
+    All pixels get the same factor, computed from the mean lumas under the mask and limited to 15 %, so that neither the
+    contrast nor the repaired parts change.
 
     Args:
         restored: (T, T, 3) uint8 or uint16.
-        original: (S, S, 3) the crop it was made from, of the same type.
+        original: (S, S, 3) the crop before restoration, of the same type.
         mask: (T, T) float32 in [0, 1], where the face is.
     """
     levels = full_scale(restored.dtype)
@@ -105,28 +106,28 @@ def match_brightness(restored: NDArray[Any], original: NDArray[Any], mask: Float
     return np.asarray(np.rint(np.clip(restored * np.float32(factor), 0, levels)), restored.dtype)
 
 
-def _leftover_and_tone(sample: Floats) -> tuple[Floats, float]:
-    """Chroma that luma does not explain (h, w, 2), and how much chroma the median pixel has, in 8-bit levels."""
+def _residual_and_tone(sample: Floats) -> tuple[Floats, float]:
+    """Residual chroma not explained by luma (h, w, 2), and the chroma of the median pixel, in 8-bit levels."""
     luma, chroma = sample @ LUMA, _chroma(sample)
-    leftover = 255 * (chroma - _interpolated(_fitted(luma, chroma), luma))
-    return leftover, 255 * float(np.linalg.norm(np.median(chroma.reshape(-1, 2), axis=0)))
+    residual = 255 * (chroma - _interpolated(_fitted(luma, chroma), luma))
+    return residual, 255 * float(np.linalg.norm(np.median(chroma.reshape(-1, 2), axis=0)))
 
 
-def _is_colored(leftover: Floats, tone: float) -> bool:
-    """Whether the chroma that luma does not explain (h, w, 2), in 8-bit levels, is more than a toned print has."""
-    size = np.linalg.norm(leftover, axis=2)
+def _is_colored(residual: Floats, tone: float) -> bool:
+    """Whether the residual chroma (h, w, 2), in 8-bit levels, is larger than that of a toned print."""
+    size = np.linalg.norm(residual, axis=2)
     if np.percentile(size, 99) > COLORED_SPOT + COLORED_SPOT_OF_TONE * tone:
         return True
     most = float(np.percentile(size, 90))
-    if most < EVEN_LEFTOVER:
+    if most < EVEN_RESIDUAL:
         return False
-    fine = leftover - cv2.GaussianBlur(leftover, (0, 0), max(leftover.shape) / 24)
-    _, directions = np.linalg.eigh(np.cov(leftover.reshape(-1, 2).T))
-    across = np.abs(leftover.reshape(-1, 2) @ directions[:, 0])
+    fine = residual - cv2.GaussianBlur(residual, (0, 0), max(residual.shape) / 24)
+    _, directions = np.linalg.eigh(np.cov(residual.reshape(-1, 2).T))
+    across = np.abs(residual.reshape(-1, 2) @ directions[:, 0])
     return bool(
-        most > UNEVEN_LEFTOVER
-        or np.percentile(np.linalg.norm(fine, axis=2), 90) > FINE_LEFTOVER
-        or np.percentile(across, 90) > OTHER_HUE_LEFTOVER
+        most > UNEVEN_RESIDUAL
+        or np.percentile(np.linalg.norm(fine, axis=2), 90) > FINE_RESIDUAL
+        or np.percentile(across, 90) > OTHER_HUE_RESIDUAL
     )
 
 
@@ -155,7 +156,7 @@ def _chroma(sample: Floats) -> Floats:
 
 
 def _fitted(luma: Floats, chroma: Floats) -> Floats:
-    """Chroma as a function of luma: medians over bands of luma, held beyond the darkest and the brightest, smoothed."""
+    """Fit chroma as a function of luma: smoothed medians over bands of luma, constant at both ends."""
     luma, chroma = luma.ravel(), chroma.reshape(-1, 2)
     band = np.clip((luma * KNOTS).astype(int), 0, KNOTS - 1)
     counts = np.bincount(band, minlength=KNOTS)
@@ -169,6 +170,6 @@ def _fitted(luma: Floats, chroma: Floats) -> Floats:
 
 
 def _interpolated(curve: Floats, luma: Floats) -> Floats:
-    """The curve (33, 2) at lumas of any shape: (..., 2)."""
+    """Evaluate the curve (33, 2) at lumas of any shape: (..., 2)."""
     knots = np.linspace(0, 1, len(curve))
     return np.stack([np.interp(luma, knots, curve[:, channel]) for channel in (0, 1)], axis=-1).astype(np.float32)

@@ -1,1 +1,1 @@
-"""Photo files: read upright, written with everything else of the file kept."""
+"""Reading and writing photo files: upright, in sRGB, with all other data of the file kept."""

@@ -1,7 +1,8 @@
-"""What lies around the pixels in JPEG, PNG, TIFF and WebP files: segments, chunks and tags.
+"""Container structure of JPEG, PNG, TIFF and WebP files: segments, chunks and tags.
 
 Each reader takes the file's bytes and returns its metadata and the bytes that a decoder needs, without the parts that
-only carry metadata: decoders then meet no profile, text or thumbnail to trip over. Opens no file, decodes no pixel.
+only carry metadata, so a malformed profile, text or thumbnail cannot make a decoder fail. Opens no file, decodes no
+pixel.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _LUMINANCE = (
 )
 _CHROMINANCE = "17 18 24 47 99 99 99 99 18 21 26 66 99 99 99 99 24 26 56 99 99 99 99 99 47 66" + " 99" * 38
 _STANDARD = tuple(np.array(table.split(), dtype=np.int64) for table in (_LUMINANCE, _CHROMINANCE))
-# Natural place of each zigzag entry: along the anti-diagonals, downwards on odd ones and upwards on even ones.
+# Natural position of each zigzag entry: along the anti-diagonals, downwards on odd ones and upwards on even ones.
 _ZIGZAG = np.array(
     sorted(range(64), key=lambda place: (sum(divmod(place, 8)), place if sum(divmod(place, 8)) % 2 else -place))
 )
@@ -56,7 +57,7 @@ _TIFF_CARRIED_APART = frozenset({TIFF_ICC, TIFF_XMP, TIFF_IPTC, TIFF_PHOTOSHOP, 
 
 
 class FileContentError(ValueError):
-    """The bytes are not what their format promises, or a kind that is not read; the message says which."""
+    """The content of a file is damaged or unsupported; the message says which."""
 
     def __init__(self, reason: str, unsupported: bool = False) -> None:
         super().__init__(reason)
@@ -65,14 +66,14 @@ class FileContentError(ValueError):
 
 @dataclass(frozen=True)
 class Container:
-    """A file taken apart.
+    """A file split into its metadata and the data for its decoder.
 
     Attributes:
         metadata: As stored: size and orientation not yet upright.
-        data: What the decoder gets.
-        bits: Bits a sample, as stored.
+        data: Input of the decoder.
+        bits: Bits per sample, as stored.
         frames: Images in the file.
-        structure: Directories, for a TIFF.
+        structure: Directories of a TIFF.
         transparent: Value of tRNS that marks transparent pixels of a 16-bit PNG.
     """
 
@@ -86,10 +87,10 @@ class Container:
 
 @contextlib.contextmanager
 def quietly(format: str) -> Iterator[None]:
-    """Keeps Pillow's warnings about odd files from the terminal; we tell what matters ourselves.
+    """Suppress Pillow's warnings about unusual files; the important ones are reported by our own messages.
 
-    Filters of warnings belong to the whole process, so one thread at a time may be in here. JPEG, PNG and WebP, whose
-    metadata never reach Pillow, give no warnings and pass freely.
+    Warning filters apply to the whole process, so only one thread at a time may enter. JPEG, PNG and WebP cause no
+    warnings, because their metadata never reach Pillow, and need no lock.
     """
     if format in ("JPEG", "PNG", "WEBP"):
         yield
@@ -100,7 +101,7 @@ def quietly(format: str) -> Iterator[None]:
 
 
 def format_of(data: bytes) -> str | None:
-    """The format by the first bytes of a file, None when it is no photo that is read here."""
+    """Format of a file, recognized by its first bytes; None if it is not supported."""
     signatures = {b"\xff\xd8\xff": "JPEG", PNG_SIGNATURE: "PNG", b"GIF87a": "GIF", b"GIF89a": "GIF", b"BM": "BMP"}
     tiff = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF"}
     for signature, name in (signatures | tiff).items():
@@ -118,7 +119,7 @@ def format_of(data: bytes) -> str | None:
 
 
 def taken_apart(data: bytes, format: str) -> Container:
-    """A JPEG, PNG, TIFF or WebP file's metadata and what its decoder needs.
+    """Split a JPEG, PNG, TIFF or WebP file into its metadata and the data for its decoder.
 
     Raises:
         FileContentError: The structure is damaged or of an unsupported kind.
@@ -132,7 +133,7 @@ def taken_apart(data: bytes, format: str) -> Container:
     try:
         return readers[format](data)
     except (struct.error, IndexError) as error:
-        raise FileContentError(f"it ends before its {format} header does") from error
+        raise FileContentError(f"the {format} header is truncated") from error
 
 
 # --- JPEG --------------------------------------------------------------------------------------------------------
@@ -150,14 +151,14 @@ def _jpeg(data: bytes) -> Container:
         while data[at : at + 2] == b"\xff\xff":
             at += 1
         if data[at : at + 1] != b"\xff":
-            raise FileContentError("it ends or is damaged before its pixels begin")
+            raise FileContentError("the file is damaged or truncated before its pixels")
         marker = data[at + 1]
         length = struct.unpack(">H", data[at + 2 : at + 4])[0]
         segment, content = data[at : at + 2 + length], data[at + 4 : at + 2 + length]
         if marker == 0xDA:
             break
         if length < 2 or at + 2 + length > len(data):
-            raise FileContentError("it ends before its pixels begin")
+            raise FileContentError("the file is truncated before its pixels")
         at += 2 + length
         if 0xE0 <= marker <= 0xEF or marker == 0xFE:
             found = _jpeg_application(found, marker, content, segment, icc, dropped)
@@ -172,13 +173,13 @@ def _jpeg(data: bytes) -> Container:
             tables |= _quantization_tables(content)
         kept.append(segment)
     if not found.size[0] or not found.size[1]:
-        raise FileContentError("its header states no size")
+        raise FileContentError("its header has no image size")
     if icc:
         found = replace(found, icc=b"".join(icc[number] for number in sorted(icc)))
     if trailing := _after_jpeg(data, at):
         dropped.add(f"{trailing} bytes after the image (a second image or a clip)")
     if dropped:
-        found = found.warned(f"not carried over, as it belongs to the old pixels: {', '.join(sorted(dropped))}")
+        found = found.warned(f"not copied, because it describes the original pixels: {', '.join(sorted(dropped))}")
     found = replace(found, quality=_quality([table for _, table in sorted(tables.items())]))
     return Container(found, b"".join(kept) + data[at:], bits)
 
@@ -186,7 +187,7 @@ def _jpeg(data: bytes) -> Container:
 def _jpeg_application(
     found: Metadata, marker: int, content: bytes, segment: bytes, icc: dict[int, bytes], dropped: set[str]
 ) -> Metadata:
-    """Sorts one application segment or comment into the metadata."""
+    """Add one application segment or comment to the metadata."""
     if marker == 0xE0 and content[:5] == b"JFIF\0" and len(content) >= 12:
         unit, across, down = struct.unpack(">BHH", content[7:12])
         per_inch = {1: 1.0, 2: 2.54}.get(unit)
@@ -225,7 +226,7 @@ def _subsampling(factors: bytes, components: int) -> str:
 
 
 def _quantization_tables(content: bytes) -> dict[int, bytes]:
-    """Tables of a DQT segment by number, in zigzag order, entries above 255 clipped to it."""
+    """Tables of a DQT segment by number, in zigzag order, with entries clipped to 255."""
     tables = {}
     at = 0
     while at < len(content):
@@ -239,7 +240,7 @@ def _quantization_tables(content: bytes) -> dict[int, bytes]:
 
 
 def _quality(tables: list[bytes]) -> int | None:
-    """The lowest IJG quality whose tables are nowhere coarser than these."""
+    """Lowest IJG quality with tables that are nowhere coarser than these."""
     if not tables:
         return None
     stored = [np.frombuffer(table, np.uint8).astype(np.int64) for table in tables[:2]]
@@ -254,7 +255,7 @@ def _quality(tables: list[bytes]) -> int | None:
 
 
 def _after_jpeg(data: bytes, at: int) -> int:
-    """Bytes that follow the end of the image, padding of zeros not counted."""
+    """Number of bytes after the end of the image, not counting zero padding."""
     while match := _JPEG_MARKER.search(data, at):
         marker = data[match.start() + 1]
         if marker == 0xD9:
@@ -280,12 +281,12 @@ def _png(data: bytes) -> Container:
     for name, content, valid in _png_chunks(data):
         critical = name[0:1].isupper()
         if critical and not valid:
-            raise FileContentError(f"the checksum of its {name.decode('latin-1')} chunk is wrong")
+            raise FileContentError(f"the checksum of its {name.decode('latin-1')} chunk is invalid")
         if name == b"IHDR":
             width, height, bits, color = struct.unpack(">IIBB", content[:10])
             found = replace(found, size=(width, height))
         elif name == b"CgBI":
-            raise FileContentError("it is a PNG in Apple's private variant", unsupported=True)
+            raise FileContentError("Apple's private variant of PNG is not supported", unsupported=True)
         elif name == b"acTL":
             frames = struct.unpack(">I", content[:4])[0]
         elif name == b"tRNS" and bits == 16:
@@ -295,22 +296,22 @@ def _png(data: bytes) -> Container:
         elif valid:
             found = _png_ancillary(found, name, content)
         else:
-            found = found.warned(f"its damaged {name.decode('latin-1')} chunk is left out")
+            found = found.warned(f"its damaged {name.decode('latin-1')} chunk was skipped")
     if not kept[-1].endswith(png_chunk(b"IEND", b"")[4:]):
-        raise FileContentError("it is truncated")
+        raise FileContentError("the file is truncated")
     if not found.size[0] or not found.size[1]:
-        raise FileContentError("its header states no size")
+        raise FileContentError("its header has no image size")
     return Container(found, b"".join(kept), bits, frames, transparent=transparent)
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
-    """(name, content, checksum right) of each chunk."""
+    """Name, content and checksum validity of each chunk."""
     at = len(PNG_SIGNATURE)
     while at + 12 <= len(data):
         length = struct.unpack(">I", data[at : at + 4])[0]
         name, content = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
         if len(content) < length or at + 12 + length > len(data):
-            raise FileContentError("it is truncated")
+            raise FileContentError("the file is truncated")
         checksum = struct.unpack(">I", data[at + 8 + length : at + 12 + length])[0]
         yield name, content, checksum == zlib.crc32(name + content)
         at += 12 + length
@@ -319,7 +320,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
 
 
 def inflated(content: bytes) -> bytes:
-    """Decompressed data, at most 64 MiB of it; empty when damaged."""
+    """Decompress data, up to 64 MiB; empty if it is damaged."""
     try:
         return zlib.decompressobj().decompress(content, _INFLATED_LIMIT)
     except zlib.error:
@@ -327,7 +328,7 @@ def inflated(content: bytes) -> bytes:
 
 
 def png_is_complete(data: bytes) -> bool:
-    """Whether the compressed pixels of a PNG unfold to as many bytes as its header promises; Pillow does not look."""
+    """Whether the compressed pixels of a PNG have the size that its header states; Pillow does not check this."""
     width, height, bits, color, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
     depth = bits * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(color, 1)
     missing = 0
@@ -347,12 +348,12 @@ def png_is_complete(data: bytes) -> bool:
 
 
 def _png_ancillary(found: Metadata, name: bytes, content: bytes) -> Metadata:
-    """Sorts one chunk that is not pixels into the metadata."""
+    """Add one chunk without pixels to the metadata."""
     if name == b"eXIf":
         return replace(found, exif=content.removeprefix(EXIF_HEADER))
     if name == b"iCCP":
         profile = inflated(content.partition(b"\0")[2][1:])
-        return replace(found, icc=profile) if profile else found.warned("its damaged ICC profile is left out")
+        return replace(found, icc=profile) if profile else found.warned("its damaged ICC profile was skipped")
     if name == b"pHYs" and len(content) == 9:
         across, down, unit = struct.unpack(">IIB", content)
         return replace(found, dpi=(across * 0.0254, down * 0.0254)) if unit == 1 and across and down else found
@@ -362,7 +363,7 @@ def _png_ancillary(found: Metadata, name: bytes, content: bytes) -> Metadata:
         return found
     if name in _PNG_COPIED or name[3:4].islower():
         return replace(found, chunks=(*found.chunks, (name, content)))
-    return found.warned(f"its {name.decode('latin-1')} chunk belongs to the old pixels and is not carried over")
+    return found.warned(f"its {name.decode('latin-1')} chunk describes the original pixels and was not copied")
 
 
 def _png_text(found: Metadata, name: bytes, content: bytes) -> Metadata:
@@ -373,7 +374,9 @@ def _png_text(found: Metadata, name: bytes, content: bytes) -> Metadata:
     else:
         text = inflated(rest[1:]) if name == b"zTXt" else rest
     if len(text) >= _INFLATED_LIMIT:
-        return found.warned(f"its {name.decode('latin-1')} chunk unfolds to more than 64 MiB and is left out")
+        return found.warned(
+            f"its {name.decode('latin-1')} chunk is larger than 64 MiB when decompressed and was skipped"
+        )
     if keyword == XMP_KEYWORD:
         return replace(found, xmp=text)
     if keyword.startswith(b"Raw profile type ") and (profile := _raw_profile(text)):
@@ -389,7 +392,7 @@ def _png_text(found: Metadata, name: bytes, content: bytes) -> Metadata:
 
 
 def _raw_profile(text: bytes) -> bytes:
-    """Content of a profile written in hexadecimal, as ImageMagick does; empty when it is no such thing."""
+    """Decode a profile stored in hexadecimal, as ImageMagick writes it; empty if it is invalid."""
     lines = text.strip().split(b"\n", 2)
     try:
         return bytes.fromhex(lines[2].decode("ascii")) if len(lines) == 3 and lines[1].strip().isdigit() else b""
@@ -407,7 +410,7 @@ def _webp(data: bytes) -> Container:
         name, length = data[at : at + 4], struct.unpack("<I", data[at + 4 : at + 8])[0]
         content = data[at + 8 : at + 8 + length]
         if len(content) < length:
-            raise FileContentError("it is truncated")
+            raise FileContentError("the file is truncated")
         at += 8 + length + length % 2
         if name == b"VP8X":
             width, height = (int.from_bytes(content[start : start + 3], "little") + 1 for start in (4, 7))
@@ -431,7 +434,7 @@ def _webp(data: bytes) -> Container:
         elif name == b"XMP ":
             found = replace(found, xmp=content)
     if not frames or not found.size[0] or not found.size[1]:
-        raise FileContentError("it holds no image")
+        raise FileContentError("the file contains no image")
     return Container(found, data, frames=frames)
 
 
@@ -446,9 +449,9 @@ def _tiff(data: bytes) -> Container:
     first = structure.chain[0]
     width, height = structure.integer(first, 256), structure.integer(first, 257)
     if not width or not height:
-        raise FileContentError("its header states no size")
+        raise FileContentError("its header has no image size")
     if first.find(50706) is not None or structure.integer(first, 262) == 32803:
-        raise FileContentError("it is a camera's raw file (DNG)", unsupported=True)
+        raise FileContentError("camera raw files (DNG) are not supported", unsupported=True)
     fields = exif.fields_of(structure, first, TIFF_STRUCTURE_TAGS | _TIFF_CARRIED_APART)
 
     def value(tag: int) -> bytes | None:
@@ -470,22 +473,22 @@ def _tiff(data: bytes) -> Container:
         compressed=compression != 1,
     )
     bits = max(structure.integers(first.find(258)) or (1,))
-    stored = exif.upright(data, width, height)  # Pillow would turn it by itself
+    stored = exif.upright(data, width, height)  # Pillow would rotate the image itself
     return Container(found.warned(*_tiff_warnings(structure)), stored, bits, _pages(structure), structure)
 
 
 def _pages(structure: exif.Structure) -> int:
-    """Pages of full size; reduced copies and masks do not count."""
+    """Number of full-size pages, without reduced copies and masks."""
     return sum((structure.integer(page, 254) or 0) & 5 == 0 for page in structure.chain) or 1
 
 
 def _tiff_warnings(structure: exif.Structure) -> Iterator[str]:
     first = structure.chain[0]
     if first.find(330) is not None or len(structure.chain) > _pages(structure):
-        yield "the smaller copies of the image inside the file are not carried over"
+        yield "the smaller copies of the image in the file were not copied"
     if first.find(37724) is not None:
-        yield "the Photoshop layers inside the file are not carried over"
+        yield "the Photoshop layers in the file were not copied"
     if any(entry.value is None for directory in structure.edited for entry in directory.entries):
-        yield "some of its tags lie outside of the file and are left out"
+        yield "some of its tags point outside the file and were skipped"
     if any(directory.find(exif.MAKER_NOTE) for directory in structure.children):
-        yield "its maker note is kept but moved, so that programs may not understand all of it"
+        yield "its maker note was kept at a different offset, so some programs may not read all of it"

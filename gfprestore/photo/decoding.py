@@ -1,7 +1,7 @@
-"""A photo file's bytes to its header and its pixels as stored: not yet upright, not yet sRGB.
+"""Decode a photo file to its header and its pixels as stored: not yet upright, not yet sRGB.
 
-Pillow decodes, each format by its own class, so that no other decoder of it can be reached by a file that claims to be
-a photo. 16-bit color, which Pillow lacks, comes from OpenCV for PNG; for TIFF from Pillow's decompression alone.
+Pillow decodes, each format by its own class, so that a crafted file cannot reach any other of its decoders. Pillow
+does not support 16-bit color: OpenCV decodes such PNG files, and for TIFF Pillow only decompresses the data.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Decoded:
 
     Attributes:
         pixels: (H, W, 3), or (H, W, 1) for gray; uint8 or uint16, writeable.
-        alpha: (H, W) of the same type, None when opaque.
-        warnings: What the user should know.
+        alpha: (H, W) of the same type; None if opaque.
+        warnings: Warnings for the user.
         keeps_profile: The ICC profile still describes the pixels.
     """
 
@@ -58,7 +58,7 @@ class Decoded:
 
 
 def header_of(data: bytes, format: str) -> Container:
-    """Size, frames and metadata of a file, no pixel decoded.
+    """Read size, frames and metadata of a file without decoding any pixel.
 
     Raises:
         FileContentError: Damaged or unsupported.
@@ -81,7 +81,7 @@ def header_of(data: bytes, format: str) -> Container:
         found = replace(found, exif=found.exif.removeprefix(containers.EXIF_HEADER))
     images = getattr(image, "n_frames", 1)
     if format == "HEIF" and images > 1:
-        found, images = found.warned(f"only the main one of its {images} images is read"), 1
+        found, images = found.warned(f"only the main image of its {images} images was read"), 1
     return Container(found, data, frames=images)
 
 
@@ -96,11 +96,11 @@ def _resolution(value: object) -> tuple[float, float] | None:
 
 
 def decode(container: Container) -> Decoded:
-    """A file's pixels.
+    """Decode the pixels of a file.
 
     Raises:
         FileContentError: Damaged or unsupported.
-        MemoryError: More pixels than memory holds.
+        MemoryError: The pixels do not fit into memory.
     """
     format = container.metadata.format
     if format == "PNG" and container.bits == 16:
@@ -110,17 +110,17 @@ def decode(container: Container) -> Decoded:
         if container.bits == 16 and photometric <= 2:
             return _deep_tiff(container.data, container.structure, photometric)
     if format == "JPEG" and container.bits != 8:
-        raise FileContentError(f"it is a JPEG of {container.bits} bits a sample", unsupported=True)
+        raise FileContentError(f"JPEG with {container.bits} bits per sample is not supported", unsupported=True)
     if format == "PNG" and not containers.png_is_complete(container.data):
         raise FileContentError("its pixels are damaged or incomplete")
     image = _opened(container.data, format)
     try:
         with containers.quietly(format):
-            image.info.pop("xmp", None)  # Pillow turns a TIFF by it
+            image.info.pop("xmp", None)  # Pillow would rotate a TIFF by this tag
             image.load()
             decoded = _split(image, container)
         if format == "JPEG" and _ends_in_filling(decoded.pixels):
-            raise FileContentError("its lower part is missing")
+            raise FileContentError("the lower part of the image is missing")
         return decoded
     except _BROKEN as error:
         if isinstance(error, FileContentError):
@@ -129,7 +129,7 @@ def decode(container: Container) -> Decoded:
 
 
 def _ends_in_filling(pixels: Pixels) -> bool:
-    """Whether the last rows are the middle gray that libjpeg fills in for data that a JPEG states but lacks."""
+    """Whether the last rows are the middle gray that libjpeg uses for missing data."""
     rows = pixels[-8:]
     return len(pixels) > 8 and bool((rows == 128).all()) and not bool((pixels[0] == 128).all())
 
@@ -147,17 +147,17 @@ def _opened(data: bytes, format: str) -> ImageFile.ImageFile:
             image: ImageFile.ImageFile = plugin(BytesIO(data))
             return image
     except Image.DecompressionBombError as error:
-        raise FileContentError("it claims more pixels than a file of its format can sensibly have") from error
+        raise FileContentError("its header states an implausible number of pixels for its format") from error
     except _BROKEN as error:
         raise FileContentError(f"its {format} header is damaged ({error})") from error
 
 
 def _split(image: Image.Image, container: Container) -> Decoded:
-    """Color and alpha of a loaded image of any mode."""
+    """Split a loaded image of any mode into color and alpha."""
     mode = image.mode
     if mode == "CMYK":
         converted = icc.cmyk_to_rgb(image, container.metadata.icc)
-        warning = "its CMYK colors are converted to sRGB; the result is an RGB file"
+        warning = "its CMYK colors were converted to sRGB; the output is an RGB file"
         return Decoded(_array(converted), None, (warning,), keeps_profile=False)
     if mode in ("1", "L") and "transparency" not in image.info:
         return Decoded(_array(image.convert("L")), None)
@@ -168,7 +168,7 @@ def _split(image: Image.Image, container: Container) -> Decoded:
     if mode == "RGB" and "transparency" in image.info:
         wanted = "RGBA"
     if not wanted:
-        raise FileContentError(f"its pixels are of the kind {mode!r}", unsupported=True)
+        raise FileContentError(f"pixels of the type {mode!r} are not supported", unsupported=True)
     array = _array(image if mode == wanted else image.convert(wanted))
     if wanted == "RGB":
         return Decoded(array, None)
@@ -176,7 +176,7 @@ def _split(image: Image.Image, container: Container) -> Decoded:
 
 
 def _array(image: Image.Image) -> Pixels:
-    """An image's levels (H, W, C) in memory of our own, copied band by band."""
+    """Copy an image's levels (H, W, C) band by band to a new array."""
     out = np.empty((image.height, image.width, len(image.getbands())), np.uint8)
     for rows in bands(image.height, image.width):
         band = np.asarray(image.crop((0, rows.start, image.width, rows.stop)))
@@ -188,7 +188,7 @@ def _array(image: Image.Image) -> Pixels:
 
 
 def _deep_png(container: Container) -> Decoded:
-    """A 16-bit PNG of any color type."""
+    """Decode a 16-bit PNG of any color type."""
     try:
         decoded = cv2.imdecode(np.frombuffer(container.data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -212,24 +212,28 @@ def _deep_png(container: Container) -> Decoded:
 
 
 def _check_tiff(structure: exif.Structure, bits: int) -> int:
-    """The photometric interpretation; unusual samples are refused by name."""
+    """Photometric interpretation of a TIFF.
+
+    Raises:
+        FileContentError: The samples are of an unsupported type.
+    """
     first = structure.chain[0]
     kinds = set(structure.integers(first.find(339)) or (1,))
     if not kinds <= {1, 4}:
         named = {2: "signed", 3: "floating point"}.get(max(kinds & {2, 3}, default=0), "complex")
-        raise FileContentError(f"it is a TIFF of {named} samples of {bits} bits", unsupported=True)
+        raise FileContentError(f"TIFF with {named} samples of {bits} bits is not supported", unsupported=True)
     if bits not in (1, 2, 4, 8, 16):
-        raise FileContentError(f"it is a TIFF of {bits} bits a sample", unsupported=True)
+        raise FileContentError(f"TIFF with {bits} bits per sample is not supported", unsupported=True)
     photometric = structure.integer(first, 262)
     if photometric is None:
         photometric = 2 if (structure.integer(first, 277) or 1) >= 3 else 1
     if bits == 16 and photometric not in (0, 1, 2, 5):
-        raise FileContentError(f"it is a 16-bit TIFF of color model {photometric}", unsupported=True)
+        raise FileContentError(f"16-bit TIFF with color model {photometric} is not supported", unsupported=True)
     return photometric
 
 
 def _deep_tiff(data: bytes, structure: exif.Structure, photometric: int) -> Decoded:
-    """A 16-bit gray or RGB TIFF, with or without alpha, in strips or tiles, either byte order and planar layout."""
+    """Decode a 16-bit gray or RGB TIFF: with or without alpha, strips or tiles, any byte order and planar layout."""
     first = structure.chain[0]
 
     def number(tag: int, default: int) -> int:
@@ -239,7 +243,7 @@ def _deep_tiff(data: bytes, structure: exif.Structure, photometric: int) -> Deco
     width, height, samples = number(256, 0), number(257, 0), number(277, 1)
     colors = 3 if photometric == 2 else 1
     if number(259, 1) not in _LOSSLESS_TIFF or number(317, 1) not in (1, 2) or samples < colors or samples > 64:
-        raise FileContentError("it is a 16-bit TIFF of an unusual compression or layout", unsupported=True)
+        raise FileContentError("16-bit TIFF with this compression or layout is not supported", unsupported=True)
     planes = samples if number(284, 1) == 2 else 1
     together = samples // planes
     tile = (number(322, 0), number(323, 0)) if first.find(324) is not None else None
@@ -249,7 +253,7 @@ def _deep_tiff(data: bytes, structure: exif.Structure, photometric: int) -> Deco
         raw[..., 0] = 65535 - raw[..., 0]
     extra = structure.integers(first.find(338))
     has_alpha = samples > colors and bool(extra) and extra[0] in (1, 2)
-    notes = ("its extra channels are not carried over",) if samples - colors - has_alpha > 0 else ()
+    notes = ("its extra channels were not copied",) if samples - colors - has_alpha > 0 else ()
     pixels = np.ascontiguousarray(raw[..., :colors])
     if not has_alpha:
         return Decoded(pixels, None, notes)
@@ -276,10 +280,10 @@ def _tiff_plane(
     sizes = structure.integers(first.find(325 if tile else 279))
     share = len(offsets) // planes
     if not share or len(sizes) != len(offsets):
-        raise FileContentError("its strips are not where its header says")
+        raise FileContentError("its strips are not at the offsets in its header")
     offsets, sizes = (numbers[plane * share : (plane + 1) * share] for numbers in (offsets, sizes))
     if max(start + length for start, length in zip(offsets, sizes, strict=True)) > len(data):
-        raise FileContentError("it is truncated")
+        raise FileContentError("the file is truncated")
     row_bytes = 2 * samples
 
     def field(tag: int, *values: int) -> exif.Field:
@@ -303,7 +307,7 @@ def _tiff_plane(
     except _BROKEN as error:
         raise FileContentError(f"its pixels are damaged or incomplete ({error})") from error
     if image.mode != "L" or image.size != (width * row_bytes, height):
-        raise FileContentError("its header contradicts itself")
+        raise FileContentError("its header is inconsistent")
     levels = _array(image).reshape(height, -1).view(f"{order}u2").astype(np.uint16).reshape(height, width, samples)
     if structure.integer(first, 317) == 2:
         step = tile[0] if tile else width

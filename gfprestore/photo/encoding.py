@@ -1,8 +1,8 @@
-"""Pixels and metadata to the bytes of a file: JPEG, PNG, TIFF, WebP, AVIF and HEIC.
+"""Encode pixels and metadata as JPEG, PNG, TIFF, WebP, AVIF or HEIC.
 
-An image is handed over as bands of rows, so that no second copy of its pixels is needed. 16-bit PNG and all TIFF are
-written here, the rest by Pillow with our own segments and chunks put between. Each writer returns notes: what the
-format could not hold.
+An image is passed as bands of rows, so that no second copy of its pixels is needed. 16-bit PNG and all TIFF files are
+written here; Pillow writes the rest, and our own segments and chunks are inserted. Each writer returns notes on the
+metadata that the format cannot store.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
 class EncodingError(ValueError):
-    """The format cannot hold the image; the message says why."""
+    """The format cannot store the image; the message says why."""
 
 
 @dataclass(frozen=True)
 class OutputImage:
-    """Pixels as the file will hold them.
+    """Pixels as they are stored in the output file.
 
     Attributes:
-        width: Pixels across.
-        height: Pixels down.
+        width: Width in pixels.
+        height: Height in pixels.
         channels: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha.
         dtype: uint8 or uint16.
         band: The pixels (h, W, channels) of some rows.
@@ -59,7 +59,7 @@ class OutputImage:
 
 
 def writable_formats() -> frozenset[str]:
-    """The formats that can be written here, with what is installed."""
+    """Formats that can be written with the installed packages."""
     formats = {"JPEG", "PNG", "TIFF"}
     if features.check("webp"):
         formats.add("WEBP")
@@ -73,26 +73,27 @@ def writable_formats() -> frozenset[str]:
 def encode(
     stream: BinaryIO, output_image: OutputImage, found: Metadata, format: str, quality: int | None
 ) -> tuple[str, ...]:
-    """Writes a whole file.
+    """Write a whole file.
 
     Args:
-        stream: Where to; written from start to end, the TIFF header apart.
+        stream: Output stream; written from start to end, except for the TIFF header.
         output_image: The pixels.
         found: Metadata of an image of this size.
         format: One of `writable_formats`.
         quality: 1 to 100 for lossy formats; None keeps the source's or better.
 
     Returns:
-        What could not be kept, one sentence each.
+        Notes on metadata that could not be kept, one sentence each.
 
     Raises:
-        EncodingError: The format cannot hold the image.
+        EncodingError: The format cannot store the image.
         OSError: The stream cannot be written.
     """
     limit = LARGEST_SIDE[format]
     if max(output_image.width, output_image.height) > limit:
         raise EncodingError(
-            f"{format} holds at most {limit} pixels a side, it has {output_image.width} x {output_image.height}"
+            f"the image has {output_image.width} x {output_image.height} pixels, "
+            f"and {format} allows at most {limit} per side"
         )
     writers = {"JPEG": _jpeg, "PNG": _png, "TIFF": _tiff, "WEBP": _webp, "AVIF": _avif, "HEIF": _heif}
     notes = writers[format](stream, output_image, found, quality)
@@ -100,23 +101,23 @@ def encode(
 
 
 def _lost(found: Metadata, format: str) -> Iterator[str]:
-    """What the format has no place for."""
+    """Notes on metadata that the format cannot store."""
     if found.segments and format != "JPEG":
-        yield f"{len(found.segments)} application segments of the JPEG have no place in {format}"
+        yield f"{len(found.segments)} application segments of the JPEG cannot be stored in {format}"
     if found.extended_xmp and format != "JPEG":
-        yield f"the extended part of its XMP has no place in {format}"
+        yield f"the extended part of its XMP cannot be stored in {format}"
     others = [name for name, _ in found.chunks if name not in (b"tEXt", b"zTXt", b"iTXt", b"sRGB", b"gAMA", b"cHRM")]
     if others and format != "PNG":
-        yield f"PNG chunks have no place in {format}: {', '.join(name.decode('latin-1') for name in others)}"
+        yield f"PNG chunks cannot be stored in {format}: {', '.join(name.decode('latin-1') for name in others)}"
     if format in ("WEBP", "AVIF", "HEIF"):
         if found.iptc or found.photoshop:
-            yield f"its IPTC and Photoshop data have no place in {format}"
+            yield f"its IPTC and Photoshop data cannot be stored in {format}"
         if found.texts:
-            yield f"its comments have no place in {format}: {', '.join(sorted({key for key, _ in found.texts}))}"
+            yield f"its comments cannot be stored in {format}: {', '.join(sorted({key for key, _ in found.texts}))}"
 
 
 def _image(output_image: OutputImage) -> Image.Image:
-    """A Pillow image of the image, filled band by band."""
+    """Convert the image to a Pillow image, band by band."""
     image = Image.new(_MODES[output_image.channels], (output_image.width, output_image.height))
     top = 0
     for band in output_image.bands():
@@ -132,7 +133,7 @@ def _jpeg(stream: BinaryIO, output_image: OutputImage, found: Metadata, quality:
     segments, notes = _jpeg_segments(found)
     kept = found.format == "JPEG"
     _image(output_image).save(
-        _AfterHeader(stream, b""),  # type: ignore[arg-type]  # has no file number, so that write errors keep their cause
+        _AfterHeader(stream, b""),  # type: ignore[arg-type]  # has no file descriptor, so that write errors keep their cause
         "JPEG",
         quality=quality or max(found.quality or 0, DEFAULT_QUALITY),
         subsampling=(found.subsampling or "4:4:4") if kept else "4:4:4",
@@ -144,7 +145,7 @@ def _jpeg(stream: BinaryIO, output_image: OutputImage, found: Metadata, quality:
 
 
 def _whole_dpi(dpi: tuple[float, float] | None) -> tuple[int, int]:
-    """Resolution as JFIF holds it; (0, 0) stands for none."""
+    """Resolution as stored in JFIF; (0, 0) means none."""
     if dpi is None:
         return (0, 0)
     across, down = (min(max(round(value), 1), 65535) for value in dpi)
@@ -152,7 +153,7 @@ def _whole_dpi(dpi: tuple[float, float] | None) -> tuple[int, int]:
 
 
 def _jpeg_segments(found: Metadata) -> tuple[bytes, tuple[str, ...]]:
-    """All application segments and comments, and what did not fit."""
+    """All application segments and comments, and notes on what did not fit."""
     notes: list[str] = []
     parts: list[bytes] = []
     if found.exif is not None:
@@ -181,23 +182,23 @@ def _segment(marker: int, content: bytes) -> bytes:
 
 
 def _split(marker: int, content: bytes, header: Callable[[int, int], bytes]) -> list[bytes]:
-    """Content over as many segments as it needs, each behind its header."""
+    """Split content into as many segments as it needs, each with its header."""
     room = _SEGMENT_LIMIT - len(header(1, 1))
     pieces = [content[start : start + room] for start in range(0, len(content), room)] or [b""]
     return [_segment(marker, header(number, len(pieces)) + piece) for number, piece in enumerate(pieces, 1)]
 
 
 def _exif_within(block: bytes, limit: int, notes: list[str]) -> bytes | None:
-    """The block, rebuilt smaller when it passes the limit of the format."""
+    """Return the block, rebuilt smaller if it exceeds the limit of the format."""
     if len(block) <= limit:
         return block
     try:
         small, dropped = exif.shrunk(block, limit)
     except exif.ExifError:
-        notes.append(f"its EXIF data of {len(block)} bytes cannot be understood and do not fit in a JPEG")
+        notes.append(f"its EXIF data of {len(block)} bytes are invalid and do not fit in a JPEG")
         return None
     if dropped:
-        notes.append(f"EXIF tags too large for a JPEG are left out: {', '.join(f'0x{tag:04x}' for tag in dropped)}")
+        notes.append(f"EXIF tags too large for a JPEG were dropped: {', '.join(f'0x{tag:04x}' for tag in dropped)}")
     return small
 
 
@@ -223,7 +224,7 @@ def _xmp_segments(packet: bytes) -> list[bytes]:
 
 
 class _AfterHeader:
-    """Passes a PNG on and puts chunks behind its header, which is the first 33 bytes."""
+    """Forward a PNG and insert chunks after its header, which is the first 33 bytes."""
 
     def __init__(self, stream: BinaryIO, chunks: bytes) -> None:
         self._stream = stream
@@ -263,7 +264,7 @@ def _png(stream: BinaryIO, output_image: OutputImage, found: Metadata, quality: 
 
 
 def _filtered(rows: NDArray[np.uint8], above: NDArray[np.uint8], step: int) -> bytes:
-    """Rows of a PNG behind their filter byte: Sub, Up or Average, whichever leaves the smaller differences."""
+    """Rows of a PNG with their filter byte: the one of Sub, Up and Average with the smallest differences."""
     upper = np.concatenate([above[None], rows[:-1]])
     left = np.pad(rows, ((0, 0), (step, 0)))[:, :-step]
     average = ((upper.astype(np.uint16) + left) >> 1).astype(np.uint8)
@@ -277,7 +278,7 @@ def _filtered(rows: NDArray[np.uint8], above: NDArray[np.uint8], step: int) -> b
 
 
 def _png_chunks(found: Metadata) -> bytes:
-    """All chunks that are not pixels, in an order that readers accept."""
+    """All chunks without pixels, in an order that readers accept."""
     parts = []
     if found.icc is not None:
         parts.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(found.icc)))
@@ -301,7 +302,7 @@ def _png_chunks(found: Metadata) -> bytes:
 
 
 def _hexadecimal(name: bytes, content: bytes) -> bytes:
-    """A profile as text, in the form that ImageMagick began and other tools read."""
+    """Encode a profile as text, in the form that ImageMagick introduced and other tools read."""
     digits = content.hex().encode()
     lines = [digits[start : start + 72] for start in range(0, len(digits), 72)]
     return b"\n%b\n%8d\n%b\n" % (name, len(content), b"\n".join(lines))
@@ -311,14 +312,14 @@ def _hexadecimal(name: bytes, content: bytes) -> bytes:
 
 
 def _carried(found: Metadata) -> dict[str, bytes]:
-    """EXIF, ICC and XMP as Pillow's writers take them."""
+    """EXIF, ICC and XMP as arguments of Pillow's writers."""
     values = {"exif": found.exif, "icc_profile": found.icc, "xmp": found.xmp}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _webp(stream: BinaryIO, output_image: OutputImage, found: Metadata, quality: int | None) -> tuple[str, ...]:
     lossless = found.lossless and quality is None
-    best = 75 if lossless else DEFAULT_QUALITY  # for lossless files Pillow's quality means effort
+    best = 75 if lossless else DEFAULT_QUALITY  # for lossless files Pillow's quality is the effort
     _image(output_image).save(
         stream, "WEBP", lossless=lossless, quality=quality or best, exact=lossless, **_carried(found)
     )
@@ -330,12 +331,12 @@ def _avif(stream: BinaryIO, output_image: OutputImage, found: Metadata, quality:
     notes: tuple[str, ...] = ()
     with containers.quietly("AVIF"):
         if "exif" in carried:
-            try:  # Pillow would rebuild a block that states the orientation, and fails at one that it cannot read
+            try:  # Pillow would rebuild a block that has an orientation, and fails on an invalid one
                 carried["exif"] = exif.without_orientation(carried["exif"])
                 Image.Exif().load(carried["exif"])
             except (exif.ExifError, SyntaxError, ValueError, TypeError, KeyError, struct.error, OverflowError):
                 del carried["exif"]
-                notes = ("its EXIF data cannot be understood and have no place in AVIF",)
+                notes = ("its EXIF data are invalid and cannot be stored in AVIF",)
         _image(output_image).save(stream, "AVIF", quality=quality or DEFAULT_QUALITY, subsampling="4:4:4", **carried)
     return notes
 
@@ -353,7 +354,7 @@ def _heif(stream: BinaryIO, output_image: OutputImage, found: Metadata, quality:
 
 
 def _tiff(stream: BinaryIO, output_image: OutputImage, found: Metadata, quality: int | None) -> tuple[str, ...]:
-    """The EXIF block lies at the offsets it had, so that maker notes hold; strips and the first directory follow it."""
+    """Write the EXIF block at its original offsets, so that maker notes stay valid, then strips and first directory."""
     notes: list[str] = []
     block, fields = _tiff_block(found, notes)
     order = "<" if block[:2] == b"II" else ">"
@@ -368,7 +369,7 @@ def _tiff(stream: BinaryIO, output_image: OutputImage, found: Metadata, quality:
         stream.write(strip + b"\0" * (len(strip) % 2))
         at += len(strip) + len(strip) % 2
         if at > 0xFFFF0000:
-            raise EncodingError("it would pass 4 gigabytes, more than a TIFF holds; name --format png")
+            raise EncodingError("it would exceed 4 GB, the limit of TIFF; use --format png")
     fields += _tiff_pixel_fields(output_image, found, order, offsets, sizes, rows)
     fields += _tiff_metadata_fields(found, order, {field.tag for field in fields})
     stream.write(exif.serialize(fields, order, at))
@@ -378,7 +379,7 @@ def _tiff(stream: BinaryIO, output_image: OutputImage, found: Metadata, quality:
 
 
 def _tiff_block(found: Metadata, notes: list[str]) -> tuple[bytes, list[exif.Field]]:
-    """The bytes that the file begins with, and the tags of the first directory taken from EXIF."""
+    """First bytes of the file, and the tags of the first directory taken from EXIF."""
     empty = b"II*\0" + struct.pack("<I", 8)
     if found.exif is None:
         return empty, []
@@ -387,7 +388,7 @@ def _tiff_block(found: Metadata, notes: list[str]) -> tuple[bytes, list[exif.Fie
         if structure.big:
             structure = exif.parse(exif.block_of(exif.fields_of(structure, structure.chain[0]), structure.order))
     except exif.ExifError:
-        notes.append("its EXIF data cannot be understood and have no place in a TIFF")
+        notes.append("its EXIF data are invalid and cannot be stored in a TIFF")
         return empty, []
     first = structure.chain[0]
     fields = [

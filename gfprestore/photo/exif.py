@@ -1,8 +1,8 @@
-"""TIFF structure as bytes: what an EXIF block and a TIFF file are made of.
+"""Parse and edit the TIFF structure of EXIF blocks and TIFF files.
 
-An EXIF block is edited in place, so that no byte moves: maker notes hold offsets relative to the block's start, and
-private tags hold whatever their maker liked. The walker trusts no number in the file: every offset is checked against
-the end of the data, every directory is visited once. Layout after TIFF 6.0 section 2 and EXIF 2.32 section 4.6.
+An EXIF block is edited in place, so that no byte moves: maker notes contain offsets relative to the block's start, and
+private tags may contain anything. The parser trusts no number in the file: every offset is checked against the end of
+the data, and every directory is visited once. Layout after TIFF 6.0 section 2 and EXIF 2.32 section 4.6.
 Imports nothing of ours, opens no file.
 """
 
@@ -32,12 +32,12 @@ _MAXIMUM_DIRECTORIES = 4096
 
 
 class ExifError(ValueError):
-    """The bytes are no TIFF structure; the message says why."""
+    """The bytes are not a valid TIFF structure; the message says why."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One directory entry; `value` is where its bytes begin in the data, None when they lie outside."""
+    """One directory entry; `value` is the offset of its bytes in the data, None if they lie outside."""
 
     tag: int
     type: int
@@ -47,13 +47,13 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Bytes of the value."""
+        """Size of the value in bytes."""
         return SIZE_OF_TYPE.get(self.type, 1) * self.count
 
 
 @dataclass(frozen=True)
 class Directory:
-    """One image file directory (IFD): its name, place, entries and where the offset of the next one is written."""
+    """One image file directory (IFD): its name, offset, entries and the position of the next one's offset."""
 
     name: str
     offset: int
@@ -61,13 +61,13 @@ class Directory:
     next_at: int
 
     def find(self, tag: int) -> Entry | None:
-        """The first entry of this tag."""
+        """First entry with this tag."""
         return next((entry for entry in self.entries if entry.tag == tag), None)
 
 
 @dataclass(frozen=True)
 class Structure:
-    """All directories of a block or file: chain (IFD0, IFD1, ...) and the ones pointed at by IFD0."""
+    """All directories of a block or file: the chain (IFD0, IFD1, ...) and the ones that IFD0 points to."""
 
     data: bytes | bytearray | memoryview
     order: str
@@ -81,23 +81,23 @@ class Structure:
         return (self.chain[0], *self.children)
 
     def raw(self, entry: Entry) -> bytes:
-        """The value's bytes, empty when they lie outside of the data."""
+        """Bytes of the value, empty if they lie outside the data."""
         return b"" if entry.value is None else bytes(self.data[entry.value : entry.value + entry.size])
 
     def integers(self, entry: Entry | None) -> tuple[int, ...]:
-        """The value as integers, empty when there is none or its type is another."""
+        """Value as integers, empty if it is missing or has another type."""
         code = _INTEGER_CODE.get(entry.type) if entry is not None else None
         if entry is None or code is None or entry.value is None:
             return ()
         return struct.unpack(f"{self.order}{entry.count}{code}", self.raw(entry))
 
     def integer(self, directory: Directory, tag: int) -> int | None:
-        """The single integer of a tag, None when absent or of another type."""
+        """Single integer of a tag, None if it is missing or has another type."""
         values = self.integers(directory.find(tag))
         return values[0] if len(values) == 1 else None
 
     def rational(self, directory: Directory, tag: int) -> Fraction | None:
-        """The single unsigned rational of a tag, None when absent, zero or of another type."""
+        """Single unsigned rational of a tag, None if it is missing, zero or has another type."""
         entry = directory.find(tag)
         if entry is None or entry.type != RATIONAL or entry.count != 1 or entry.value is None:
             return None
@@ -106,22 +106,22 @@ class Structure:
 
 
 def parse(data: bytes | bytearray | memoryview) -> Structure:
-    """Walks a TIFF structure.
+    """Parse a TIFF structure.
 
     Raises:
-        ExifError: No TIFF header, or the first directory lies outside of the data.
+        ExifError: The TIFF header is missing, or the first directory lies outside the data.
     """
     start = bytes(data[:16])
     order = {b"II": "<", b"MM": ">"}.get(start[:2])
     if order is None or len(start) < 8:
-        raise ExifError("no TIFF header")
+        raise ExifError("the TIFF header is missing")
     magic = struct.unpack(f"{order}H", start[2:4])[0]
     if magic == 43 and len(start) == 16:
         first, big = struct.unpack(f"{order}Q", start[8:16])[0], True
     elif magic == 42:
         first, big = struct.unpack(f"{order}I", start[4:8])[0], False
     else:
-        raise ExifError(f"TIFF header with version {magic}")
+        raise ExifError(f"TIFF version {magic} is not supported")
     chain: list[Directory] = []
     seen: set[int] = set()
     offset = first
@@ -133,7 +133,7 @@ def parse(data: bytes | bytearray | memoryview) -> Structure:
         directory, offset = found
         chain.append(directory)
     if not chain:
-        raise ExifError("the first directory lies outside of the data")
+        raise ExifError("the first directory lies outside the data")
     structure = Structure(data, order, big, tuple(chain), ())
     return replace(structure, children=tuple(_children(structure, chain[0], seen)))
 
@@ -141,7 +141,7 @@ def parse(data: bytes | bytearray | memoryview) -> Structure:
 def _directory(
     data: bytes | bytearray | memoryview, order: str, big: bool, offset: int, name: str
 ) -> tuple[Directory, int] | None:
-    """A directory and the offset of the next one (0: none), None when not even its count can be read."""
+    """A directory and the offset of the next one (0: none); None if its count cannot be read."""
     count_code, entry_code, inline, link = ("Q", "HHQQ", 8, "Q") if big else ("H", "HHII", 4, "I")
     entry_size, count_size = struct.calcsize(f"{order}{entry_code}"), struct.calcsize(f"{order}{count_code}")
     if offset < 8 or offset + count_size > len(data):
@@ -176,10 +176,10 @@ def _children(structure: Structure, parent: Directory, seen: set[int]) -> Iterab
 
 
 def orientation_of(block: bytes) -> int:
-    """The orientation tag, 1 to 8; 1 when there is none or it makes no sense.
+    """Value of the orientation tag, 1 to 8; 1 if it is missing or invalid.
 
     Raises:
-        ExifError: The block cannot be walked.
+        ExifError: The block cannot be parsed.
     """
     structure = parse(block)
     value = structure.integer(structure.chain[0], ORIENTATION) or 1
@@ -187,15 +187,15 @@ def orientation_of(block: bytes) -> int:
 
 
 def upright(block: bytes, width: int, height: int) -> bytes:
-    """The block as it must read once the pixels are turned upright; no byte moves.
+    """Update the block for pixels that were rotated upright; no byte moves.
 
     Args:
         block: EXIF block.
-        width: Width of the image as stored, before turning.
-        height: Height of the image as stored, before turning.
+        width: Width of the image as stored, before the rotation.
+        height: Height of the image as stored, before the rotation.
 
     Raises:
-        ExifError: The block cannot be walked.
+        ExifError: The block cannot be parsed.
     """
     structure = parse(block)
     orientation = orientation_of(block)
@@ -216,7 +216,7 @@ def upright(block: bytes, width: int, height: int) -> bytes:
 
 
 def _turn_area(values: tuple[int, ...], orientation: int, width: int, height: int) -> list[int]:
-    """Center (x, y), and the diameter or sides that may follow, after the orientation is baked in."""
+    """Center (x, y), and the diameter or sides that may follow, after the image was rotated upright."""
     x, y = values[:2]
     if orientation in (2, 3, 7, 8):
         x = min(max(width - 1 - x, 0), 65535)
@@ -236,16 +236,16 @@ def _swap(out: bytearray, structure: Structure, directory: Directory, tags: tupl
 
 
 def resized(block: bytes, width: int, height: int, scale: tuple[float, float]) -> bytes:
-    """The block of an image of another size: dimensions, resolution and subject area follow; no byte moves.
+    """Update the block for a resized image: dimensions, resolution and subject area; no byte moves.
 
     Args:
         block: EXIF block of the upright image.
         width: New width in pixels.
         height: New height in pixels.
-        scale: New size over old size, across and down.
+        scale: New size divided by old size, horizontal and vertical.
 
     Raises:
-        ExifError: The block cannot be walked.
+        ExifError: The block cannot be parsed.
     """
     structure = parse(block)
     out = bytearray(block)
@@ -271,7 +271,7 @@ def _scale_rational(out: bytearray, structure: Structure, directory: Directory, 
         return
     numerator, denominator = struct.unpack(f"{structure.order}II", structure.raw(entry))
     scaled = numerator * Fraction(factor).limit_denominator(100_000)
-    if scaled.denominator == 1 and scaled.numerator <= 0xFFFFFFFF:  # Canon tells the sensor's size by the denominator
+    if scaled.denominator == 1 and scaled.numerator <= 0xFFFFFFFF:  # Canon stores the sensor's size in the denominator
         _put(out, entry, struct.pack(f"{structure.order}II", scaled.numerator, denominator))
         return
     new = scaled / denominator
@@ -282,7 +282,7 @@ def _scale_rational(out: bytearray, structure: Structure, directory: Directory, 
 
 
 def _set_integer(out: bytearray, structure: Structure, entry: Entry | None, value: int) -> None:
-    """Sets a single integer in place; one of a type too small for it becomes a LONG, which the entry holds as well."""
+    """Set a single integer in place; if its type is too small it becomes a LONG, which also fits in the entry."""
     if entry is None or entry.type not in (BYTE, SHORT, LONG) or entry.count != 1 or entry.value is None:
         return
     kind = entry.type if value < 1 << 8 * SIZE_OF_TYPE[entry.type] else LONG
@@ -296,10 +296,10 @@ def _put(out: bytearray, entry: Entry, value: bytes) -> None:
 
 
 def without_orientation(block: bytes) -> bytes:
-    """The block with the orientation tag taken out of its first directory, which is padded; no value moves.
+    """Remove the orientation tag from the first directory, which is padded; no value moves.
 
     Raises:
-        ExifError: The block cannot be walked.
+        ExifError: The block cannot be parsed.
     """
     structure = parse(block)
     first = structure.chain[0]
@@ -320,20 +320,20 @@ def has_thumbnail(block: bytes) -> bool:
     """Whether the block has a second directory, which holds the thumbnail.
 
     Raises:
-        ExifError: The block cannot be walked.
+        ExifError: The block cannot be parsed.
     """
     return len(parse(block).chain) > 1
 
 
 def with_thumbnail(block: bytes, jpeg: bytes) -> bytes:
-    """The block with its thumbnail replaced: in its old place when it fits there, else appended; nothing else moves.
+    """Replace the thumbnail: in place if the new one fits, else appended; nothing else moves.
 
     Args:
         block: EXIF block with a second directory.
         jpeg: The new thumbnail, a small JPEG file.
 
     Raises:
-        ExifError: The block cannot be walked.
+        ExifError: The block cannot be parsed.
     """
     structure = parse(block)
     directory = structure.chain[1]
@@ -357,7 +357,7 @@ def with_thumbnail(block: bytes, jpeg: bytes) -> bytes:
 
 
 def _new_thumbnail_directory(out: bytearray, structure: Structure, jpeg: bytes) -> bytes:
-    """Appends a fresh second directory and lets the first one point at it, for thumbnails stored uncompressed."""
+    """Append a new second directory and link the first one to it, for thumbnails stored uncompressed."""
     order = structure.order
     _pad(out)
     start = len(out)
@@ -390,7 +390,7 @@ def _pad(out: bytearray) -> None:
 
 @dataclass(frozen=True)
 class Field:
-    """An entry with its value, free of any place: what a new directory is built from."""
+    """An entry with its value but without an offset, from which a new directory is built."""
 
     tag: int
     type: int
@@ -400,9 +400,9 @@ class Field:
 
 
 def fields_of(structure: Structure, directory: Directory, skip: frozenset[int] = frozenset()) -> tuple[Field, ...]:
-    """A directory's entries as fields, the directories it points at as their children.
+    """Entries of a directory as fields, with the directories it points to as their children.
 
-    Entries whose value lies outside of the data or whose type exists in BigTIFF only are left out.
+    Entries with a value outside the data or with a type that only exists in BigTIFF are skipped.
     """
     by_name = {child.name: child for child in structure.children}
     fields = []
@@ -418,7 +418,7 @@ def fields_of(structure: Structure, directory: Directory, skip: frozenset[int] =
 
 
 def serialize(fields: Iterable[Field], order: str, start: int) -> bytes:
-    """A directory at offset `start` (even), followed by its values and children; it points at no next directory."""
+    """Build a directory at offset `start` (even), followed by its values and children; it has no next directory."""
     ordered = sorted(fields, key=lambda field: field.tag)
     values_at = start + 2 + 12 * len(ordered) + 4
     entries, values = bytearray(), bytearray()
@@ -437,19 +437,19 @@ def serialize(fields: Iterable[Field], order: str, start: int) -> bytes:
 
 
 def block_of(fields: Iterable[Field], order: str) -> bytes:
-    """A whole EXIF block made of these fields."""
+    """Build a whole EXIF block from these fields."""
     header = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8)
     return header + serialize(fields, order, 8)
 
 
 def shrunk(block: bytes, limit: int) -> tuple[bytes, tuple[int, ...]]:
-    """The block rebuilt to at most `limit` bytes: without thumbnail, then without its largest values.
+    """Rebuild the block with at most `limit` bytes: without thumbnail, then without its largest values.
 
     Returns:
-        The block and the tags that had to go.
+        The block and the tags that were dropped.
 
     Raises:
-        ExifError: The block cannot be walked.
+        ExifError: The block cannot be parsed.
     """
     structure = parse(block)
     fields = list(fields_of(structure, structure.chain[0]))

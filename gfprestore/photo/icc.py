@@ -1,10 +1,10 @@
-"""Between a file's ICC profile and the sRGB that networks were trained on.
+"""Conversion between a file's ICC profile and sRGB, on which the networks were trained.
 
-Profiles made of a matrix and tone curves (Adobe RGB, Display P3, ProPhoto, gray gamma) are computed here in floating
-point through the profile connection space (ICC.1:2022, annexes E and F.3); profiles made of look-up tables go through
-Little CMS, for 8-bit pixels. What sRGB cannot hold, saturated colors and fine steps in the shadows, is kept aside as a
-residual in the file's own space and put back when the photo is written, so that an image that nobody changed comes
-back to the last level.
+Profiles with a matrix and tone curves (Adobe RGB, Display P3, ProPhoto, gray gamma) are computed here in floating
+point through the profile connection space (ICC.1:2022, annexes E and F.3); Little CMS converts
+profiles with look-up tables, for 8-bit pixels only. Colors that sRGB cannot represent (saturated colors, fine steps in
+the shadows) are kept as a residual in the file's own space and added again when the photo is written, so that an
+unchanged image is written with exactly the same levels.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ProfileError(ValueError):
 
 @dataclass(frozen=True)
 class Conversion:
-    """A file's color space to sRGB and back, on pixels (H, W, C) of uint8 or uint16; C is 3, or 1 for gray."""
+    """Conversion of a file's color space to sRGB and back, for pixels (H, W, C) uint8 or uint16; C is 3 or 1."""
 
     to_srgb: Callable[[Pixels], Pixels]
     from_srgb: Callable[[Pixels], Pixels]
@@ -52,7 +52,7 @@ def is_gray_profile(icc: bytes) -> bool:
 
 @functools.lru_cache(maxsize=32)
 def conversion_for(icc: bytes, gray: bool, bits: int) -> Conversion | None:
-    """The conversion that a profile asks for, None when the pixels are sRGB already.
+    """Conversion for a profile, None if the pixels are already sRGB.
 
     Args:
         icc: ICC profile.
@@ -60,13 +60,13 @@ def conversion_for(icc: bytes, gray: bool, bits: int) -> Conversion | None:
         bits: 8 or 16.
 
     Raises:
-        ProfileError: The profile is damaged, or of a kind that cannot be used for these pixels.
+        ProfileError: The profile is damaged or cannot be used for these pixels.
     """
     if len(icc) < 132 or icc[36:40] != b"acsp":
-        raise ProfileError("it is damaged")
+        raise ProfileError("the profile is damaged")
     space = icc[16:20]
     if space != (b"GRAY" if gray else b"RGB "):
-        raise ProfileError(f"it is made for {space.decode('latin-1').strip()} pixels")
+        raise ProfileError(f"the profile is for {space.decode('latin-1').strip()} pixels")
     tags = _tags(icc)
     if gray and b"kTRC" in tags:
         curve = _curve(tags[b"kTRC"])
@@ -83,7 +83,7 @@ def conversion_for(icc: bytes, gray: bool, bits: int) -> Conversion | None:
 
 
 def cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
-    """A CMYK image as sRGB, through its profile where that works, else by plain subtraction."""
+    """Convert a CMYK image to sRGB with its profile, or by plain subtraction if the profile cannot be used."""
     if icc and icc[16:20] == b"CMYK":
         try:
             profile = ImageCms.ImageCmsProfile(BytesIO(icc))
@@ -97,20 +97,20 @@ def cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> Image.Image:
 
 
 def bands(height: int, width: int, pixels: int = _BAND_PIXELS) -> Iterator[slice]:
-    """Row slices of about so many pixels each."""
+    """Row slices of about `pixels` pixels each."""
     rows = max(1, pixels // max(width, 1))
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def to_working(stored: Pixels, conversion: Conversion) -> tuple[Pixels, Pixels | None]:
-    """Stored pixels as sRGB, and what the way back would lose of them.
+    """Convert stored pixels to sRGB and compute the residual that the conversion back would lose.
 
     Args:
         stored: Pixels (H, W, C) in the file's space; converted in place.
         conversion: The file's conversion.
 
     Returns:
-        The same array, now sRGB, and the residual (H, W, C), signed levels in the file's space; None when it is zero.
+        The same array, now sRGB, and the residual (H, W, C), signed levels in the file's space; None if it is zero.
     """
     wide = np.int16 if stored.dtype == np.uint8 else np.int32
     residual = np.empty(stored.shape, wide)
@@ -122,13 +122,13 @@ def to_working(stored: Pixels, conversion: Conversion) -> tuple[Pixels, Pixels |
 
 
 def from_working(pixels: Pixels, conversion: Conversion, residual: Pixels | None, rows: slice, height: int) -> Pixels:
-    """A band of working pixels in the file's space, the residual of the source put back.
+    """Convert a band of sRGB pixels to the file's space and add the residual of the source.
 
     Args:
         pixels: The band (h, W, C), sRGB.
         conversion: The file's conversion.
-        residual: Residual of the whole source, of any size but the same shape of image.
-        rows: Rows of the whole image that the band holds.
+        residual: Residual of the whole source, of any size but the same aspect ratio.
+        rows: Rows of the whole image that the band contains.
         height: Height of the whole image.
     """
     stored = conversion.from_srgb(pixels)
@@ -140,7 +140,7 @@ def from_working(pixels: Pixels, conversion: Conversion, residual: Pixels | None
 
 
 def _residual_band(residual: Pixels, rows: slice, height: int, width: int) -> NDArray[np.float32]:
-    """The residual's part for these rows, resampled bilinearly to the larger image."""
+    """Residual for these rows, resampled bilinearly to the larger image."""
     old_height, old_width, channels = residual.shape
     if (old_height, old_width) == (height, width):
         return residual[rows].astype(np.float32)
@@ -163,7 +163,7 @@ def _tags(icc: bytes) -> dict[bytes, bytes]:
     for index in range(min(count, 200)):
         entry = icc[132 + 12 * index : 144 + 12 * index]
         if len(entry) < 12:
-            raise ProfileError("it is damaged")
+            raise ProfileError("the profile is damaged")
         offset, size = struct.unpack(">II", entry[4:])
         tags[entry[:4]] = icc[offset : offset + size]
     return tags
@@ -171,7 +171,7 @@ def _tags(icc: bytes) -> dict[bytes, bytes]:
 
 def _xyz(tag: bytes) -> NDArray[np.float64]:
     if tag[:4] != b"XYZ " or len(tag) < 20:
-        raise ProfileError("it is damaged")
+        raise ProfileError("the profile is damaged")
     return np.array(struct.unpack(">3i", tag[8:20])) / 65536
 
 
@@ -184,14 +184,14 @@ def _curve(tag: bytes) -> Curve:
         if kind == b"para":
             return _parametric_curve(tag)
     except struct.error as error:
-        raise ProfileError("it is damaged") from error
-    raise ProfileError("its tone curves are of an unknown kind")
+        raise ProfileError("the profile is damaged") from error
+    raise ProfileError("its tone curves are of an unknown type")
 
 
 def _sampled_curve(tag: bytes) -> Curve:
     count = struct.unpack(">I", tag[8:12])[0]
     if count > 65536:
-        raise ProfileError("it is damaged")
+        raise ProfileError("the profile is damaged")
     values = np.array(struct.unpack(f">{count}H", tag[12 : 12 + 2 * count]), dtype=np.float64)
     if count == 0:
         return lambda x: x
@@ -207,7 +207,7 @@ def _parametric_curve(tag: bytes) -> Curve:
     kind = struct.unpack(">H", tag[8:10])[0]
     count = {0: 1, 1: 3, 2: 4, 3: 5, 4: 7}.get(kind)
     if count is None:
-        raise ProfileError("its tone curves are of an unknown kind")
+        raise ProfileError("its tone curves are of an unknown type")
     given = [value / 65536 for value in struct.unpack(f">{count}i", tag[12 : 12 + 4 * count])]
     g, a, b = (given + [1.0, 0.0])[:3] if count == 1 else given[:3]
     c, d, e, f = 0.0, -b / a if a else 0.0, 0.0, 0.0
@@ -218,7 +218,7 @@ def _parametric_curve(tag: bytes) -> Curve:
         e, f = given[5:7] if kind == 4 else (0.0, 0.0)
 
     def evaluate(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        with np.errstate(all="ignore"):  # a damaged profile may ask for any power
+        with np.errstate(all="ignore"):  # a damaged profile may state any exponent
             power = np.maximum(a * x + b, 0) ** g + e
         light: NDArray[np.float64] = np.clip(np.nan_to_num(np.where(x >= d, power, c * x + f)), 0, 1)
         return light
@@ -227,7 +227,7 @@ def _parametric_curve(tag: bytes) -> Curve:
 
 
 def _lightness(curve: Curve) -> Curve:
-    """A gray curve whose result is CIE lightness L*, as linear light."""
+    """Convert a gray curve with CIE lightness L* as output to linear light."""
 
     def evaluate(x: NDArray[np.float64]) -> NDArray[np.float64]:
         shade = (curve(x) * 100 + 16) / 116
@@ -244,7 +244,7 @@ def _srgb_curve(x: NDArray[np.float64]) -> NDArray[np.float64]:
 class _Tone:
     """A tone curve as tables, for one pixel type: level to linear light, and back by the square root of the light.
 
-    The square root spreads the shadows over the table as the curves themselves do, so no interpolation is needed.
+    The square root gives the shadows as many table entries as the curves do, so no interpolation is needed.
     """
 
     decode: NDArray[np.float32]
@@ -261,13 +261,13 @@ class _Tone:
         return _Tone(decode, encode)
 
     def encoded(self, light: NDArray[np.float32]) -> Pixels:
-        """Levels of linear light, which is overwritten."""
+        """Encode linear light as levels; the input is overwritten."""
         steps = np.sqrt(np.clip(light, 0, 1, out=light), out=light)
         return self.encode.take(np.add(np.multiply(steps, _ENCODE_STEPS, out=steps), 0.5, out=steps).astype(np.uint16))
 
 
 def _through(curves: list[Curve], targets: list[Curve], matrix: NDArray[Any]) -> Callable[[Pixels], Pixels]:
-    """Pixels through source curves, a matrix on linear light, and the target curves."""
+    """Conversion by source curves, a matrix on linear light, and target curves."""
     cache: dict[np.dtype[Any], tuple[list[_Tone], list[_Tone]]] = {}
     weights = matrix.astype(np.float32)
 
@@ -301,7 +301,7 @@ def _gray(curve: Curve) -> Conversion:
 
 
 def _tables(icc: bytes) -> Conversion:
-    """A profile made of look-up tables, both ways through Little CMS."""
+    """Conversion with a look-up table profile in both directions, by Little CMS."""
     try:
         profile = ImageCms.ImageCmsProfile(BytesIO(icc))
         srgb = ImageCms.createProfile("sRGB")
@@ -309,7 +309,7 @@ def _tables(icc: bytes) -> Conversion:
         forth = ImageCms.buildTransform(profile, srgb, "RGB", "RGB", intent)
         back = ImageCms.buildTransform(srgb, profile, "RGB", "RGB", intent)
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
-        raise ProfileError("its look-up tables lead one way only or are damaged") from error
+        raise ProfileError("its look-up tables are damaged or only convert in one direction") from error
 
     def apply(transform: ImageCms.ImageCmsTransform) -> Callable[[Pixels], Pixels]:
         def convert(pixels: Pixels) -> Pixels:
@@ -322,7 +322,7 @@ def _tables(icc: bytes) -> Conversion:
 
 
 def _unless_identity(conversion: Conversion, channels: int) -> Conversion | None:
-    """None when no 8-bit color changes by more than 3 levels: the profile is one of the many that are called sRGB."""
+    """Return None if no 8-bit color changes by more than 3 levels: the profile is a variant of sRGB."""
     steps = np.linspace(0, 255, 18).round().astype(np.uint8)
     grid = np.stack(np.meshgrid(*[steps] * channels), axis=-1).reshape(18, -1, channels)
     change = np.abs(conversion.to_srgb(grid).astype(int) - grid.astype(int))

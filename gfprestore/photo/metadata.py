@@ -1,8 +1,8 @@
-"""Everything of a photo's file that is not its pixels, and how it changes when the pixels do.
+"""Metadata of a photo file, and how to update them when the pixels change.
 
-EXIF is held as the raw block of the file and edited in place (see `exif`), XMP as the raw packet, IPTC as the raw
-record. What cannot be edited is carried as it is, with a warning for the user: nothing is dropped silently and
-malformed metadata never fails a photo. Opens no file.
+EXIF is kept as the raw block of the file and edited in place (see `exif`), XMP as the raw packet, IPTC as the raw
+record. Metadata that cannot be edited are copied unchanged, with a warning: nothing is dropped silently, and malformed
+metadata never make a photo fail. Opens no file.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What the file held beside its pixels, in its own bytes, already told as the upright image's.
+    """Metadata of a file in their original bytes, updated for the upright image.
 
     Attributes:
         format: Format of the file: JPEG, PNG, TIFF, WEBP, AVIF, HEIF, BMP or GIF.
         size: Upright width and height of the source in pixels.
-        orientation: EXIF orientation that the file had, 1 to 8; it is baked into the pixels.
-        exif: EXIF block (a TIFF structure) with the orientation reset, None when the file had none.
+        orientation: EXIF orientation of the file, 1 to 8; the pixels are already rotated by it.
+        exif: EXIF block (a TIFF structure) with the orientation reset; None if missing.
         icc: ICC profile of the file, kept for the output.
         color_managed: The pixels were converted from the profile to sRGB and are converted back when written.
         xmp: XMP packet.
         extended_xmp: Segments of extended XMP of a JPEG, verbatim.
-        photoshop: Photoshop image resources (8BIM blocks), which hold a JPEG's IPTC.
-        iptc: IPTC record outside of Photoshop resources.
+        photoshop: Photoshop image resources (8BIM blocks), which contain a JPEG's IPTC.
+        iptc: IPTC record outside Photoshop resources.
         texts: Comments and text chunks: keyword ("Comment" where the format has no keywords) and text.
         segments: Other JPEG application segments, marker and length included.
         chunks: Other PNG chunks: name and content.
-        dpi: Pixels an inch across and down, outside of EXIF; None when not stated.
-        quality: IJG quality whose tables are at least as fine as the source's; None when it is no JPEG.
+        dpi: Horizontal and vertical pixels per inch, stored outside EXIF; None if missing.
+        quality: IJG quality whose tables are at least as fine as the source's; None if it is not a JPEG.
         subsampling: Chroma subsampling of a JPEG: "4:4:4", "4:2:2", "4:2:0" or "" for any other.
         progressive: The JPEG is progressive.
-        lossless: The source's compression loses nothing.
+        lossless: The source's compression is lossless.
         compressed: The TIFF is compressed.
         file_times: Access and modification time of the file in nanoseconds.
-        warnings: What the user should know about this file, one sentence each.
+        warnings: Warnings about this file for the user, one sentence each.
     """
 
     format: str
@@ -80,12 +80,12 @@ class Metadata:
     warnings: tuple[str, ...] = field(default=())
 
     def warned(self, *warnings: str) -> Metadata:
-        """The same with more warnings."""
+        """Copy with more warnings."""
         return replace(self, warnings=(*self.warnings, *warnings))
 
 
 def resolution_of(structure: exif.Structure) -> tuple[float, float] | None:
-    """Pixels an inch across and down by the resolution tags of IFD0, None when they state no unit or no value."""
+    """Horizontal and vertical pixels per inch from IFD0; None if the unit or a value is missing."""
     first = structure.chain[0]
     unit = structure.integer(first, exif.RESOLUTION_UNIT)
     across, down = structure.rational(first, exif.X_RESOLUTION), structure.rational(first, exif.Y_RESOLUTION)
@@ -94,9 +94,9 @@ def resolution_of(structure: exif.Structure) -> tuple[float, float] | None:
 
 
 def turned_upright(metadata: Metadata) -> Metadata:
-    """The metadata as read from the file, told as those of the upright image.
+    """Update metadata as read from the file for the upright image.
 
-    `size` comes in as stored; orientation comes from EXIF where the block can be walked.
+    `size` must be the size as stored; the orientation is read from EXIF if the block can be parsed.
     """
     width, height = metadata.size
     orientation = metadata.orientation
@@ -106,7 +106,7 @@ def turned_upright(metadata: Metadata) -> Metadata:
             dpi = metadata.dpi or resolution_of(exif.parse(metadata.exif))
             metadata = replace(metadata, dpi=dpi, exif=exif.upright(metadata.exif, width, height))
         except exif.ExifError as error:
-            metadata = metadata.warned(f"its EXIF data cannot be understood ({error}) and is kept as it is")
+            metadata = metadata.warned(f"its EXIF data are invalid ({error}) and were kept unchanged")
     if orientation == 1:
         return metadata
     turned = orientation >= 5
@@ -117,13 +117,13 @@ def turned_upright(metadata: Metadata) -> Metadata:
 
 
 def resized(metadata: Metadata, width: int, height: int, thumbnail: Callable[[int], Thumbnail]) -> Metadata:
-    """The metadata for upright pixels of another size: dimensions, resolution and thumbnail follow.
+    """Update dimensions, resolution and thumbnail for upright pixels of another size.
 
     Args:
         metadata: Upright metadata.
         width: New width in pixels.
         height: New height in pixels.
-        thumbnail: Makes a thumbnail of at most that many bytes.
+        thumbnail: Function that makes a thumbnail of at most the given number of bytes.
     """
     scale = (width / metadata.size[0], height / metadata.size[1])
     dpi = (metadata.dpi[0] * scale[0], metadata.dpi[1] * scale[1]) if metadata.dpi else None
@@ -162,7 +162,7 @@ def _scaled_ratio(old: bytes, factor: float) -> bytes:
 
 
 def _with_xmp_value(packet: bytes, name: bytes, new: Callable[[bytes], bytes]) -> bytes:
-    """Replaces a number written as attribute or element, and nothing else of the packet."""
+    """Replace a number written as attribute or element, and nothing else in the packet."""
     attribute = rb"(\b" + re.escape(name) + rb"\s*=\s*[\"'])(\d+(?:/\d+)?)(?=[\"'])"
     element = rb"(<" + re.escape(name) + rb">\s*)(\d+(?:/\d+)?)(?=\s*</)"
     for pattern in (attribute, element):
@@ -174,7 +174,7 @@ def _with_xmp_value(packet: bytes, name: bytes, new: Callable[[bytes], bytes]) -
 
 
 def _resources(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """(number, whole block, content) of each resource; stops where the data stop making sense."""
+    """Number, whole block and content of each resource; stops at the first invalid one."""
     at = 0
     while data[at : at + 4] == b"8BIM" and at + 12 <= len(data):
         number = struct.unpack(">H", data[at + 4 : at + 6])[0]
@@ -191,7 +191,7 @@ def _resources(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
 
 
 def _resized_resources(data: bytes, scale: tuple[float, float], thumbnail: Thumbnail) -> bytes:
-    """The resources with the thumbnail remade and the resolution scaled; the same bytes when not understood."""
+    """Replace the thumbnail and scale the resolution; returns the same bytes if they are invalid."""
     blocks, understood = [], 0
     for number, block, content in _resources(data):
         understood += len(block)
@@ -216,12 +216,12 @@ def _resized_resources(data: bytes, scale: tuple[float, float], thumbnail: Thumb
 
 
 def iptc_of(photoshop: bytes) -> bytes | None:
-    """The IPTC record inside Photoshop resources, None when there is none."""
+    """IPTC record in Photoshop resources, None if missing."""
     return next((content for number, _, content in _resources(photoshop) if number == _IPTC_RESOURCE), None)
 
 
 def resources_with_iptc(iptc: bytes) -> bytes:
-    """Photoshop resources that hold nothing but an IPTC record."""
+    """Photoshop resources with only an IPTC record."""
     return _resource(_IPTC_RESOURCE, iptc)
 
 

@@ -1,8 +1,8 @@
-"""Photos: read upright in sRGB, written whole or not at all, with everything else of the file.
+"""The `Photo` type: upright sRGB pixels with all other data of the file.
 
 Pixels are (H, W, 3) RGB, upright, uint8 or uint16: the type is the bit depth of the file. They are sRGB, converted from
 the file's ICC profile where it has one, and are converted back when written. A file is read once into memory and
-decoded from there, whatever happens to it meanwhile; an original is never written to.
+decoded from there, so later changes to it have no effect; an original is never written to.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Pixels = NDArray[Any]
 DEFAULT_MAX_PIXELS = 500_000_000
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "tiff": "TIFF"}
-"""The formats that a user can ask for, by their option word."""
+"""Output formats by the value of --format."""
 
 SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -35,21 +35,21 @@ SUFFIXES = {
 }
 _READABLE = frozenset({"JPEG", "PNG", "TIFF", "BMP", "GIF"}) | encoding.writable_formats()
 PHOTO_SUFFIXES: frozenset[str] = frozenset(suffix for name in _READABLE for suffix in SUFFIXES[name])
-"""Suffixes, in lower case, of the files that are taken for photos with what is installed."""
+"""Lower-case suffixes of the files that can be read with the installed packages."""
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo in memory. `dataclasses.replace` with other pixels, of any size, is how a restored one is made.
+    """A photo in memory. Use `dataclasses.replace` to make a restored photo with other pixels of any size.
 
     Attributes:
         path: The file that it was read from.
         pixels: (H, W, 3) RGB, upright, sRGB, uint8 or uint16; the type is the file's bit depth.
-        alpha: (H, W) of the same type and size, None when opaque.
-        metadata: Everything else of the file.
-        gray: The file holds one color channel; pixels of equal channels are written as one again.
-        residual: (h, w, 3), or (h, w, 1) for gray: what sRGB could not hold of the file's own colors, at the source's
-            size, in signed levels; None when nothing.
+        alpha: (H, W) of the same type and size; None if opaque.
+        metadata: All other data of the file.
+        gray: The file has one color channel; pixels with equal channels are written as one channel again.
+        residual: (h, w, 3), or (h, w, 1) for gray: the part of the file's own colors that sRGB cannot represent, at
+            the source's size, in signed levels; None if it is zero.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""Read photos: upright, in sRGB, with everything else of the file."""
+"""Read photos: upright, in sRGB, with all other data of the file."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _BYTES_A_PIXEL = 16
 
 
 def read_photo(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
-    """Reads a photo, upright and in sRGB.
+    """Read a photo, upright and in sRGB.
 
     Args:
         path: The file.
-        max_pixels: More pixels than this are refused before they are decoded.
+        max_pixels: Photos with more pixels are rejected before they are decoded.
 
     Raises:
-        UnreadablePhotoError: Missing, not readable, empty, damaged, truncated or no photo.
-        UnsupportedPhotoError: Animated, of several pages, of floating point samples and the like.
-        PhotoTooLargeError: More than `max_pixels`, or more than memory holds.
+        UnreadablePhotoError: The file is missing, not readable, empty, damaged, truncated or not a photo.
+        UnsupportedPhotoError: The photo is animated, has several pages or floating point samples, for example.
+        PhotoTooLargeError: The photo has more than `max_pixels` or does not fit into memory.
     """
     data, status = _file_bytes(path, max_pixels)
     try:
@@ -51,11 +51,11 @@ def read_photo(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
 
 
 def photo_size(path: Path) -> tuple[int, int]:
-    """Upright width and height of a photo by its header; reads the first megabyte where that is enough.
+    """Read the upright width and height of a photo from its header; the first megabyte is usually enough.
 
     Raises:
-        UnreadablePhotoError: Missing, not readable, empty, damaged or no photo.
-        UnsupportedPhotoError: Of a kind that is not read.
+        UnreadablePhotoError: The file is missing, not readable, empty, damaged or not a photo.
+        UnsupportedPhotoError: The type of the photo is not supported.
     """
     head = file_head(path)
     if containers.format_of(head) == "JPEG" and len(head) == _HEADER_BYTES:
@@ -69,7 +69,7 @@ def photo_size(path: Path) -> tuple[int, int]:
 
 
 def file_head(path: Path, size: int = _HEADER_BYTES) -> bytes:
-    """The first `size` bytes of a file."""
+    """Read the first `size` bytes of a file."""
     with _opened(path) as stream:
         return stream.read(size)
 
@@ -86,21 +86,23 @@ def _file_bytes(path: Path, max_pixels: int) -> tuple[bytes, os.stat_result]:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """A regular file open for reading, with every failure told; a pipe or device is never waited for."""
+    """Open a regular file for reading and report every failure; never wait for a pipe or device."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise UnreadablePhotoError(f"{path} is a folder or device, not a photo's file. Leave it out.")
+            raise UnreadablePhotoError(f"{path} is a folder or device, not a photo. Remove it from the command.")
         with path.open("rb") as stream:
             yield stream
     except FileNotFoundError as error:
-        raise UnreadablePhotoError(f"{path} is not there (any more). Check the name and run again.") from error
+        raise UnreadablePhotoError(f"{path} does not exist. Check the name and run the command again.") from error
     except PermissionError as error:
-        raise UnreadablePhotoError(f"{path} may not be read. Give yourself permission to read it.") from error
+        raise UnreadablePhotoError(
+            f"{path} cannot be read: permission denied. Change its permissions and run the command again."
+        ) from error
     except MemoryError as error:
         raise _memory_error(path) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UnreadablePhotoError(f"{path} cannot be read: {reason}. Check the disk and the name.") from error
+        raise UnreadablePhotoError(f"{path} cannot be read: {reason}. Check the name and the disk.") from error
 
 
 def _memory_error(path: Path) -> PhotoTooLargeError:
@@ -109,12 +111,12 @@ def _memory_error(path: Path) -> PhotoTooLargeError:
 
 def _header(path: Path, data: bytes) -> Container:
     if not data:
-        raise UnreadablePhotoError(f"{path} is empty. Fetch it again from where it came.")
+        raise UnreadablePhotoError(f"{path} is empty. Copy it again from its source.")
     format = containers.format_of(data)
     if format is None:
         raise UnreadablePhotoError(
-            f"{path} is no photo that can be read: its content is not JPEG, PNG, TIFF, WebP, AVIF, HEIC, BMP or GIF, "
-            "whatever its name says. Leave it out or convert it."
+            f"{path} is not a supported image (its content is not JPEG, PNG, TIFF, WebP, AVIF, HEIC, BMP or GIF). "
+            "Convert it to TIFF or PNG first."
         )
     return decoding.header_of(data, format)
 
@@ -122,30 +124,30 @@ def _header(path: Path, data: bytes) -> Container:
 def _content_error(path: Path, error: FileContentError) -> UnreadablePhotoError | UnsupportedPhotoError:
     if error.unsupported:
         return UnsupportedPhotoError(f"{path} cannot be restored: {error}. Convert it to an 8- or 16-bit TIFF or PNG.")
-    return UnreadablePhotoError(f"{path} is damaged: {error}. Fetch it again from where it came.")
+    return UnreadablePhotoError(f"{path} is damaged: {error}. Copy it again from its source.")
 
 
 def _check_frames(path: Path, container: Container) -> None:
     if container.frames > 1:
         kind = "pages" if container.metadata.format == "TIFF" else "frames (it is animated)"
-        raise UnsupportedPhotoError(f"{path} has {container.frames} {kind}. Save each image as a file of its own.")
+        raise UnsupportedPhotoError(f"{path} has {container.frames} {kind}. Save each image as a separate file.")
 
 
 def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
     if size[0] * size[1] > max_pixels:
         raise PhotoTooLargeError(
             f"{path} has {size[0]} x {size[1]} pixels, more than the limit of {max_pixels}. "
-            f"If the file is to be trusted, raise --max-pixels to {size[0] * size[1]}."
+            f"If you trust the file, raise --max-pixels to {size[0] * size[1]}."
         )
 
 
 def _assembled(path: Path, container: Container) -> Photo:
-    """Decodes, turns upright and converts to sRGB."""
+    """Decode the pixels, rotate them upright and convert them to sRGB."""
     decoded = decoding.decode(container)
     stored, alpha = decoded.pixels, decoded.alpha
     found = container.metadata.warned(*decoded.warnings)
     if (stored.shape[1], stored.shape[0]) != found.size:
-        raise FileContentError("its header contradicts itself")
+        raise FileContentError("its header is inconsistent")
     if not decoded.keeps_profile:
         found = replace(found, icc=None)
     found = metadata.turned_upright(found)
@@ -162,17 +164,17 @@ def _assembled(path: Path, container: Container) -> Photo:
 
 
 def conversion_of(found: Metadata, gray: bool, dtype: np.dtype[Any]) -> tuple[Metadata, Conversion | None]:
-    """The conversion that the profile asks for; a profile that cannot be used is kept, with a warning."""
+    """Conversion for the profile; a profile that cannot be used is kept, with a warning."""
     if found.icc is None:
         return found, None
     try:
         return found, icc.conversion_for(found.icc, gray, dtype.itemsize * 8)
     except ProfileError as error:
-        return found.warned(f"its ICC profile is kept but was not used to read the colors: {error}"), None
+        return found.warned(f"its ICC profile was kept but not used to read the colors: {error}"), None
 
 
 def _turned(pixels: Pixels, orientation: int) -> Pixels:
-    """Pixels as stored, turned upright as EXIF's orientation says (1 to 8)."""
+    """Rotate stored pixels upright by the EXIF orientation (1 to 8)."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):

@@ -1,4 +1,4 @@
-"""Write photos with all their metadata: whole under their name, or not at all."""
+"""Write photos with all their metadata; an output file is never incomplete."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _THUMBNAIL_SIDE = 160
 
 
 def output_suffix(path: Path, format: str = "keep") -> str:
-    """The suffix of the output for a source, dot included, case kept where the format stays.
+    """Suffix of the output for a source, with the dot; its case is kept if the format stays.
 
-    "keep" goes by the file's content, so a PNG named .jpg becomes .png; what cannot be written becomes .png.
+    "keep" uses the file's content, so a PNG named .jpg becomes .png; formats that cannot be written become .png.
 
     Args:
         path: The source.
@@ -46,20 +46,20 @@ def output_suffix(path: Path, format: str = "keep") -> str:
 
 
 def write_photo(photo: Photo, path: Path, *, format: str | None = None, quality: int | None = None) -> tuple[str, ...]:
-    """Writes a photo with all its metadata, adjusted to its size: whole under its name, or not at all.
+    """Write a photo with all its metadata, adjusted to its size; the output file is never incomplete.
 
     Args:
-        photo: The photo; its pixels may have another size than its file had.
-        path: The output; its folder exists.
-        format: A key of `FORMATS`; None or "keep" goes by the suffix of `path`.
-        quality: 1 to 100 for JPEG, WebP, AVIF and HEIC; None takes 95, or the source's own where that is better.
+        photo: The photo; its pixels may have another size than its file.
+        path: The output; its folder must exist.
+        format: A key of `FORMATS`; None or "keep" uses the suffix of `path`.
+        quality: 1 to 100 for JPEG, WebP, AVIF and HEIC; None uses 95, or the source's quality if that is better.
 
     Returns:
-        What the output's format could not keep, one sentence each.
+        Notes on data that the output's format could not keep, one sentence each.
 
     Raises:
-        PhotoWriteError: `path` is the source itself, the format cannot hold the photo, the disk is full, or the folder
-            is gone or locked.
+        PhotoWriteError: `path` is the source itself, the format cannot store the photo, the disk is full, or the folder
+            is missing or not writable.
     """
     name = _format_for(path, format)
     single = photo.gray and is_gray(photo.pixels)
@@ -67,7 +67,9 @@ def write_photo(photo: Photo, path: Path, *, format: str | None = None, quality:
     output_image, losses = _output_image(photo, name, found, single)
     try:
         if photo.path.exists() and path.exists() and path.samefile(photo.path):
-            raise PhotoWriteError(f"{path} is the original and is never written to. Name another output folder.")
+            raise PhotoWriteError(
+                f"{path} is the original and is never overwritten. Choose another output folder with --output."
+            )
         with whole_file(path, found.file_times) as stream:
             notes += encoding.encode(stream, output_image, found, name, quality)
     except EncodingError as error:
@@ -86,14 +88,16 @@ def _format_for(path: Path, format: str | None) -> str:
     for name in encoding.writable_formats():
         if suffix in SUFFIXES[name]:
             return name
-    raise PhotoWriteError(f"{path} cannot be written: no format for {suffix!r}. Name one with --format.")
+    raise PhotoWriteError(
+        f"{path} cannot be written: the suffix {suffix!r} is not supported. Choose a format with --format."
+    )
 
 
 def _output_metadata(photo: Photo, format: str, single: bool) -> tuple[Metadata, tuple[str, ...]]:
     height, width = photo.pixels.shape[:2]
     found = metadata.resized(photo.metadata, width, height, lambda limit: _thumbnail(photo.pixels, limit))
     if found.icc is not None and icc.is_gray_profile(found.icc) and (not single or format in _COLOR_ONLY):
-        note = "its gray ICC profile does not fit a file in color; the output is sRGB"
+        note = "its gray ICC profile cannot be used for a color file; the output is sRGB"
         return replace(found, icc=None, color_managed=False), (note,)
     return found, ()
 
@@ -102,7 +106,7 @@ _COLOR_ONLY = ("WEBP", "AVIF", "HEIF")
 
 
 def _thumbnail(pixels: Pixels, limit: int) -> metadata.Thumbnail:
-    """A thumbnail of at most `limit` bytes, 160 pixels on the longer side at most."""
+    """Make a thumbnail of at most `limit` bytes, at most 160 pixels on the longer side."""
     height, width = pixels.shape[:2]
     scale = min(1.0, _THUMBNAIL_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -116,7 +120,7 @@ def _thumbnail(pixels: Pixels, limit: int) -> metadata.Thumbnail:
 
 
 def _output_image(photo: Photo, format: str, found: Metadata, single: bool) -> tuple[OutputImage, tuple[str, ...]]:
-    """The pixels as the format holds them, made band by band, and what is lost on the way."""
+    """Pixels as the format stores them, computed band by band, and notes on losses."""
     height, width = photo.pixels.shape[:2]
     dtype = photo.pixels.dtype if format in ("PNG", "TIFF") else np.dtype(np.uint8)
     conversion = conversion_of(found, single, photo.pixels.dtype)[1] if found.color_managed else None
@@ -124,9 +128,9 @@ def _output_image(photo: Photo, format: str, found: Metadata, single: bool) -> t
     alpha = photo.alpha
     notes = []
     if photo.pixels.dtype != dtype:
-        notes.append(f"{format} holds 8 bits a channel; the 16 bits of the photo are reduced to them")
+        notes.append(f"{format} has 8 bits per channel; the 16 bits of the photo were reduced to 8")
     if alpha is not None and format == "JPEG":
-        notes.append("JPEG holds no transparency; the photo is laid on white")
+        notes.append("JPEG has no transparency; the photo was placed on white")
 
     def band(rows: slice) -> Pixels:
         pixels = photo.pixels[rows][..., :1] if single else photo.pixels[rows]
@@ -144,7 +148,7 @@ def _output_image(photo: Photo, format: str, found: Metadata, single: bool) -> t
 
 
 def _same_shape(photo: Photo) -> bool:
-    """Whether the pixels still show what the residual was taken from: the same image, larger or smaller."""
+    """Whether the pixels have the aspect ratio of the residual: the same image, larger or smaller."""
     height, width = photo.pixels.shape[:2]
     old_width, old_height = photo.metadata.size
     difference = abs(width * old_height - height * old_width)
@@ -159,9 +163,13 @@ def _on_white(pixels: Pixels, alpha: Pixels) -> Pixels:
 
 def _write_error(path: Path, error: OSError) -> PhotoWriteError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return PhotoWriteError(f"{path} cannot be written: the disk is full. Make room and run again.")
+        return PhotoWriteError(
+            f"{path} cannot be written: the disk is full. Free some space and run the command again."
+        )
     if error.errno == errno.ENOENT:
-        return PhotoWriteError(f"{path} cannot be written: its folder is gone. Run again to have it made anew.")
+        return PhotoWriteError(
+            f"{path} cannot be written: its folder does not exist any more. Run the command again to create it."
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return PhotoWriteError(f"{path} cannot be written: no permission. Name another folder with --output.")
+        return PhotoWriteError(f"{path} cannot be written: permission denied. Choose another folder with --output.")
     return PhotoWriteError(f"{path} cannot be written: {error.strerror or error}.")

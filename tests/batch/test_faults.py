@@ -118,7 +118,7 @@ def is_part(path: Any, *_arguments: Any) -> bool:
     ("place", "code", "words"),
     [
         ("os.open", errno.ENOSPC, "the disk is full"),
-        ("os.open", errno.EROFS, "no permission"),
+        ("os.open", errno.EROFS, "permission denied"),
         ("os.open", errno.EMFILE, "Too many open files"),
         ("pathlib.Path.replace", errno.ENOSPC, "the disk is full"),
         ("pathlib.Path.replace", errno.EIO, "Input/output error"),
@@ -317,7 +317,7 @@ def test_an_original_that_is_removed_before_it_is_read_fails_alone(
         patch.setattr(pipeline, "read_photo", with_hook(pipeline.read_photo, "2.tif", Path.unlink, before=True))
         assert run(photos, out) == 1
     results, summary = records(capsys)
-    assert summary["failed"] == 1 and "is not there" in results["2.tif"]["error"]
+    assert summary["failed"] == 1 and "does not exist" in results["2.tif"]["error"]
     (photos / "2.tif").write_bytes(content)
     assert_the_next_run_does_the_rest(photos, out, tmp_path)
 

@@ -264,15 +264,15 @@ def bad_files() -> dict[str | bytes, tuple[bytes, str]]:
     """Content, and words of the reason that must be told."""
     jpeg, png, tiff = coded("JPEG", scene(64, 48), quality=95), coded("PNG", scene(64, 48)), coded("TIFF")
     files: dict[str | bytes, tuple[bytes, str]] = {
-        "text.jpg": (b"Dear diary", "no photo"),
+        "text.jpg": (b"Dear diary", "not a supported image"),
         "empty.jpg": (b"", "is empty"),
-        "zeros.png": (bytes(1000), "no photo"),
-        "page.png": (b"<!doctype html><title>404</title>", "no photo"),
-        "drawing.png": (b"<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>", "no photo"),
-        "archive.jpg": (zipped(), "no photo"),
-        "program.jpg": (b"\x7fELF" + bytes(200), "no photo"),
-        "postscript.tif": (b"%!PS-Adobe-3.0 EPSF-3.0\n(/etc/passwd) run\n", "no photo"),
-        "layers.jpg": (b"8BPS\0\1" + bytes(200), "no photo"),
+        "zeros.png": (bytes(1000), "not a supported image"),
+        "page.png": (b"<!doctype html><title>404</title>", "not a supported image"),
+        "drawing.png": (b"<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>", "not a supported image"),
+        "archive.jpg": (zipped(), "not a supported image"),
+        "program.jpg": (b"\x7fELF" + bytes(200), "not a supported image"),
+        "postscript.tif": (b"%!PS-Adobe-3.0 EPSF-3.0\n(/etc/passwd) run\n", "not a supported image"),
+        "layers.jpg": (b"8BPS\0\1" + bytes(200), "not a supported image"),
         "only a signature.png": (png[:8], "truncated"),
         "only a header.png": (png_header(24, 16), "truncated"),
         "no pixels.png": (png_header(24, 16) + OK_PNG_END, "damaged"),

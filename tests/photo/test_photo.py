@@ -320,8 +320,10 @@ def jpeg_bytes(**options: Any) -> bytes:
 
 def test_files_that_are_no_photos_are_named_with_their_reason(tmp_path: Path) -> None:
     assert "empty" in refusal(saved(tmp_path / "empty.jpg", b""), UnreadablePhotoError)
-    assert "no photo" in refusal(saved(tmp_path / "text.jpg", b"Dear diary\n" * 50), UnreadablePhotoError)
-    assert "not there" in refusal(tmp_path / "absent.jpg", UnreadablePhotoError)
+    assert "is not a supported image" in refusal(
+        saved(tmp_path / "text.jpg", b"Dear diary\n" * 50), UnreadablePhotoError
+    )
+    assert "does not exist" in refusal(tmp_path / "absent.jpg", UnreadablePhotoError)
     (tmp_path / "folder.jpg").mkdir()
     assert "folder" in refusal(tmp_path / "folder.jpg", UnreadablePhotoError)
     if hasattr(os, "mkfifo"):
@@ -350,7 +352,7 @@ def test_a_jpeg_whose_lower_part_is_missing_is_refused_though_it_ends_properly(m
     Image.fromarray(RANDOM.integers(0, 256, (90, 120, 3), dtype=np.uint8)).convert(mode).save(stream, "JPEG")
     content = stream.getvalue()
     path = saved(tmp_path / "a.jpg", content[: len(content) // 2] + b"\xff\xd9")
-    assert "lower part is missing" in refusal(path, UnreadablePhotoError)
+    assert "the lower part of the image is missing" in refusal(path, UnreadablePhotoError)
     Image.new(mode, (64, 64), 0x808080 if mode == "RGB" else 128).save(path)
     assert (read_photo(path).pixels == 128).all()
 
@@ -557,7 +559,7 @@ def test_a_real_limit_of_the_file_system_is_told_and_leaves_nothing(tmp_path: Pa
 
 def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
     photo = read_photo(saved(tmp_path / "a.jpg", jpeg_bytes()))
-    with pytest.raises(PhotoWriteError, match="folder is gone"):
+    with pytest.raises(PhotoWriteError, match="folder does not exist"):
         write_photo(photo, tmp_path / "gone" / "b.jpg")
 
 
