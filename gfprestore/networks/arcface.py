@@ -1,6 +1,6 @@
 """ArcFace's recognizer (Deng et al., CVPR 2019) as a ResNet-18 of improved residual blocks on gray faces.
 
-It gives the embedding of the identity loss (Wang et al., CVPR 2021, section 3.5). Tensors have the official names.
+It computes the embedding of the identity loss (Wang et al., CVPR 2021, section 3.5). Tensors have the official names.
 Pure torch: opens no file, chooses no device.
 """
 
@@ -15,7 +15,7 @@ EMBEDDING = 512
 
 
 class ImprovedBlock(nn.Module):
-    """Residual block with a normalization before the first convolution, and one PReLU for inner and outer result."""
+    """Residual block with a normalization before the first convolution, and one shared PReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -40,10 +40,10 @@ class ImprovedBlock(nn.Module):
 
 
 class ArcFaceResNet18(nn.Module):
-    """Embeds gray faces so that those of one person are near one another.
+    """Embedding of gray faces in which faces of the same person are close to each other.
 
-    It is a fixed critic of training: use `from_state`, or call `eval()` on it, because its normalizations would
-    otherwise follow the batch and its dropout would drop.
+    A fixed loss network: create it with `from_state` or call `eval()` on it; otherwise its normalizations would use
+    batch statistics and its dropout would be active.
     """
 
     def __init__(self) -> None:
@@ -63,10 +63,10 @@ class ArcFaceResNet18(nn.Module):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> ArcFaceResNet18:
-        """The network with these weights, frozen: in eval mode, without gradients of its own.
+        """Build the network with these weights, frozen: in eval mode, without gradients of its own.
 
         Raises:
-            ValueError: The tensors are not those of this network.
+            ValueError: The tensors do not belong to this network.
         """
         module = cls()
         try:
@@ -76,17 +76,17 @@ class ArcFaceResNet18(nn.Module):
         return module.eval().requires_grad_(False)
 
     def forward(self, gray: Tensor) -> Tensor:
-        """Embeds faces.
+        """Embed faces.
 
         Args:
-            gray: (B, 1, 128, 128) in [-1, 1], aligned as the FFHQ faces are.
+            gray: (B, 1, 128, 128) in [-1, 1], aligned like FFHQ faces.
 
         Returns:
             (B, 512), not normalized.
         """
         x = self.maxpool(self.prelu(self.bn1(self.conv1(gray))))  # (B, 64, 64, 64)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (B, 512, 8, 8)
-        x = self.dropout(self.bn4(x)).flatten(1)  # in the order (C, H, W), whatever the memory format
+        x = self.dropout(self.bn4(x)).flatten(1)  # in the order (C, H, W), for any memory format
         embedding: Tensor = self.bn5(self.fc5(x))
         return embedding
 

@@ -1,9 +1,9 @@
-"""The discriminators that GFP-GAN is trained against: StyleGAN2's for faces, a small one each for eyes and mouth.
+"""Discriminators for training GFP-GAN: StyleGAN2's for faces, and a small one each for eyes and mouth.
 
 StyleGAN2's residual discriminator (Karras et al., CVPR 2020, section 4) with the minibatch standard deviation of
 progressive growing; the local discriminators of Wang et al., CVPR 2021, section 3.5. Tensors have the official names.
 
-Images are (B, 3, H, W) float RGB in [-1, 1]; fastest in channels-last. All can be differentiated twice, as R1 asks.
+Images are (B, 3, H, W) float RGB in [-1, 1]; fastest in channels-last. All can be differentiated twice, as R1 requires.
 Pure torch: opens no file, chooses no device.
 """
 
@@ -29,10 +29,10 @@ STDDEV_EPSILON = 1e-8
 
 
 class StyleGAN2Discriminator(nn.Module):
-    """Tells real faces from generated ones.
+    """StyleGAN2's discriminator of real and generated faces.
 
     Args:
-        channels: Features at 4, 8, 16, ... up to the image's size, as of the generator.
+        channels: Features at 4, 8, 16, ... up to the image's size, as in the generator.
 
     Raises:
         ValueError: The channels do not lead to a size of 8 or more.
@@ -41,7 +41,7 @@ class StyleGAN2Discriminator(nn.Module):
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
         if len(channels) < 2:
-            raise ValueError(f"channels are given for 4, 8 and so on, at least two; not {tuple(channels)}")
+            raise ValueError(f"channels must have at least two numbers, for 4, 8 and so on, not {tuple(channels)}")
         self.size = 2 << len(channels)
         falling = list(reversed(channels))
         self.conv_body = nn.Sequential(
@@ -55,23 +55,23 @@ class StyleGAN2Discriminator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """How real each image looks.
+        """Score how real each image looks.
 
         Args:
-            images: (B, 3, S, S). Those of a batch are compared with one another, see `minibatch_stddev`.
+            images: (B, 3, S, S). The images of a batch are compared with each other, see `minibatch_stddev`.
 
         Returns:
-            Logits (B, 1) float32, the higher the more real.
+            Logits (B, 1) float32; higher is more real.
         """
         x = self.conv_body(images).float()  # (B, C, 4, 4)
         with torch.autocast(x.device.type, enabled=False):
             x = self.final_conv(torch.cat([x, minibatch_stddev(x)], dim=1))
-            logits: Tensor = self.final_linear(x.flatten(1))  # in the order (C, H, W), whatever the memory format
+            logits: Tensor = self.final_linear(x.flatten(1))  # in the order (C, H, W), for any memory format
         return logits
 
 
 class FacialComponentDiscriminator(nn.Module):
-    """Tells real patches of one facial component from restored ones, at every place of the patch.
+    """Patch discriminator of real and restored facial components, with one output per position.
 
     Args:
         width: Features at full size; 64 in the paper's networks.
@@ -93,15 +93,15 @@ class FacialComponentDiscriminator(nn.Module):
     def forward(self, patches: Tensor, *, with_features: Literal[True]) -> tuple[Tensor, list[Tensor]]: ...
 
     def forward(self, patches: Tensor, *, with_features: bool = False) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """How real each patch looks.
+        """Score how real each patch looks.
 
         Args:
             patches: (B, 3, P, P); B may be 0.
-            with_features: Also give the features that the style loss compares.
+            with_features: Also return the features for the style loss.
 
         Returns:
-            Logits (B, 1, P/4, P/4), the higher the more real; with `with_features` also the features at a half,
-            (B, 2 width, P/2, P/2), and at a quarter, (B, 4 width, P/4, P/4).
+            Logits (B, 1, P/4, P/4); higher is more real. With `with_features` also the features at half size,
+            (B, 2 width, P/2, P/2), and at quarter size, (B, 4 width, P/4, P/4).
         """
         half: Tensor = self.conv3(self.conv2(self.conv1(patches)))
         quarter: Tensor = self.conv5(self.conv4(half))
@@ -110,13 +110,13 @@ class FacialComponentDiscriminator(nn.Module):
 
 
 def minibatch_stddev(x: Tensor, group: int = STDDEV_GROUP) -> Tensor:
-    """How much the images of a group differ: one number for all its images and places.
+    """Compute one number per group of images: their mean standard deviation, repeated for all images and positions.
 
-    The groups are as large as the batch allows: of up to `group` images, all of one size.
+    Groups have the same size, as large as the batch allows, up to `group` images.
 
     Args:
         x: (B, C, H, W).
-        group: Most images in a group.
+        group: Maximum number of images per group.
 
     Returns:
         (B, 1, H, W).

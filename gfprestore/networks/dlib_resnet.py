@@ -1,8 +1,8 @@
 """dlib's face recognizer (King, 2017; a ResNet-34 of He et al., CVPR 2016, with 29 convolutions and fewer filters).
 
-It describes a face by 128 numbers; faces of one person lie less than 0.6 apart. The network is dlib's
-`dlib_face_recognition_resnet_model_v1`, put into the public domain (CC0 1.0) by its author. As torch modules it can
-tell a restorer which way a face becomes more like the person. Pure torch: opens no file, chooses no device.
+It describes a face by 128 numbers; the distance between faces of the same person is below 0.6. The network is dlib's
+`dlib_face_recognition_resnet_model_v1`, released into the public domain (CC0 1.0) by its author. As a torch module
+it provides gradients for the training of restorers. Pure torch: opens no file, chooses no device.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ SIZE = 150
 EMBEDDING = 128
 
 _LEVELS = ((32, 3, False), (64, 4, True), (128, 3, True), (256, 3, True), (256, 1, True))
-"""Filters, residual blocks, and whether the first of them halves the image, from the input on."""
+"""Filters, number of residual blocks, and whether the first of them halves the image, from the input on."""
 
 _MEAN_COLOR = (122.782, 117.001, 104.298)
 _TENSOR_VERSION = 2
 
 
 class AffineConvolution(nn.Module):
-    """A convolution and a learned factor and offset for each channel (a batch normalization that has settled)."""
+    """A convolution and a learned factor and offset per channel (a folded batch normalization)."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class AffineConvolution(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two convolutions beside the input, or beside its half; channels and rims that one side lacks count as zero."""
+    """Residual block: two convolutions added to the input or to its half; missing channels and borders are zero."""
 
     def __init__(self, in_channels: int, out_channels: int, *, halves: bool) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Residual(nn.Module):
 
 
 class DlibFaceRecognizer(nn.Module):
-    """Describes faces as dlib's `face_recognition_model_v1` does; a fixed critic, made by `from_file`."""
+    """Face descriptors equal to dlib's `face_recognition_model_v1`; a fixed loss network, created by `from_file`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,13 +75,13 @@ class DlibFaceRecognizer(nn.Module):
 
     @classmethod
     def from_file(cls, content: bytes) -> DlibFaceRecognizer:
-        """The network of a `.dat` file of dlib's.
+        """Build the network from a `.dat` file of dlib.
 
         Args:
-            content: All of the file.
+            content: Content of the file.
 
         Raises:
-            ValueError: The file is damaged or of another network.
+            ValueError: The file is damaged or for another network.
         """
         network = cls()
         layers = _parameters(content)
@@ -89,20 +89,20 @@ class DlibFaceRecognizer(nn.Module):
             for convolution in (module for module in network.modules() if isinstance(module, AffineConvolution)):
                 _fill(next(layers), "con_", convolution.weight, convolution.bias)
                 _fill(next(layers), "affine_", convolution.gain, convolution.offset)
-            flipped = torch.empty_like(network.head.weight.T)  # dlib keeps (inputs, outputs)
+            flipped = torch.empty_like(network.head.weight.T)  # dlib stores (inputs, outputs)
             _fill(next(layers), "fc_", flipped)
         except StopIteration:
-            raise ValueError("dlib's recognizer ends too early") from None
+            raise ValueError("the file of dlib's recognizer is truncated") from None
         network.head.weight.data.copy_(flipped.T)
         if next(layers, None) is not None:
-            raise ValueError("this is a larger network than dlib's recognizer")
+            raise ValueError("the file contains a larger network than dlib's recognizer")
         return network.eval().requires_grad_(False)
 
     def forward(self, faces: Tensor) -> Tensor:
-        """Describes faces.
+        """Compute face descriptors.
 
         Args:
-            faces: (B, 3, 150, 150) RGB in [-1, 1], cut out as `dlib.get_face_chip` does with padding 0.25.
+            faces: (B, 3, 150, 150) RGB in [-1, 1], cropped like `dlib.get_face_chip` with padding 0.25.
 
         Returns:
             (B, 128); distances between them are Euclidean.
@@ -120,7 +120,7 @@ class _Layer(NamedTuple):
 
 
 def _padded(x: Tensor, other: Tensor) -> Tensor:
-    """The first with zeros up to the other's channels, height and width, where that has more."""
+    """Pad the first tensor with zeros to the channels, height and width of the other where those are larger."""
     more = [max(0, theirs - ours) for ours, theirs in zip(x.shape[1:], other.shape[1:], strict=True)]
     return F.pad(x, (0, more[2], 0, more[1], 0, more[0])) if any(more) else x
 
@@ -128,18 +128,18 @@ def _padded(x: Tensor, other: Tensor) -> Tensor:
 def _fill(layer: _Layer, kind: str, *parameters: Tensor) -> None:
     sizes = [parameter.numel() for parameter in parameters]
     if layer.kind != kind or layer.values.numel() != sum(sizes):
-        raise ValueError(f"dlib's recognizer has {sum(sizes)} numbers of {kind!r} where this file has "
+        raise ValueError(f"expected {sum(sizes)} numbers of {kind!r} for dlib's recognizer, but the file has "
                          f"{layer.values.numel()} of {layer.kind!r}")  # fmt: skip
     for parameter, values in zip(parameters, torch.split(layer.values, sizes), strict=True):
         parameter.data.copy_(values.view(parameter.shape))
 
 
 def _parameters(content: bytes) -> Iterator[_Layer]:
-    """The layers with parameters of a file of dlib's, from the input on.
+    """Read the layers with parameters from a file of dlib, from the input on.
 
-    A layer says its name, some whole numbers, and a tensor: its version, four sizes and float32 values. Of a
-    convolution and a normalization the tensor follows the name at once; a fully connected layer has two numbers
-    between. What else the file holds is state of dlib's own.
+    A layer consists of its name, some integers and a tensor: version, four sizes and float32 values. For convolutions
+    and normalizations the tensor follows the name directly; a fully connected layer has two numbers in between. The
+    rest of the file is internal state of dlib.
     """
     position = 0
     while True:
@@ -157,7 +157,7 @@ def _parameters(content: bytes) -> Iterator[_Layer]:
             size, position = _whole_number(content, position)
             count *= size
         if version != _TENSOR_VERSION or not 0 < 4 * count <= len(content) - position:
-            raise ValueError(f"a tensor of dlib's layer {kind!r} is cut off or of another version")
+            raise ValueError(f"the tensor of dlib's layer {kind!r} is truncated or has an unsupported version")
         values = torch.frombuffer(bytearray(content[position : position + 4 * count]), dtype=torch.float32)
         position += 4 * count
         yield _Layer(kind.rstrip("0123456789"), values)
@@ -168,9 +168,9 @@ def _name(kind: str) -> bytes:
 
 
 def _whole_number(content: bytes, position: int) -> tuple[int, int]:
-    """A number and the place behind it: one byte with its length and, as highest bit, its sign; then its bytes."""
+    """Read a number and return it with the next position: a byte with length and sign (highest bit), then its bytes."""
     if position >= len(content):
-        raise ValueError("the file is cut off")
+        raise ValueError("the file is truncated")
     control = content[position]
     end = position + 1 + (control & 0x0F)
     value = int.from_bytes(content[position + 1 : end], "little")

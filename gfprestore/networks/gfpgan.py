@@ -1,8 +1,8 @@
-"""GFP-GAN (Wang et al., CVPR 2021): a U-Net removes the degradation, a StyleGAN2 face prior gives the detail.
+"""GFP-GAN (Wang et al., CVPR 2021): a U-Net removes the degradation, a StyleGAN2 face prior adds the detail.
 
-The U-Net (section 3.2) gives a style code for every layer of the prior (3.3) and features at every scale, which
-modulate the prior's features (3.4). Both official layouts of the weights are built, with the official names of the
-tensors: `paper` (GFPGANv1) and `clean` (GFPGANv1Clean: releases 1.2 to 1.4).
+The U-Net (section 3.2) computes a style code for every layer of the prior (3.3) and features at every scale, which
+modulate the prior's features (3.4). Both official layouts of the weights are supported, with the official tensor
+names: `paper` (GFPGANv1) and `clean` (GFPGANv1Clean: releases 1.2 to 1.4).
 
 Tensors are (B, C, H, W) float, images RGB in [-1, 1]; fastest in channels-last. Pure torch: opens no file, chooses no
 device.
@@ -40,27 +40,28 @@ Modulation = Literal["split", "all", "none"]
 
 @dataclass(frozen=True)
 class GFPGANConfig:
-    """Everything that the shapes of the tensors depend on.
+    """Configuration of a GFP-GAN; it determines the shapes of all tensors.
 
     Attributes:
         layout: `paper` or `clean`.
-        channels: Of the prior at 4, 8, 16, ... up to the image's size, each even. The U-Net has half of each.
+        channels: Channels of the prior at 4, 8, 16, ... up to the image's size, all even; the U-Net has half of
+            each.
         style_dim: Length of a style code.
         mlp_layers: Layers of the prior's style network (not used to restore).
-        different_w: A style code for each layer of the prior; otherwise one for all.
-        modulation: What the U-Net's features modulate: half of the prior's channels (`split`, the paper's CS-SFT), all
+        different_w: Use one style code per layer of the prior; otherwise the same for all.
+        modulation: Features that the U-Net modulates: half of the prior's channels (`split`, the paper's CS-SFT), all
             of them, or none (the paper's ablations).
-        input_share: Share of what each part gets in the image that it gives: of the lq in the U-Net's images, of
-            the U-Net's image in the restored one. 0 in the paper. With a share each part only learns how a good
-            image differs from what it gets, which takes far less training (residual learning: He et al., CVPR 2016;
-            Zhang et al., IEEE TIP 2017). Kept in the weights as the tensor `input_share`.
-        color_radius: How the restored image's colors differ from the lq's in the mean over the square of this
-            radius (pixels) around a place is taken off there, so that only finer colors are the network's: a small one
-            gets irises and lips wrong, and an lq has lost little of its colors. 0, as in the paper, takes off nothing.
+        input_share: Fraction of its input that each part adds to its output: of the lq to the U-Net's images, of the
+            U-Net's image to the restored one. 0 in the paper. Otherwise each part only learns the difference between a
+            good image and its input, which takes far less training (residual learning: He et al., CVPR 2016;
+            Zhang et al., IEEE TIP 2017). Stored in weights files as the tensor `input_share`.
+        color_radius: Radius in pixels of the squares over which the mean colors of the restored image are matched to
+            the lq, so that only finer colors come from the network: small networks get irises and lips wrong, and an lq
+            has lost little of its colors. 0, as in the paper, disables this.
             Stored in weights files as the tensor `colour_radius`.
 
     Raises:
-        ValueError: The channels are odd, or do not lead to a size of 8 or more; the share or the radius is none.
+        ValueError: The channels are odd or too few for a size of 8; the share or the radius is out of range.
     """
 
     layout: Layout
@@ -74,13 +75,13 @@ class GFPGANConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.input_share < 1:
-            raise ValueError(f"input_share is from 0 to below 1, not {self.input_share}")
+            raise ValueError(f"input_share must be at least 0 and below 1, not {self.input_share}")
         if not 0 <= self.color_radius < self.size:
-            raise ValueError(f"color_radius is from 0 to below {self.size}, not {self.color_radius}")
+            raise ValueError(f"color_radius must be at least 0 and below {self.size}, not {self.color_radius}")
         if len(self.channels) < 2:
-            raise ValueError(f"channels are given for 4, 8 and so on, at least two; not {self.channels}")
+            raise ValueError(f"channels must have at least two numbers, for 4, 8 and so on, not {self.channels}")
         if any(count < 2 or count % 2 for count in self.channels):
-            raise ValueError(f"channels are even, the U-Net has half of them; not {self.channels}")
+            raise ValueError(f"channels must be even, because the U-Net has half of them, not {self.channels}")
 
     @classmethod
     def from_widths(
@@ -97,11 +98,11 @@ class GFPGANConfig:
         input_share: float = 0.0,
         color_radius: int = 0,
     ) -> GFPGANConfig:
-        """The sizes as the official options say them.
+        """Configuration from the official options.
 
         Args:
             layout: `paper` or `clean`.
-            size: Of the images: 8, 16, ... 1024.
+            size: Size of the images: 8, 16, ... 1024.
             narrow: Factor on all channels.
             channel_multiplier: Factor on the channels at 64 and more: 1 in the paper, 2 in releases 1.2 to 1.4.
             style_dim: See the attribute.
@@ -112,10 +113,10 @@ class GFPGANConfig:
             color_radius: See the attribute.
 
         Raises:
-            ValueError: The size is no power of two from 8 to 1024, or a number of channels comes out odd.
+            ValueError: The size is not a power of two from 8 to 1024, or a number of channels is odd.
         """
         if size not in (8, 16, 32, 64, 128, 256, 512, 1024):
-            raise ValueError(f"size is a power of two from 8 to 1024, not {size}")
+            raise ValueError(f"size must be a power of two from 8 to 1024, not {size}")
         resolutions = [4 << scale for scale in range(size.bit_length() - 2)]
         channels = tuple(
             int(512 * narrow) if resolution <= 32 else int(16384 // resolution * channel_multiplier * narrow)
@@ -125,24 +126,24 @@ class GFPGANConfig:
 
     @property
     def size(self) -> int:
-        """Height and width of the images, in and out."""
+        """Height and width of input and output images."""
         return 2 << len(self.channels)
 
     @property
     def unet_channels(self) -> tuple[int, ...]:
-        """Of the U-Net at 4, 8, 16, ..."""
+        """Channels of the U-Net at 4, 8, 16, ..."""
         return tuple(count // 2 for count in self.channels)
 
 
 def config_from_state(state: Mapping[str, Tensor]) -> GFPGANConfig | None:
-    """Recognizes a GFP-GAN by the names of its tensors and reads every size from their shapes.
+    """Recognize a GFP-GAN by the names of its tensors and read every size from their shapes.
 
     Args:
         state: Tensors by name, without prefix.
 
     Returns:
-        The configuration to build the network with, into which a sound state then loads strictly; None where this is no
-        GFP-GAN.
+        The configuration with which to build the network, so that a valid state can be loaded strictly; None if this is
+        not a GFP-GAN.
     """
     layout = _layout_of(state)
     if layout is None:
@@ -154,10 +155,10 @@ def config_from_state(state: Mapping[str, Tensor]) -> GFPGANConfig | None:
 
 
 class GFPGAN(nn.Module):
-    """Restores aligned faces.
+    """GFP-GAN, which restores aligned faces.
 
     Args:
-        config: The sizes.
+        config: Sizes of the network.
     """
 
     def __init__(self, config: GFPGANConfig) -> None:
@@ -191,7 +192,7 @@ class GFPGAN(nn.Module):
 
     @property
     def unet(self) -> tuple[nn.Module, ...]:
-        """The parts of the degradation removal, without what leads from it into the decoder."""
+        """Modules of the degradation removal, without the ones that connect it to the decoder."""
         return (self.conv_body_first, self.conv_body_down, self.final_conv, self.conv_body_up, self.toRGB)
 
     @overload
@@ -205,21 +206,21 @@ class GFPGAN(nn.Module):
     def forward(
         self, lq: Tensor, noise_seeds: Sequence[int] | None = None, *, return_pyramid: bool = False
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
-        """Restores faces; no face's result depends on the others of the batch.
+        """Restore faces; each result is independent of the other faces in the batch.
 
         Args:
             lq: (B, 3, S, S) RGB in [-1, 1].
-            noise_seeds: One a face, for noise of its own; by default all get the noise stored with the weights.
+            noise_seeds: One random seed per face; by default all faces use the noise stored with the weights.
             return_pyramid: Also return the U-Net's images, for the intermediate restoration loss.
 
         Returns:
             (B, 3, S, S) float32, about [-1, 1], not clamped; with `return_pyramid` also the images at 8, 16, ... S.
 
         Raises:
-            ValueError: The seeds are not one a face.
+            ValueError: The number of seeds is not the number of faces.
         """
         if noise_seeds is not None and len(noise_seeds) != len(lq):
-            raise ValueError(f"{len(lq)} faces need as many noise seeds, not {len(noise_seeds)}")
+            raise ValueError(f"noise_seeds must have one seed for each of the {len(lq)} faces, not {len(noise_seeds)}")
         latents, features = self.remove_degradation(lq)
         noise = None if noise_seeds is None else self.stylegan_decoder.seeded_noise(noise_seeds)
         restored: Tensor = self.stylegan_decoder(latents, noise, self.modulations(features))
@@ -235,7 +236,7 @@ class GFPGAN(nn.Module):
         return (restored, pyramid) if return_pyramid else restored
 
     def _unet_image(self, scale: int, feature: Tensor, lq: Tensor) -> Tensor:
-        """What the U-Net makes of the lq at one of its scales, float32."""
+        """Output image of the U-Net at one of its scales, float32."""
         image: Tensor = self.toRGB[scale](feature).float()
         if self.config.input_share > 0:
             smaller = F.avg_pool2d(lq.float(), lq.shape[-1] // feature.shape[-1])
@@ -243,12 +244,12 @@ class GFPGAN(nn.Module):
         return image
 
     def _with_colors_of(self, lq: Tensor, restored: Tensor) -> Tensor:
-        """Takes off the restored image how its colors differ from the lq's in the mean of a neighborhood."""
+        """Subtract from the restored image its mean color difference to the lq in each neighborhood."""
         difference = restored - lq.float()
         return restored - box_mean(difference - luma(difference), self.config.color_radius)
 
     def remove_degradation(self, lq: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The U-Net (section 3.2).
+        """Apply the U-Net (section 3.2).
 
         Args:
             lq: (B, 3, S, S) RGB in [-1, 1].
@@ -262,7 +263,7 @@ class GFPGAN(nn.Module):
             x = block(x)
             skips.append(x)
         x = self.final_conv(x)
-        styles: Tensor = self.final_linear(x.flatten(1))  # in the order (C, H, W), whatever the memory format
+        styles: Tensor = self.final_linear(x.flatten(1))  # in the order (C, H, W), for any memory format
         features = []
         for block in self.conv_body_up:
             x = block(x + skips.pop())
@@ -271,7 +272,7 @@ class GFPGAN(nn.Module):
         return latents.expand(-1, self.stylegan_decoder.latent_count, -1), features
 
     def modulations(self, features: Sequence[Tensor]) -> list[Callable[[Tensor], Tensor]]:
-        """What the U-Net's features at 8, 16, ... S do to the prior's (section 3.4); computed when it is asked for."""
+        """Modulations of the prior by the U-Net's features at 8, 16, ... S (section 3.4), computed on demand."""
         if self.config.modulation == "none":
             return []
         return [functools.partial(self._modulate, scale, feature) for scale, feature in enumerate(features)]
@@ -286,11 +287,11 @@ class GFPGAN(nn.Module):
 class ChannelSplitSFT(nn.Module):
     """Half of the prior's channels pass untouched, half are scaled and shifted by the U-Net's features (section 3.4).
 
-    With a scale and shift for all channels it is the plain spatial feature transform.
+    With a scale and shift for all channels this is the plain spatial feature transform.
     """
 
     def forward(self, prior: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """Modulates the last channels, as many as there are scales; without gradients in place.
+        """Modulate the last channels, as many as there are scales; in place if gradients are off.
 
         Args:
             prior: (B, C, H, W).
@@ -319,7 +320,7 @@ class PlainDownBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H/2, W/2)."""
         inner = F.leaky_relu_(self.conv1(x), LEAK)
-        inner = F.leaky_relu_(self.conv2(F.avg_pool2d(inner, 2)), LEAK)  # halving bilinearly averages 2 x 2 pixels
+        inner = F.leaky_relu_(self.conv2(F.avg_pool2d(inner, 2)), LEAK)  # bilinear halving averages 2 x 2 pixels
         skip: Tensor = self.skip(F.avg_pool2d(x, 2))
         return inner + skip
 
@@ -390,7 +391,7 @@ def _plain_convolution(
 ) -> nn.Conv2d:
     """A convolution of the clean layout.
 
-    `gain` is what the paper's layout multiplies its output with, so that both layouts start as the same function.
+    `gain` is the factor on the output in the paper's layout, so that both layouts start as the same function.
     """
     layer = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
     return _initialized(layer, gain)
@@ -430,7 +431,7 @@ def _linear(in_features: int, out_features: int, layout: Layout) -> nn.Module:
 
 
 def _condition(channels: int, out_channels: int, bias_value: float, layout: Layout) -> nn.Sequential:
-    """From the U-Net's features to a scale or shift of the prior's; starts around `bias_value`."""
+    """Convolutions from the U-Net's features to a scale or shift of the prior's; starts around `bias_value`."""
     activation: nn.Module = ScaledLeakyReLU() if layout == "paper" else nn.LeakyReLU(LEAK, inplace=True)
     first = _convolution(channels, channels, 3, layout, bias_value=0.0)
     if isinstance(first, nn.Conv2d):
@@ -439,12 +440,12 @@ def _condition(channels: int, out_channels: int, bias_value: float, layout: Layo
 
 
 def _add_bias(x: Tensor, bias: Tensor | None) -> Tensor:
-    """Adds a bias a channel, in place."""
+    """Add a bias per channel, in place."""
     return x if bias is None else x.add_(bias.view(1, -1, 1, 1).to(x.dtype))
 
 
 def _layout_of(state: Mapping[str, Tensor]) -> Layout | None:
-    """The layout whose names these are."""
+    """Recognize the layout by the tensor names."""
     if "stylegan_decoder.constant_input.weight" not in state or "toRGB.0.weight" not in state:
         return None
     if "conv_body_first.weight" in state and "stylegan_decoder.style_conv1.bias" in state:
@@ -455,11 +456,11 @@ def _layout_of(state: Mapping[str, Tensor]) -> Layout | None:
 
 
 def _read_config(state: Mapping[str, Tensor], layout: Layout) -> GFPGANConfig:
-    """Reads the sizes.
+    """Read the sizes from the shapes of the tensors.
 
     Raises:
-        KeyError: A tensor that a size is read from is missing.
-        IndexError: It has too few dimensions.
+        KeyError: A required tensor is missing.
+        IndexError: A tensor has too few dimensions.
         ValueError: The sizes contradict each other.
     """
     prior = "stylegan_decoder."
@@ -469,7 +470,7 @@ def _read_config(state: Mapping[str, Tensor], layout: Layout) -> GFPGANConfig:
     style_dim = state[f"{prior}style_conv1.modulated_conv.modulation.weight"].shape[1]
     latents = state["final_linear.weight"].shape[0]
     if latents not in (style_dim, 2 * len(channels) * style_dim):
-        raise ValueError(f"{latents} is no number of latents")
+        raise ValueError(f"{latents} is not a valid number of latents")
     modulation: Modulation = "none"
     if "condition_scale.0.2.weight" in state:
         modulation = "all" if state["condition_scale.0.2.weight"].shape[0] == channels[1] else "split"

@@ -1,7 +1,7 @@
-"""Inception v3 (Szegedy et al., CVPR 2016) as the FID uses it: TensorFlow's of 2015-12-05, ported by pytorch-fid.
+"""Inception v3 (Szegedy et al., CVPR 2016) as used by the FID: TensorFlow's of 2015-12-05, ported by pytorch-fid.
 
-It differs from torchvision's in its poolings only: averages leave the border's padding out, and the last block takes
-the maximum instead. Tensors have torchvision's names; the classifier is not built. Pure torch: opens no file, chooses
+It differs from torchvision's only in its poolings: averages exclude the padding, and the last block uses the maximum
+instead. Tensors have torchvision's names; the classifier is not built. Pure torch: opens no file, chooses
 no device.
 """
 
@@ -43,7 +43,7 @@ class Convolution(nn.Module):
 
 
 class BlockA(nn.Module):
-    """1 x 1, 5 x 5, two of 3 x 3, and an average, at 35 x 35."""
+    """Branches of 1 x 1, 5 x 5, two 3 x 3, and an average, at 35 x 35."""
 
     def __init__(self, in_channels: int, pooled: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class BlockA(nn.Module):
 
 
 class BlockB(nn.Module):
-    """To half the size, from 35 to 17."""
+    """Reduction to half the size, from 35 to 17."""
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class BlockB(nn.Module):
 
 
 class BlockC(nn.Module):
-    """7 x 7 in rows and columns, once and twice, at 17 x 17."""
+    """Branches of 7 x 7 split into rows and columns, once and twice, at 17 x 17."""
 
     def __init__(self, inner: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class BlockC(nn.Module):
 
 
 class BlockD(nn.Module):
-    """To half the size, from 17 to 8."""
+    """Reduction to half the size, from 17 to 8."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,11 +122,11 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module):
-    """3 x 3 split into rows and columns side by side, at 8 x 8.
+    """Branches of 3 x 3 split into parallel rows and columns, at 8 x 8.
 
     Args:
         in_channels: 1280 or 2048.
-        maximum: The pooling takes the maximum, as the FID's last block does; else the average.
+        maximum: Pool by maximum, as in the last block of the FID's network, instead of by average.
     """
 
     def __init__(self, in_channels: int, *, maximum: bool) -> None:
@@ -157,7 +157,7 @@ class BlockE(nn.Module):
 
 
 class InceptionFeatures(nn.Module):
-    """The 2048 features whose statistics the FID compares."""
+    """Network for the 2048 features that the FID compares."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,13 +180,13 @@ class InceptionFeatures(nn.Module):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> InceptionFeatures:
-        """The network with these weights, frozen: in eval mode, without gradients of its own.
+        """Build the network with these weights, frozen: in eval mode, without gradients of its own.
 
         Args:
-            state: With or without the classifier, which is left out.
+            state: Weights with or without the classifier, which is ignored.
 
         Raises:
-            ValueError: The tensors are not those of this network.
+            ValueError: The tensors do not belong to this network.
         """
         module = cls()
         try:
@@ -196,7 +196,7 @@ class InceptionFeatures(nn.Module):
         return module.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, 299, 299) RGB in [-1, 1] -> (B, 2048). Other sizes work, but are not the FID's."""
+        """(B, 3, 299, 299) RGB in [-1, 1] -> (B, 2048). Other sizes work, but do not give the FID's features."""
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(images)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, stride=2)))
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(F.max_pool2d(x, 3, stride=2))))

@@ -1,6 +1,6 @@
-"""Layers that networks share, most of StyleGAN2 (Karras et al., CVPR 2020): equalized weights, FIR filter, activation.
+"""Shared layers, mostly of StyleGAN2 (Karras et al., CVPR 2020): equalized weights, FIR filter, activation.
 
-Tensors are (B, C, H, W) float, fastest in channels-last. All can be differentiated twice, as R1 and path length ask.
+Tensors are (B, C, H, W) float, fastest in channels-last. All are twice differentiable, as R1 and path length require.
 Pure torch: opens no file, chooses no device.
 """
 
@@ -17,37 +17,37 @@ LEAK = 0.2
 ACTIVATION_GAIN = math.sqrt(2)
 
 LUMA = (0.299, 0.587, 0.114)
-"""Of red, green and blue (ITU-R BT.601); what an image has besides is its colors."""
+"""Luma weights of red, green and blue (ITU-R BT.601)."""
 
 
 def luma(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) RGB to their luma (B, 1, H, W)."""
+    """Convert RGB images (B, 3, H, W) to luma (B, 1, H, W)."""
     return (images * torch.tensor(LUMA, device=images.device).view(3, 1, 1)).sum(1, keepdim=True)
 
 
 def stored_number(state: Mapping[str, Tensor], name: str) -> float:
-    """What weights hold under a name beside their layers; 0 where they hold nothing.
+    """Read a number that is stored in the weights in addition to the layers; 0 if it is missing.
 
     Raises:
-        ValueError: It is no finite number.
+        ValueError: It is not a single finite number.
     """
     tensor = state.get(name)
     if tensor is None:
         return 0.0
     if tensor.numel() != 1 or not math.isfinite(tensor.item()):
-        raise ValueError(f"{name} is one number")
+        raise ValueError(f"{name} must be a single finite number")
     return float(tensor.item())
 
 
 def box_mean(x: Tensor, radius: int) -> Tensor:
-    """Mean over the square of `radius` pixels around each place, as far as it lies within x: (B, C, H, W) as x is."""
+    """Mean over the square of `radius` pixels around each position, clipped to x: the same shape as x, (B, C, H, W)."""
     side = 2 * radius + 1
     rows = F.avg_pool2d(x, (side, 1), 1, (radius, 0), count_include_pad=False)
     return F.avg_pool2d(rows, (1, side), 1, (0, radius), count_include_pad=False)
 
 
 class EqualizedLinear(nn.Module):
-    """A linear layer whose weights are scaled at run time, so that all layers learn at one rate (StyleGAN2, sec. 2)."""
+    """A linear layer whose weights are scaled at run time, so that all layers learn alike (StyleGAN2, sec. 2)."""
 
     def __init__(self, in_features: int, out_features: int, *, bias_value: float = 0.0, rate: float = 1.0) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class BiasedActivation(nn.Module):
 
 
 class FirFilter(nn.Module):
-    """Smooths every channel with the separable kernel [1, 3, 3, 1], zeros outside, keeping each `stride`-th pixel."""
+    """Smoothing of every channel with the separable kernel [1, 3, 3, 1], zero padding and a stride."""
 
     kernel: Tensor
 
@@ -149,7 +149,7 @@ def activated_down_convolution(in_channels: int, out_channels: int) -> nn.Sequen
 
 
 class EqualizedDownBlock(nn.Module):
-    """Residual block to half the size, FIR resampling: of the discriminator, and of GFP-GAN's U-Net in the paper."""
+    """Residual block to half the size with FIR resampling, for the discriminator and the U-Net of GFP-GAN's paper."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """LPIPS, the learned perceptual distance (Zhang et al., CVPR 2018), on VGG-16 or AlexNet.
 
-Also its shift-tolerant variant (Ghildyal and Liu, ECCV 2022), which is the same distance on a VGG-16 whose poolings are
-blurred. Pure torch: opens no file, chooses no device.
+Also its shift-tolerant variant (Ghildyal and Liu, ECCV 2022), which is the same distance on a VGG-16 with blurred
+poolings. Pure torch: opens no file, chooses no device.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from gfprestore.networks.vgg import IMAGENET_DEVIATION, IMAGENET_MEAN, VGGFeatur
 
 VGG_LAYERS = ("conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3")
 ALEX_PLACES = (0, 3, 6, 8, 10)
-"""Of the convolutions among torchvision's features of AlexNet."""
+"""Indices of the convolutions in torchvision's features of AlexNet."""
 
 _EPSILON = 1e-10
 
 
 class AlexFeatures(nn.Module):
-    """Features of AlexNet's five convolutions before the ReLU, as torchvision trains it."""
+    """Features of AlexNet's five convolutions before the ReLU, in torchvision's variant."""
 
     mean: Tensor
     deviation: Tensor
@@ -43,13 +43,13 @@ class AlexFeatures(nn.Module):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> AlexFeatures:
-        """The network with these weights, frozen: without gradients of its own.
+        """Build the network with these weights, frozen: without gradients of its own.
 
         Args:
-            state: Of torchvision's AlexNet, with or without its classifier.
+            state: Weights of torchvision's AlexNet, with or without its classifier.
 
         Raises:
-            ValueError: The tensors are not those of this network.
+            ValueError: The tensors do not belong to this network.
         """
         module = cls()
         try:
@@ -70,26 +70,26 @@ class AlexFeatures(nn.Module):
 
 
 class LPIPS(nn.Module):
-    """Distance of two images: squared differences of unit features, weighed by learned heads, over five layers.
+    """Distance of two images: squared differences of unit features, weighted by learned heads, over five layers.
 
     Args:
-        backbone: Gives features before the ReLU.
+        backbone: Network that returns features before the ReLU.
         heads: A weight for each channel of each layer, (C,) each.
 
     Raises:
-        ValueError: Their number is not five.
+        ValueError: The number of heads is not five.
     """
 
     def __init__(self, backbone: VGGFeatures | AlexFeatures, heads: Sequence[Tensor]) -> None:
         super().__init__()
         if len(heads) != len(VGG_LAYERS):
-            raise ValueError(f"LPIPS has {len(VGG_LAYERS)} heads, not {len(heads)}")
+            raise ValueError(f"LPIPS must have {len(VGG_LAYERS)} heads, not {len(heads)}")
         self.backbone = backbone
         for number, head in enumerate(heads):
             self.register_buffer(f"head{number}", head.detach().clone().view(1, -1, 1, 1))
 
     def forward(self, restored: Tensor, gt: Tensor) -> Tensor:
-        """Distances, which gradients pass through.
+        """Compute differentiable distances.
 
         Args:
             restored: (B, 3, H, W) RGB in [-1, 1].
@@ -114,7 +114,7 @@ def vgg_lpips(backbone: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> LP
         heads: The linear layers of the package lpips; for shift-tolerant LPIPS the same tensors as `backbone`.
 
     Raises:
-        ValueError: The tensors are of another network.
+        ValueError: The tensors belong to another network.
     """
     return LPIPS(VGGFeatures.from_state(backbone, VGG_LAYERS), head_weights(heads, (64, 128, 256, 512, 512))).eval()
 
@@ -127,26 +127,26 @@ def alex_lpips(backbone: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> L
         heads: The linear layers of the package lpips.
 
     Raises:
-        ValueError: The tensors are of another network.
+        ValueError: The tensors belong to another network.
     """
     return LPIPS(AlexFeatures.from_state(backbone), head_weights(heads, (64, 192, 384, 256, 256))).eval()
 
 
 def head_weights(state: Mapping[str, Tensor], channels: Sequence[int]) -> list[Tensor]:
-    """The heads (C,) of a state dict with LPIPS's names, `lin0.model.1.weight` and on.
+    """Read the heads (C,) from a state dict with LPIPS's names, `lin0.model.1.weight` and so on.
 
     Raises:
-        ValueError: They are not there, or have other shapes.
+        ValueError: They are missing or have other shapes.
     """
     found = {int(match[1]): value for name, value in state.items()
              if (match := re.fullmatch(r"lin(\d)\.model\.\d\.weight", name))}  # fmt: skip
     shapes = [tuple(found[number].shape) for number in sorted(found)]
     if shapes != [(1, count, 1, 1) for count in channels]:
-        raise ValueError(f"these are not LPIPS's heads for {list(channels)} channels: {shapes}")
+        raise ValueError(f"these are not the heads of LPIPS for {list(channels)} channels: {shapes}")
     return [found[number].flatten() for number in sorted(found)]
 
 
 def _unit(features: Tensor) -> Tensor:
-    """(B, C, H, W) with every place's features made of length 1; zeros stay."""
+    """(B, C, H, W) with the features of every position normalized to length 1; zeros stay zero."""
     length = features.square().sum(1, keepdim=True).sqrt()
     return features / (length + _EPSILON)

@@ -1,10 +1,10 @@
 """The three networks of MTCNN (Zhang et al., IEEE Signal Processing Letters 2016, section II-B).
 
-Each stage is a small fully convolutional network: the first slides over an image of any size, the second and third see
-patches of 24 and 48 pixels and give one answer each. Tensors are (B, 3, H, W) float RGB in [-1, 1]. The weights come as
-ONNX files that were trained on transposed images; they are turned upright when loaded. They are run here rather than
-by OpenCV because the engine of OpenCV 5.0 pads their pooling on the wrong side, which moves each landmark by a 48th of
-the face, and its classic engine crashes when a batch grows.
+Each stage is a small fully convolutional network: the first takes images of any size, the second and third take
+patches of 24 and 48 pixels and have one output each. Tensors are (B, 3, H, W) float RGB in [-1, 1]. The weights are
+ONNX files that were trained on transposed images; they are transposed when loaded. We do not run them with OpenCV,
+because the engine of OpenCV 5.0 pads their pooling on the wrong side, which moves each landmark by a 48th of the face,
+and its classic engine crashes when the batch size grows.
 
 Pure torch: opens no file, chooses no device.
 """
@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class StageLayout:
-    """One stage of the cascade and the names its weights have in the ONNX file.
+    """A stage of the cascade and the names of its weights in the ONNX file.
 
     Attributes:
         file: Name of the ONNX file.
         trunk: Name, output channels, kernel size, name of the slopes, and size of the pooling after it (0: none).
-        boxes: Name of the head that moves the box.
-        faces: Name of the head that tells faces from the rest.
+        boxes: Name of the head for the box refinement.
+        faces: Name of the head for the face score.
         points: Name of the head of the landmarks; only the last stage has one.
     """
 
@@ -76,7 +76,7 @@ OUTPUT = StageLayout(
 
 
 class CascadeStage(nn.Module):
-    """One stage: convolutions with PReLU and max pooling, then a 1 x 1 head for each answer."""
+    """A stage of MTCNN: convolutions with PReLU and max pooling, then a 1 x 1 head for each output."""
 
     def __init__(self, layout: StageLayout) -> None:
         super().__init__()
@@ -93,14 +93,14 @@ class CascadeStage(nn.Module):
         self.points = nn.Conv2d(channels, 10, 1) if layout.points else None
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Answers at every position of the window.
+        """Compute the outputs at every position of the window.
 
         Args:
             images: (B, 3, H, W) RGB in [-1, 1].
 
         Returns:
             Shifts of the window's four edges (B, 4, H', W') in window sides, face probability (B, H', W'), and
-            landmarks (B, 10, H', W') in window sides, the five x before the five y, or None.
+            landmarks (B, 10, H', W') in window sides, first five x, then five y, or None.
         """
         features = self.trunk(images)
         faces = torch.softmax(self.faces(features), dim=1)[:, 1]
@@ -108,14 +108,14 @@ class CascadeStage(nn.Module):
 
 
 def cascade_stage(layout: StageLayout, onnx_file: bytes) -> CascadeStage:
-    """A stage with its weights, ready for inference.
+    """Build a stage with its weights, ready for inference.
 
     Args:
-        layout: Which stage.
+        layout: Layout of the stage.
         onnx_file: Contents of its ONNX file.
 
     Raises:
-        KeyError: A tensor is missing: the file belongs to another network.
+        KeyError: A tensor is missing, because the file is for another network.
         RuntimeError: A tensor has another shape than the stage.
     """
     tensors = onnx_tensors(onnx_file)
@@ -137,14 +137,14 @@ def cascade_stage(layout: StageLayout, onnx_file: bytes) -> CascadeStage:
 
 
 def _upright_kernel(kernel: NDArray[np.float32], size: int) -> Tensor:
-    """A kernel for upright images (out, in, H, W) from one for transposed images, convolution or dense."""
+    """Convert a convolution or dense kernel for transposed images to one for upright images (out, in, H, W)."""
     if kernel.ndim == 2:  # dense: (W * H * in, out), as flattened from (W, H, in)
         kernel = kernel.reshape(size, size, -1, kernel.shape[1]).transpose(3, 2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(kernel.transpose(0, 1, 3, 2)))
 
 
 def onnx_tensors(onnx_file: bytes) -> dict[str, NDArray[np.float32]]:
-    """The float32 constants of an ONNX file by name: the one part of the format that is needed here."""
+    """Read the float32 constants of an ONNX file by name, the only part of the format that is needed."""
     tensors: dict[str, NDArray[np.float32]] = {}
     for graph in _values(onnx_file, 7):
         for tensor in _values(graph, 5):
@@ -156,14 +156,14 @@ def onnx_tensors(onnx_file: bytes) -> dict[str, NDArray[np.float32]]:
 
 
 def _values(message: bytes, wanted: int) -> Iterator[bytes]:
-    """The byte strings (texts, packed numbers, messages) stored under one field number of a protobuf message."""
+    """Byte strings (texts, packed numbers, messages) in a field of a protobuf message."""
     for field, value in _fields(message):
         if field == wanted and isinstance(value, bytes):
             yield value
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Field numbers and values of a protobuf message: whole numbers, or the bytes of everything else."""
+    """Field numbers and values of a protobuf message: integers, or bytes for all other types."""
     position = 0
     while position < len(message):
         key, position = _varint(message, position)

@@ -1,7 +1,7 @@
 """RRDBNet, the network of Real-ESRGAN (Wang et al., ICCVW 2021) with the residual-in-residual dense blocks of ESRGAN.
 
-A trunk of dense blocks works at a quarter of the output's size, then two nearest-neighbor doublings with
-convolutions make the image. For scale 2 and 1 the input is first folded (pixel unshuffle), so the trunk stays at a
+A trunk of dense blocks works at a quarter of the output's size, and two nearest-neighbor doublings with
+convolutions produce the image. For scale 2 and 1 the input is first folded (pixel unshuffle), so the trunk stays at a
 quarter. Tensors are (B, 3, H, W) float RGB in [0, 1]. The parameter names are those of the released files. Pure torch:
 opens no file, chooses no device.
 """
@@ -26,11 +26,11 @@ FOLDING = {1: 4, 2: 2, 4: 1}
 """Scale of the network to the side of the pixel squares that are folded into channels before the trunk."""
 
 STRIP_PIXELS = 32768
-"""Trunk pixels in a strip of rows on the CPU. Their largest tensor keeps below the size from which the C library asks
-the system for fresh memory each time, which would cost a third of all time in page faults."""
+"""Trunk pixels in a strip of rows on the CPU. Their largest tensor stays below the size from which the C library
+requests new memory from the system each time; those page faults would take a third of the time."""
 
 STRIP_PIXELS_ON_GPU = 1 << 17
-"""Trunk pixels in a strip of rows elsewhere: enough to keep a GPU busy."""
+"""Trunk pixels in a strip of rows on other devices: enough to keep a GPU busy."""
 
 DENSE_CONTEXT = 5
 """Rows on either side that the five convolutions of a dense block reach."""
@@ -59,7 +59,7 @@ class RRDBNetConfig:
 
 
 class DenseBlock(nn.Module):
-    """Five convolutions, each of which sees the block's input and all earlier outputs (ESRGAN, section 3.1)."""
+    """Five convolutions; each takes the block's input and all earlier outputs (ESRGAN, section 3.1)."""
 
     def __init__(self, features: int, growth: int) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class DenseBlock(nn.Module):
 
 
 class ResidualInResidualDenseBlock(nn.Module):
-    """Three dense blocks with a residual around them (ESRGAN, section 3.1)."""
+    """Three dense blocks with a residual connection (ESRGAN, section 3.1)."""
 
     def __init__(self, features: int, growth: int) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class ResidualInResidualDenseBlock(nn.Module):
 
 
 class RRDBNet(nn.Module):
-    """Enlarges by `scale`; height and width of the input are multiples of 4 / `scale`."""
+    """RRDBNet, which enlarges by `scale`; height and width of the input are multiples of 4 / `scale`."""
 
     def __init__(self, config: RRDBNetConfig) -> None:
         super().__init__()
@@ -119,10 +119,10 @@ class RRDBNet(nn.Module):
         self.conv_last = nn.Conv2d(features, config.channels, 3, padding=1)
 
     def lower_precision(self, dtype: torch.dtype) -> RRDBNet:
-        """Computes the convolutions in a half precision from now on, but for the first and the last.
+        """Switch the convolutions to half precision, except for the first and the last.
 
-        Those two and the sums of the residual branches stay in float32: a level of the image is finer than what
-        bfloat16 tells apart.
+        Those two and the sums of the residual branches stay in float32: bfloat16 is too coarse for
+        the levels of an image.
         """
         self.body.to(dtype)
         for conv in (self.conv_body, self.conv_up1, self.conv_up2, self.conv_hr):
@@ -130,14 +130,14 @@ class RRDBNet(nn.Module):
         return self
 
     def forward(self, lq: Tensor) -> Tensor:
-        """An image (B, 3, H, W) in [0, 1] to (B, 3, H * scale, W * scale), not clipped."""
+        """Enlarge images (B, 3, H, W) in [0, 1] to (B, 3, H * scale, W * scale), not clipped."""
         folded = F.pixel_unshuffle(lq, self.folding).contiguous(memory_format=torch.channels_last)
         shallow = self.conv_first(folded)
         features = shallow + _convolve(self.conv_body, self.body(shallow))
         return self._enlarge(features)
 
     def _enlarge(self, features: Tensor) -> Tensor:
-        """Features (B, C, h, w) to the image (B, 3, 4h, 4w), in strips of rows: this part works at the full size."""
+        """Convert features (B, C, h, w) to the image (B, 3, 4h, 4w) in strips of rows, as this part has full size."""
         parts = []
         for kept, seen in _strips(features, ENLARGING_CONTEXT):
             part = self._enlarge_strip(features[:, :, seen])
@@ -153,7 +153,7 @@ class RRDBNet(nn.Module):
 
 
 def _strips(features: Tensor, context: int) -> Iterator[tuple[slice, slice]]:
-    """Strips of rows that cover features (B, C, H, W): the rows to keep, and those with the context to compute."""
+    """Strips of rows that cover features (B, C, H, W): the rows to keep, and the rows with context to compute."""
     height, width = features.shape[2:]
     pixels = STRIP_PIXELS if features.device.type == "cpu" else STRIP_PIXELS_ON_GPU
     count = math.ceil(height / max(pixels // width, 4 * context))
@@ -164,14 +164,14 @@ def _strips(features: Tensor, context: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _convolve(conv: nn.Module, features: Tensor) -> Tensor:
-    """The convolution of features in its own precision."""
+    """Convolve features in the precision of the convolution."""
     weight: Tensor = conv.get_parameter("weight")
     result: Tensor = conv(features.to(weight.dtype))
     return result
 
 
 def config_from_state(state: Mapping[str, Tensor]) -> RRDBNetConfig | None:
-    """The sizes of the RRDBNet that `state` belongs to, or None where it belongs to another network.
+    """Recognize an RRDBNet and read its sizes; None if `state` belongs to another network.
 
     Args:
         state: A state dict without prefix: `conv_first.weight`, `body.0.rdb1.conv1.weight` and so on.

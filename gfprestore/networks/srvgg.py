@@ -1,8 +1,8 @@
 """SRVGGNetCompact, the small network of Real-ESRGAN's general models (Wang et al., ICCVW 2021, and its releases).
 
-A plain stack of 3x3 convolutions at the input's size; the last one holds the pixels of the enlarged image, which
-pixel shuffle lays out, on top of the input repeated to that size. Tensors are (B, 3, H, W) float RGB in [0, 1]. The
-parameter names are those of the released files. Pure torch: opens no file, chooses no device.
+A plain stack of 3x3 convolutions at the input's size; the last one computes the pixels of the enlarged image, which
+pixel shuffle arranges; they are added to the input repeated to that size. Tensors are (B, 3, H, W) float RGB in
+[0, 1]. The parameter names are those of the released files. Pure torch: opens no file, chooses no device.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from torch import Tensor, nn
 from gfprestore.networks.layers import box_mean, stored_number
 
 MOST_TONE_RADIUS = 256
-"""A file that states a larger one is damaged."""
+"""Largest plausible value; a file with a larger one is damaged."""
 
 
 @dataclass(frozen=True)
 class SRVGGConfig:
-    """Sizes of a SRVGGNetCompact.
+    """Sizes of an SRVGGNetCompact.
 
     Attributes:
         scale: Output pixels per input pixel along a side.
-        features: Channels of every inner map.
+        features: Channels of every inner convolution.
         convolutions: Inner convolutions, without the first and the last (general-x4v3: 32).
         channels: Channels of the image.
-        tone_radius: The network's detail has no mean over the square of this radius (input pixels) around any place, so
-            that the image keeps its tones (back-projection: Irani and Peleg, CVGIP 1991). 0, as in the released
-            networks, leaves them to the weights. Kept in the weights as the tensor `tone_radius`.
+        tone_radius: Radius in input pixels of the squares whose mean is subtracted from the network's detail, so that
+            the image keeps its tones (back-projection: Irani and Peleg, CVGIP 1991). 0, as in the released
+            networks, disables this. Stored in weights files as the tensor `tone_radius`.
 
     Raises:
         ValueError: The radius is negative.
@@ -46,11 +46,11 @@ class SRVGGConfig:
 
     def __post_init__(self) -> None:
         if self.tone_radius < 0:
-            raise ValueError(f"tone_radius is 0 or more, not {self.tone_radius}")
+            raise ValueError(f"tone_radius must be 0 or more, not {self.tone_radius}")
 
 
 class SRVGGNetCompact(nn.Module):
-    """Enlarges by `scale` with convolutions at the input's size only."""
+    """SRVGGNetCompact, which enlarges by `scale` with convolutions at the input's size only."""
 
     def __init__(self, config: SRVGGConfig) -> None:
         super().__init__()
@@ -65,12 +65,12 @@ class SRVGGNetCompact(nn.Module):
             self.register_buffer("tone_radius", torch.tensor(float(config.tone_radius)))
 
     def lower_precision(self, dtype: torch.dtype) -> SRVGGNetCompact:
-        """Computes in a half precision from now on, but for the first and the last convolution."""
+        """Switch to half precision, except for the first and the last convolution."""
         self.body[1:-1].to(dtype)
         return self
 
     def forward(self, lq: Tensor) -> Tensor:
-        """An image (B, 3, H, W) in [0, 1] to (B, 3, H * scale, W * scale), not clipped."""
+        """Enlarge images (B, 3, H, W) in [0, 1] to (B, 3, H * scale, W * scale), not clipped."""
         first, inner, last = self.body[0], self.body[1:-1], self.body[-1]
         features = first(lq.contiguous(memory_format=torch.channels_last))
         features = inner(features.to(self.body[1].weight.dtype))
@@ -80,7 +80,7 @@ class SRVGGNetCompact(nn.Module):
         return F.pixel_shuffle(detail, self.scale) + F.interpolate(lq, scale_factor=float(self.scale), mode="nearest")
 
     def _toneless(self, detail: Tensor) -> Tensor:
-        """Takes the mean over its neighborhood off the detail (B, channels * scale**2, H, W)."""
+        """Subtract the mean over the neighborhood from the detail (B, channels * scale**2, H, W)."""
         batch, _, height, width = detail.shape
         parts = detail.reshape(batch, self.config.channels, self.scale**2, height, width)
         mean = box_mean(parts.mean(2), self.config.tone_radius)
@@ -88,7 +88,7 @@ class SRVGGNetCompact(nn.Module):
 
 
 def config_from_state(state: Mapping[str, Tensor]) -> SRVGGConfig | None:
-    """The sizes of the SRVGGNetCompact that `state` belongs to, or None where it belongs to another network.
+    """Recognize an SRVGGNetCompact and read its sizes; None if `state` belongs to another network.
 
     Args:
         state: A state dict without prefix: `body.0.weight` and so on.

@@ -4,7 +4,7 @@
 `clean`: plain weights with the gains folded in, bilinear resampling.
 
 Tensors are (B, C, H, W) float, fastest in channels-last; style codes are (B, D). Modulation and demodulation are
-computed in float32 whatever the weights' type. Pure torch: opens no file, chooses no device.
+computed in float32 for any type of the weights. Pure torch: opens no file, chooses no device.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DEMODULATION_EPSILON = 1e-8
 
 
 class Upsample(nn.Module):
-    """Twice the size: FIR (zeros outside) in the paper's layout, bilinear (edges repeated) in the clean one."""
+    """Upsampling by 2: FIR (zero padding) in the paper's layout, bilinear (repeated edges) in the clean one."""
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
@@ -50,12 +50,12 @@ class Upsample(nn.Module):
 
 
 class UpsampledConvolution(nn.Module):
-    """A 3 x 3 convolution of features at twice their size, computed at their own size.
+    """Compute a 3 x 3 convolution of features at twice their size on their original size.
 
-    Upsampling is "put zeros between, then smooth". Smoothing and convolving may change places, and a convolution of
-    features with zeros between is a transposed convolution: a quarter of the multiplications. Bilinear upsampling
-    repeats the edge pixels where the convolution sees zeros outside, so there the contribution of the repeated pixels
-    is taken away again; small features, where that costs more than it saves, are upsampled first.
+    Upsampling inserts zeros and then smooths. Smoothing and convolution commute, and a convolution of features with
+    inserted zeros is a transposed convolution, which needs a quarter of the multiplications. Bilinear upsampling
+    repeats the edge pixels where the convolution has zero padding, so the contribution of the repeated pixels is
+    subtracted again. Small features, for which that costs more than it saves, are upsampled first.
     """
 
     SMALLEST = 32
@@ -73,7 +73,7 @@ class UpsampledConvolution(nn.Module):
             return result
         if min(x.shape[2:]) < self.SMALLEST:
             return F.conv2d(upsample_bilinear(x), weight, padding=1)
-        mirrored = weight.flip(2, 3).transpose(0, 1)  # a transposed convolution turns its kernel round
+        mirrored = weight.flip(2, 3).transpose(0, 1)  # a transposed convolution flips its kernel
         spread = F.conv_transpose2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), mirrored, stride=2, padding=1)
         result = self.filter(spread)  # (B, out, 2H + 3, 2W + 3) -> (B, out, 2H, 2W)
         return _without_repeated_edges(result, x, weight)
@@ -85,12 +85,12 @@ def upsample_bilinear(x: Tensor) -> Tensor:
 
 
 def _without_repeated_edges(convolved: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """Takes from the outermost pixels, in place, what the kernel saw just outside the upsampled features."""
+    """Subtract, in place, the contribution of the repeated edges from the outermost pixels."""
     height, width = convolved.shape[2:]
     for edge in (0, -1):
         tap = edge % 3
         row = F.interpolate(x[:, :, edge, None], size=(1, width), mode="bilinear", align_corners=False)
-        row = F.pad(row, (1, 1, 0, 0), mode="replicate")  # the corners count as rows
+        row = F.pad(row, (1, 1, 0, 0), mode="replicate")  # the corners are handled with the rows
         convolved[:, :, edge, None].sub_(F.conv2d(row, weight[:, :, tap, None]))
         column = F.interpolate(x[..., edge, None], size=(height, 1), mode="bilinear", align_corners=False)
         convolved[..., edge, None].sub_(F.conv2d(column, weight[..., tap, None], padding=(1, 0)))
@@ -98,10 +98,11 @@ def _without_repeated_edges(convolved: Tensor, x: Tensor, weight: Tensor) -> Ten
 
 
 class ModulatedConv2d(nn.Module):
-    """Convolution whose input channels are scaled by a style, and whose output is brought back to unit variance.
+    """Convolution with input channels scaled by a style and an output normalized to unit variance.
 
-    The scales belong to a sample, the weights to all: scaling the input, convolving with the shared weights and scaling
-    the output is the same as a convolution with each sample's own weights (StyleGAN2, section 2.2, equations 1 to 3).
+    The scales differ per sample, the weights are shared: scaling the input, convolving with the shared weights and
+    scaling the output is the same as a convolution with each sample's own weights (StyleGAN2, section 2.2, equations 1
+    to 3).
     """
 
     def __init__(
@@ -125,14 +126,14 @@ class ModulatedConv2d(nn.Module):
         self.upsampled = UpsampledConvolution(mode) if upsample else None
 
     def input_scale(self, style: Tensor) -> Tensor:
-        """The scale of each input channel, (B, D) -> (B, in) float32, equalizing gain included."""
+        """Scale of each input channel, (B, D) -> (B, in) float32, including the equalizing gain."""
         with torch.autocast(style.device.type, enabled=False):
             layer = self.modulation
             gain, rate = (layer.gain, layer.rate) if isinstance(layer, EqualizedLinear) else (1.0, 1.0)
             return F.linear(style.float() * gain, layer.weight.float(), layer.bias.float() * rate) * self.gain
 
     def forward(self, x: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
-        """Convolves; leaves the last scaling to the caller, who has more to do on the same pixels.
+        """Convolve without the final scaling, which the caller combines with other operations.
 
         Args:
             x: (B, in, H, W).
@@ -145,7 +146,7 @@ class ModulatedConv2d(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             power = self.weight.float().square().sum((2, 3))  # (out, in)
             demodulation = torch.rsqrt(F.linear(scale.square(), power) + DEMODULATION_EPSILON)
-        # Half precision: inputs are scaled by at most one, and the rest is made good in float32.
+        # Half precision: inputs are scaled by at most one, and the remaining factor is applied in float32.
         largest = scale.detach().abs().amax(1, keepdim=True).clamp_min(DEMODULATION_EPSILON) / self.gain
         x = x * (scale / largest).to(x.dtype)[:, :, None, None]
         if self.upsampled is None:
@@ -153,12 +154,12 @@ class ModulatedConv2d(nn.Module):
         return self.upsampled(x, self.weight), demodulation * largest
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Saves the weights as official files have them, with a leading 1 that channels-last conversion cannot bear."""
+        """Save weights as in official files: with a leading dimension of 1, which channels-last does not allow."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[f"{prefix}weight"] = destination[f"{prefix}weight"][None]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Loads them so."""
+        """Load weights with that leading dimension."""
         weight = state_dict.get(f"{prefix}weight")
         if weight is not None and weight.ndim == 5 and len(weight) == 1:
             state_dict[f"{prefix}weight"] = weight[0]
@@ -220,7 +221,7 @@ class ToRGB(nn.Module):
 
 
 class StyleNormalization(nn.Module):
-    """Brings style codes to unit mean square."""
+    """Normalization of style codes to unit mean square."""
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, D) -> (B, D)."""
@@ -228,21 +229,21 @@ class StyleNormalization(nn.Module):
 
 
 class EqualizedStyleLayer(EqualizedActivatedLinear):
-    """One layer of the style network: equalized, at a hundredth of the learning rate, with its activation."""
+    """A layer of the style network: equalized, with a hundredth of the learning rate, with activation."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, dim, rate=0.01)
 
 
 class ConstantInput(nn.Module):
-    """The learned 4 x 4 features that every image grows from."""
+    """Learned 4 x 4 features from which every image is generated."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(1, channels, 4, 4))
 
     def forward(self, batch: int) -> Tensor:
-        """Gives (batch, C, 4, 4), channels-last."""
+        """Repeat the features: (batch, C, 4, 4), channels-last."""
         return self.weight.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
@@ -253,7 +254,7 @@ class StyleGAN2Generator(nn.Module):
         channels: Features at 4, 8, 16, ... up to the image's size.
         style_dim: Length of z and w.
         mlp_layers: Layers of the style network.
-        layout: Of the weights.
+        layout: Layout of the weights.
     """
 
     def __init__(self, channels: Sequence[int], style_dim: int, mlp_layers: int, layout: Layout) -> None:
@@ -284,11 +285,11 @@ class StyleGAN2Generator(nn.Module):
         truncation: float = 1.0,
         mean_w: Tensor | None = None,
     ) -> Tensor:
-        """Style codes of every layer from Gaussian codes.
+        """Compute the style codes of every layer from Gaussian codes.
 
         Args:
             z: (B, D).
-            mixed_z: (B, D), a second code that takes over from layer `crossover` on (style mixing).
+            mixed_z: (B, D), a second code that is used from layer `crossover` on (style mixing).
             crossover: 1 to latent_count - 1; needed with `mixed_z`.
             truncation: Below 1, moves w toward `mean_w` (less variety, better images).
             mean_w: (1, D), see `mean_latent`; needed with a truncation.
@@ -303,26 +304,26 @@ class StyleGAN2Generator(nn.Module):
         if mixed_z is None:
             return layers
         if crossover is None or not 0 < crossover < self.latent_count:
-            raise ValueError(f"crossover is 1 to {self.latent_count - 1}, not {crossover}")
+            raise ValueError(f"crossover must be 1 to {self.latent_count - 1}, not {crossover}")
         mixed = self._truncated(mixed_z, truncation, mean_w)[:, None]
         return torch.cat([layers[:, :crossover], mixed.expand(-1, self.latent_count - crossover, -1)], dim=1)
 
     def mean_latent(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """The mean w (1, D) of `count` random codes, drawn on the CPU."""
+        """Compute the mean w (1, D) of `count` random codes, drawn on the CPU."""
         z = torch.randn(count, self.style_dim, generator=generator)
         w: Tensor = self.style_mlp(z.to(self.constant_input.weight))
         return w.mean(0, keepdim=True)
 
     def noise_strengths(self) -> list[nn.Parameter]:
-        """How strongly each style convolution adds noise, one number each."""
+        """Noise strength of each style convolution."""
         return [layer.get_parameter("weight") for layer in (self.style_conv1, *self.style_convs)]
 
     def stored_noise(self) -> list[Tensor]:
-        """The noise that came with the weights: one (1, 1, H, W) a style convolution."""
+        """Noise stored with the weights: one (1, 1, H, W) per style convolution."""
         return [self.noises.get_buffer(f"noise{index}") for index in range(len(self.noise_sizes))]
 
     def seeded_noise(self, seeds: Sequence[int]) -> list[Tensor]:
-        """Noise (B, 1, H, W) for each style convolution; an image's depends on its own seed only, on any device."""
+        """Draw noise (B, 1, H, W) for each style convolution; it depends only on the image's seed, on any device."""
         buffer = self.noises.get_buffer("noise0")
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         return [
@@ -336,13 +337,13 @@ class StyleGAN2Generator(nn.Module):
         noise: Sequence[Tensor] | None = None,
         modulations: Sequence[Callable[[Tensor], Tensor]] = (),
     ) -> Tensor:
-        """Synthesis.
+        """Synthesize images.
 
         Args:
             latents: (B, latent_count, D), see `latents`.
-            noise: One (1 or B, 1, H, W) a style convolution; the stored noise by default.
-            modulations: What to do with the features at 8, 16, ... between the two convolutions of the scale; each may
-                change its argument in place. Scales beyond the last one are left alone.
+            noise: One (1 or B, 1, H, W) per style convolution; the stored noise by default.
+            modulations: Functions of the features at 8, 16, ... between the two convolutions of the scale; each may
+                change its argument in place. Scales beyond the last one are not changed.
 
         Returns:
             RGB (B, 3, S, S) float32, about [-1, 1], not clamped.
@@ -366,12 +367,12 @@ class StyleGAN2Generator(nn.Module):
         if truncation == 1.0:
             return w
         if mean_w is None:
-            raise ValueError("a truncation needs mean_w")
+            raise ValueError("truncation requires mean_w")
         return torch.lerp(mean_w, w, truncation)
 
 
 def _modulation(style_dim: int, channels: int, layout: Layout) -> EqualizedLinear | nn.Linear:
-    """From a style to the scale of each channel; starts around one."""
+    """Linear layer from a style to the scale of each channel; starts around one."""
     if layout == "paper":
         return EqualizedLinear(style_dim, channels, bias_value=1.0)
     layer = nn.Linear(style_dim, channels)
@@ -381,7 +382,7 @@ def _modulation(style_dim: int, channels: int, layout: Layout) -> EqualizedLinea
 
 
 def _style_layers(dim: int, count: int, layout: Layout) -> list[nn.Module]:
-    """The layers of the style network; both layouts start as the same function."""
+    """Layers of the style network; both layouts start as the same function."""
     layers: list[nn.Module] = []
     for _ in range(count):
         if layout == "paper":

@@ -1,7 +1,7 @@
-"""VGG's features (Simonyan and Zisserman, ICLR 2015), which the perceptual loss compares, taken before the ReLU.
+"""VGG features before the ReLU (Simonyan and Zisserman, ICLR 2015), for the perceptual loss.
 
-Three sets of weights are at home here: torchvision's VGG-19 (the paper's) and VGG-16, and the VGG-16 of
-shift-tolerant LPIPS (Ghildyal and Liu, ECCV 2022), whose poolings are blurred. Tensors have torchvision's names.
+Three sets of weights are supported: torchvision's VGG-19 (the paper's) and VGG-16, and the VGG-16 of
+shift-tolerant LPIPS (Ghildyal and Liu, ECCV 2022), with blurred poolings. Tensors have torchvision's names.
 Pure torch: opens no file, chooses no device.
 """
 
@@ -29,7 +29,7 @@ IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class VGGConfig:
-    """Everything that telling the weights apart comes to.
+    """Configuration of a VGG, recognized by its weights.
 
     Attributes:
         layout: `vgg19` or `vgg16`.
@@ -41,7 +41,7 @@ class VGGConfig:
 
 
 class BlurredMaxPool(nn.Module):
-    """Max-pooling that does not depend on whether a feature stands at an even place: maximum, blur, every second."""
+    """Max pooling that does not depend on even or odd positions: maximum, blur, stride 2."""
 
     kernel: Tensor
 
@@ -58,7 +58,7 @@ class BlurredMaxPool(nn.Module):
 
 
 class VGGFeatures(nn.Module):
-    """Features of images at some of VGG's convolutions. Layers beyond the last one asked for are not built.
+    """Features of some of VGG's convolutions. Layers after the last requested one are not built.
 
     Args:
         layout: `vgg19` or `vgg16`.
@@ -66,7 +66,7 @@ class VGGFeatures(nn.Module):
         blurred: Blurred poolings, for the weights of shift-tolerant LPIPS.
 
     Raises:
-        ValueError: There is no such layer, or none is asked for.
+        ValueError: A layer is unknown, or no layer is requested.
     """
 
     mean: Tensor
@@ -78,7 +78,9 @@ class VGGFeatures(nn.Module):
         places = _places(layout)
         unknown = [layer for layer in layers if layer not in places]
         if unknown or not layers:
-            raise ValueError(f"{layout} has {', '.join(places)}; not {', '.join(unknown) or 'none of them'}")
+            raise ValueError(
+                f"layers must be some of {', '.join(places)} for {layout}, not {', '.join(unknown) or 'none'}"
+            )
         self.taps = {places[layer]: layer for layer in layers}
         self.features = nn.Sequential(*_modules(layout, blurred, self.taps))
         # [-1, 1] -> [0, 1] -> ImageNet's mean and deviation, in one step
@@ -88,15 +90,15 @@ class VGGFeatures(nn.Module):
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], layers: Sequence[str]) -> VGGFeatures:
-        """The network that these weights are of, frozen: without gradients of its own.
+        """Build the network for these weights, frozen: without gradients of its own.
 
         Args:
-            state: Of torchvision's VGG-19 or VGG-16, with or without its classifier, or of the VGG-16 of shift-tolerant
-                LPIPS.
-            layers: See the class; `config_from_state` tells which layout they are of.
+            state: Weights of torchvision's VGG-19 or VGG-16, with or without its classifier, or of the VGG-16 of
+                shift-tolerant LPIPS.
+            layers: See the class; the layout is recognized by `config_from_state`.
 
         Raises:
-            ValueError: The weights are of no such network, or there is no such layer.
+            ValueError: The weights are for another network, or a layer is unknown.
         """
         config = config_from_state(state)
         if config is None:
@@ -108,13 +110,13 @@ class VGGFeatures(nn.Module):
         return module.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Features before the ReLU.
+        """Compute features before the ReLU.
 
         Args:
             images: (B, 3, H, W) RGB in [-1, 1], of at least 16 pixels times the scale of the last layer.
 
         Returns:
-            (B, C, H', W') by the layer's name, from the first layer to the last.
+            (B, C, H', W') by layer name, from the first layer to the last.
         """
         x = (images - self.mean) / self.deviation
         taken = {}
@@ -126,13 +128,13 @@ class VGGFeatures(nn.Module):
 
 
 def config_from_state(state: Mapping[str, Tensor]) -> VGGConfig | None:
-    """Recognizes VGG-19 and VGG-16 by the shapes of their convolutions, and blurred poolings by their kernels.
+    """Recognize VGG-19 and VGG-16 by the shapes of their convolutions, and blurred poolings by their kernels.
 
     Args:
         state: Tensors by name, without prefix.
 
     Returns:
-        What the weights are of; None where this is no VGG of ours.
+        The configuration; None if this is not a supported VGG.
     """
     shapes = [tuple(tensor.shape) for tensor in _convolutions(state)]
     for layout in BLOCKS:
@@ -142,19 +144,19 @@ def config_from_state(state: Mapping[str, Tensor]) -> VGGConfig | None:
 
 
 def _convolutions(state: Mapping[str, Tensor]) -> Iterator[Tensor]:
-    """Weight and bias of every convolution, in order, from either kind of names."""
+    """Weight and bias of every convolution, in order, from either naming scheme."""
     pattern = re.compile(r"(?:features|net\.slice[1-5])\.(\d+)\.(weight|bias)")
     found = {(int(match[1]), match[2] == "bias"): name for name in state if (match := pattern.fullmatch(name))}
     return (state[found[place]] for place in sorted(found))
 
 
 def _names(layout: VGGLayout) -> list[str]:
-    """Torchvision's names of weight and bias of every convolution, in order."""
+    """Names of weight and bias of every convolution in torchvision, in order."""
     return [f"features.{place}.{kind}" for place in _places(layout).values() for kind in ("weight", "bias")]
 
 
 def _shapes(layout: VGGLayout) -> list[tuple[int, ...]]:
-    """Of weight and bias of every convolution, in order."""
+    """Shapes of weight and bias of every convolution, in order."""
     shapes: list[tuple[int, ...]] = []
     in_channels = 3
     for count, channels in zip(BLOCKS[layout], CHANNELS, strict=True):
@@ -165,7 +167,7 @@ def _shapes(layout: VGGLayout) -> list[tuple[int, ...]]:
 
 
 def _places(layout: VGGLayout) -> dict[str, int]:
-    """The index among the features of each convolution: each is followed by a ReLU, each block by a pooling."""
+    """Index of each convolution among the features: each is followed by a ReLU, each block by a pooling."""
     places = {}
     index = 0
     for block, count in enumerate(BLOCKS[layout], 1):
@@ -177,12 +179,12 @@ def _places(layout: VGGLayout) -> dict[str, int]:
 
 
 def _modules(layout: VGGLayout, blurred: bool, taps: Mapping[int, str]) -> list[nn.Module]:
-    """The features up to the last one to take."""
+    """Features up to the last requested one."""
     modules: list[nn.Module] = []
     in_channels = 3
     for count, channels in zip(BLOCKS[layout], CHANNELS, strict=True):
         for _ in range(count):
-            taken = len(modules) in taps  # such features must outlive the ReLU
+            taken = len(modules) in taps  # requested features must not be overwritten by the ReLU
             modules += [nn.Conv2d(in_channels, channels, 3, padding=1), nn.ReLU(inplace=not taken)]
             in_channels = channels
         modules.append(BlurredMaxPool() if blurred else nn.MaxPool2d(2))

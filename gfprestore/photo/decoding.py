@@ -299,8 +299,8 @@ def _tiff_plane(
         fields += [field(273, *offsets), field(278, rows), field(279, *sizes)]
     at = len(data) + len(data) % 2
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", at)
-    told = b"".join((head, data[8:], b"\0" * (at - len(data)), exif.serialize(fields, order, at)))
-    image = _opened(told, "TIFF")
+    rebuilt = b"".join((head, data[8:], b"\0" * (at - len(data)), exif.serialize(fields, order, at)))
+    image = _opened(rebuilt, "TIFF")
     try:
         with containers.quietly("TIFF"):
             image.load()

@@ -1,1 +1,1 @@
-"""The restoration of one photo: networks opened once, faces restored, background enlarged."""
+"""Restoration of single photos: load the networks, restore the faces, enlarge the background."""

@@ -1,7 +1,7 @@
-"""The rest of the photo, enlarged: by Real-ESRGAN (Wang et al., ICCVW 2021) in tiles, or by plain resampling.
+"""Enlarge the background of a photo with Real-ESRGAN (Wang et al., ICCVW 2021) in tiles, or by plain resampling.
 
-Pixels are (H, W, 3) RGB uint8 or uint16 and keep their type; the networks see [0, 1]. An image of H x W enlarged by s
-has round(H * s) x round(W * s) pixels, at least one of each.
+Pixels are (H, W, 3) RGB uint8 or uint16 and keep their type; the networks take [0, 1]. An image of H x W enlarged by s
+has round(H * s) x round(W * s) pixels, at least 1 x 1.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ StopRequest = Callable[[], bool]
 Network = TypeVar("Network", bound=nn.Module)
 
 BORDER = 10
-"""Mirrored pixels that the network sees at the right and the bottom of the photo, as the released tool has it."""
+"""Mirrored pixels added at the right and the bottom of the photo, as in the released tool."""
 
 TILE_BYTES_ON_CPU = 1100 << 20
-"""Working memory of one tile on the CPU; more would save little of the context that tiles compute twice."""
+"""Working memory of one tile on the CPU; larger tiles would save little of the context that is computed twice."""
 
 STRIP_BYTES = 400 << 20
 """Working memory that does not grow with the tile: the strips of rows in which RRDBNet works."""
 
 TILE_PIXELS = 1 << 20
-"""Pixels that the network sees at once at the most, however much memory there is: progress shows, and a stop comes."""
+"""Most input pixels of a tile with its context, for any amount of memory, so that progress and stops are prompt."""
 
 FEATURE_BYTES_ON_CPU = 24 << 20
-"""Most bytes of one feature map of SRVGGNetCompact on the CPU: from 32 MiB on, the C library asks the system for fresh
-memory for each map, which would double the time."""
+"""Most bytes of one feature map of SRVGGNetCompact on the CPU: from 32 MiB on, the C library requests new memory from
+the system for each map, which would double the time."""
 
 PROCESSORS = Path("/proc/cpuinfo")
-"""Where Linux lists the instructions that the processor has."""
+"""File in which Linux lists the instruction sets of the processor."""
 
 
 class Background(Protocol):
@@ -76,27 +76,27 @@ class Background(Protocol):
         on_progress: Progress | None = None,
         should_stop: StopRequest | None = None,
     ) -> Pixels:
-        """Enlarges a photo.
+        """Enlarge a photo.
 
         Args:
             pixels: Photo (H, W, 3) uint8 or uint16.
             upscale: Output pixels per photo pixel along a side.
-            on_progress: Told the finished part, 0 to 1.
-            should_stop: Asked often whether to give up.
+            on_progress: Called with the finished fraction, 0 to 1.
+            should_stop: Called often; returns whether to stop.
 
         Returns:
-            Pixels (round(H * upscale), round(W * upscale), 3) of the same type. Where the three channels of the photo
-            are equal, those of the result are too.
+            Pixels (round(H * upscale), round(W * upscale), 3) of the same type. If the three channels of the photo
+            are equal, so are those of the result.
 
         Raises:
             UpscalingStopped: `should_stop` returned true.
-            DeviceError: Memory does not suffice for the smallest tile.
+            DeviceError: The memory is too small for the smallest tile.
         """
         ...
 
 
 class ResampledBackground:
-    """Plain resampling, which adds nothing. At upscale 1 the pixels stay as they are, bit for bit."""
+    """Plain resampling, which adds no detail. With upscale 1 the pixels stay identical."""
 
     name: str
     interpolation: int
@@ -123,29 +123,29 @@ class ResampledBackground:
 
 
 class NoBackground(ResampledBackground):
-    """`--background none`: the background is not worked on; to fit the output's size it is resized bicubically."""
+    """`--background none`: the background is not restored, only resized bicubically to the output's size."""
 
     name = "none"
     interpolation = cv2.INTER_CUBIC
 
 
 class LanczosBackground(ResampledBackground):
-    """`--background lanczos`: the sharpest plain resampling, a Lanczos kernel of eight by eight pixels."""
+    """`--background lanczos`: the sharpest plain resampling, with a Lanczos kernel of 8 x 8 pixels."""
 
     name = "lanczos"
     interpolation = cv2.INTER_LANCZOS4
 
 
 class NetworkBackground:
-    """Real-ESRGAN in tiles, resized to the asked size on the way.
+    """Real-ESRGAN in tiles, resized to the requested size.
 
     Args:
         module: The network with its weights; moved to `device`.
         name: Name of the weights.
-        device: Where to compute.
-        dtype: Floating-point type of the inner convolutions; None takes the fastest without a difference that shows
-            (`fastest_precision`). Tiles in which half precision fails are computed again in float32.
-        tile: Side of a tile's core in photo pixels, context not counted; None chooses from free memory.
+        device: Device to compute on.
+        dtype: Floating-point type of the inner convolutions; None uses the fastest one without a visible difference
+            (`fastest_precision`). Tiles for which half precision fails are computed again in float32.
+        tile: Side of a tile's core in photo pixels, without context; None chooses it from the free memory.
     """
 
     def __init__(
@@ -180,16 +180,16 @@ class NetworkBackground:
 
         Raises:
             UpscalingStopped: `should_stop` returned true.
-            DeviceError: Memory does not suffice for the smallest tile.
+            DeviceError: The memory is too small for the smallest tile.
         """
         height, width = pixels.shape[:2]
         output = np.empty((*enlarged_size(height, width, upscale), 3), pixels.dtype)
-        seen = np.pad(pixels, ((0, BORDER), (0, BORDER), (0, 0)), mode="reflect")
+        padded = np.pad(pixels, ((0, BORDER), (0, BORDER), (0, 0)), mode="reflect")
         gray = is_gray(pixels)
         try:
             with _stoppable(self._exact, should_stop), _stoppable(self._fast, should_stop):
                 upscale_in_tiles(
-                    seen,
+                    padded,
                     self.scale,
                     partial(self._upscale, gray=gray),
                     output=output,
@@ -204,7 +204,7 @@ class NetworkBackground:
         except TileTooLargeError as error:
             raise DeviceError(
                 f"{self.device} has too little memory for {self.name}: {error}. "
-                "Close other programs, or use --background lanczos."
+                "Close other programs or use --background lanczos."
             ) from error
         return output
 
@@ -222,7 +222,7 @@ class NetworkBackground:
         return plan_tiles(height, width, pixels_at_once, self._context)
 
     def _upscale(self, tile: Pixels, *, gray: bool) -> NDArray[np.float32]:
-        """A tile (h, w, 3) to levels (h * scale, w * scale, 3), or one channel where the photo is gray."""
+        """Upscale a tile (h, w, 3) to levels (h * scale, w * scale, 3), or to one channel if the photo is gray."""
         height, width = tile.shape[:2]
         folded = ((0, -height % self._folding), (0, -width % self._folding), (0, 0))
         lq = pixels_to_unit(np.pad(tile, folded, mode="reflect"), self.device)
@@ -233,7 +233,7 @@ class NetworkBackground:
             image = image[:, :, : height * self.scale, : width * self.scale]
             image = image.float().clamp_(0, 1)
             if gray:
-                image = luma(image)  # as the released tool makes it gray again
+                image = luma(image)  # the released tool converts to gray in the same way
             levels = image.mul_(full_scale(tile.dtype)).squeeze(0).permute(1, 2, 0)  # (C, H, W) -> (H, W, C)
             result: NDArray[np.float32] = levels.cpu().numpy()
         return result
@@ -245,14 +245,14 @@ def enlarged_size(height: int, width: int, upscale: float) -> tuple[int, int]:
 
 
 def enlarge_alpha(alpha: Pixels, upscale: float) -> Pixels:
-    """Alpha (H, W) uint8 or uint16 enlarged like the pixels, linearly: opaque stays opaque, and no ringing appears."""
+    """Enlarge alpha (H, W) uint8 or uint16 linearly: opaque stays opaque, without ringing."""
     return _resize(alpha, upscale, cv2.INTER_LINEAR)
 
 
 def context_of(module: RRDBNet | SRVGGNetCompact) -> int:
-    """Pixels around a tile's core that a network needs to see, so that no seam shows.
+    """Pixels around a tile's core that a network needs as input, so that no seam is visible.
 
-    For SRVGGNetCompact these are all that it can see: its tiles are the whole image's pixels, up to rounding.
+    For SRVGGNetCompact this is the whole receptive field: its tiles equal the whole image's result, up to rounding.
     """
     if isinstance(module, SRVGGNetCompact):
         seen = module.config.convolutions + 2 + module.config.tone_radius
@@ -266,9 +266,9 @@ def plan_tiles(height: int, width: int, pixels_at_once: int, context: int = CONT
     Args:
         height: Height of the image.
         width: Its width.
-        pixels_at_once: Most pixels that a tile with its context may have. Where even the smallest tile has more, the
-            smallest is taken.
-        context: Pixels around a core that the network sees.
+        pixels_at_once: Largest number of pixels of a tile with its context. If even the smallest tile has more, the
+            smallest is used.
+        context: Pixels around a core that the network gets as input.
     """
     best, least = (SMALLEST_TILE, SMALLEST_TILE), math.inf
     for rows in range(1, math.ceil(height / SMALLEST_TILE) + 1):
@@ -286,20 +286,20 @@ def plan_tiles(height: int, width: int, pixels_at_once: int, context: int = CONT
 
 
 def bytes_per_pixel(module: RRDBNet | SRVGGNetCompact) -> int:
-    """Working memory of a network per pixel of its input, `STRIP_BYTES` not counted; measured on the CPU."""
-    image = 5 * 4 * 3 * module.scale**2  # the network's, in levels, weighted, resized, and one on the way, all float32
+    """Working memory of a network per input pixel, without `STRIP_BYTES`; measured on the CPU."""
+    image = 5 * 4 * 3 * module.scale**2  # network output, levels, weighted, resized and a temporary, all float32
     folding = module.folding if isinstance(module, RRDBNet) else 1
-    features = 4 * 4 * module.config.features // folding**2  # the input of a block and of its parts, and the results
+    features = 4 * 4 * module.config.features // folding**2  # inputs of a block and of its parts, and results
     return max(image, features)
 
 
 def fastest_precision(device: torch.device) -> torch.dtype:
-    """The floating-point type in which `device` computes fastest without a difference that shows.
+    """Fastest floating-point type on `device` without a visible difference.
 
     Half precision on CUDA. On a CPU with AMX, which multiplies bfloat16 several times faster than float32, bfloat16,
-    with the sums and the image's own layers in float32, as `lower_precision` leaves them: on a clean photo some 2
-    values in 10,000 are more than a level off. Where the network makes texture out of noise, any rounding changes that
-    texture, by about a level on average. Else float32.
+    with the sums and the first and last layers in float32 (see `lower_precision`): on a clean photo about 2 values in
+    10,000 differ by more than one level. Where the network turns noise into texture, any rounding changes that texture,
+    by about one level on average. Otherwise float32.
     """
     if device.type == "cuda":
         return torch.float16
@@ -309,10 +309,10 @@ def fastest_precision(device: torch.device) -> torch.dtype:
 
 
 def estimated_seconds(pixels: int, device: torch.device, dtype: torch.dtype | None = None) -> float:
-    """Seconds that real-esrgan-x4plus would take here for a photo of `pixels`; takes about a second itself.
+    """Estimate the seconds of real-esrgan-x4plus for a photo of `pixels` on this device; takes about a second.
 
-    Times networks of one and of three blocks with random weights on a small tile, and goes on from there to 23 blocks
-    and the overlap of tiles. Other load on the machine counts in.
+    Times networks of one and of three blocks with random weights on a small tile, and extrapolates to 23 blocks and
+    the overlap of tiles. Other load on the machine increases the estimate.
     """
     side = 96
     lq = torch.zeros(1, 3, side, side, device=device)
@@ -329,7 +329,7 @@ def estimated_seconds(pixels: int, device: torch.device, dtype: torch.dtype | No
 
 
 def _resize(pixels: Pixels, upscale: float, interpolation: int) -> Pixels:
-    """Pixels (H, W) or (H, W, 3) at the enlarged size; an exact copy where the size stays."""
+    """Resize pixels (H, W) or (H, W, 3) to the enlarged size; an exact copy if the size stays."""
     height, width = enlarged_size(pixels.shape[0], pixels.shape[1], upscale)
     resized: Pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=interpolation))
     return resized
@@ -340,7 +340,7 @@ def _on_device(module: Network, device: torch.device) -> Network:
 
 
 def _is_broken(image: Tensor, lq: Tensor) -> bool:
-    """True where half precision overflowed: values that are no numbers, or black out of something that is not."""
+    """Whether half precision overflowed: NaN or infinite values, or black output for a brighter input."""
     if not bool(torch.isfinite(image).all()):
         return True
     level = 1 / 255
@@ -349,7 +349,7 @@ def _is_broken(image: Tensor, lq: Tensor) -> bool:
 
 @contextmanager
 def _stoppable(module: nn.Module, should_stop: StopRequest | None) -> Iterator[None]:
-    """Asks `should_stop` before each block of the network too: a tile can take half a minute."""
+    """Call `should_stop` before each block of the network too: a tile can take half a minute."""
     if should_stop is None:
         yield
         return
@@ -368,7 +368,7 @@ def _stoppable(module: nn.Module, should_stop: StopRequest | None) -> Iterator[N
 
 
 def _seconds(module: nn.Module, lq: Tensor) -> float:
-    """Seconds of the fastest of three runs, after one to warm up."""
+    """Seconds of the fastest of three runs, after a warm-up."""
     durations = []
     with torch.inference_mode():
         for _ in range(4):

@@ -1,8 +1,8 @@
-"""Opens the networks that the options of a run ask for: restorer, background, detector, parser.
+"""Load the networks for the options of a run: restorer, background, detector, parser.
 
-`auto` means the best that is here or can be had, and in the end the small networks that ship with the package. A
-download that fails is told once, and nothing else is asked of the network for the rest of the run. A network that was
-named and not available is an error with its next step.
+`auto` means the best network that is available or can be downloaded; the last choice are the small networks that ship
+with the package. A failed download is reported once, and nothing is downloaded for the rest of the run. If a network
+was named explicitly and is not available, that is an error with the next step.
 """
 
 from __future__ import annotations
@@ -43,19 +43,20 @@ DOUBLING_BACKGROUND = "real-esrgan-x2plus"
 EMBEDDED_BACKGROUND = "compact-background"
 
 EMBEDDED_LIMITS = FaceLimits(least_side=(24.0, 32.0), sharpness=(0.60, 0.75), most_share=0.8)
-"""Where the embedded restorer does good; measured, see its model card."""
+"""Faces that the embedded restorer improves; measured, see its model card."""
 
 
 class Opener:
-    """Opens networks on one device and remembers which weights they came from.
+    """Loader of networks for one device that records the weights they use.
 
     Args:
-        store: Where weights are found and downloaded to.
-        device: Where to compute.
-        tell: Takes lines for people.
-        download_report: Gives, for a weights name, a function that is told (bytes received, total bytes or None).
+        store: Weights on disk and their downloads.
+        device: Device to compute on.
+        tell: Called with each line of text for the user.
+        download_report: Returns, for a weights name, a function that is called with (bytes received, total bytes or
+            None).
         dtype: Floating-point type of the restorer; detector and parser compute in float32.
-        background_dtype: That of the background; None takes the fastest that shows no difference.
+        background_dtype: That of the background; None uses the fastest one without a visible difference.
     """
 
     def __init__(
@@ -76,11 +77,11 @@ class Opener:
         self.weights_used: dict[str, str] = {}
 
     def restorer(self, name: str, weights: Path | None = None) -> Restorer | None:
-        """The face restorer: `none`, `auto`, a name of the table, or a checkpoint file.
+        """Open the face restorer: `none`, `auto`, a name in the weights table, or a checkpoint file.
 
         Raises:
-            UsageError: The name is unknown or names no restorer.
-            WeightsError: The weights are missing, damaged or of another network.
+            UsageError: The name is unknown or not a restorer.
+            WeightsError: The weights are missing, damaged or for another network.
         """
         if weights is not None:
             return self._gfpgan(load_network(weights, "restorer"), None)
@@ -96,11 +97,11 @@ class Opener:
         return self._gfpgan(self._load(name), name)
 
     def background(self, name: str, upscale: float, tile: int | None = None) -> Background:
-        """The background method: `none`, `lanczos`, `auto` or a name of the table.
+        """Open the background method: `none`, `lanczos`, `auto` or a name in the weights table.
 
         Raises:
-            UsageError: The name is unknown or names no background network.
-            WeightsError: The weights are missing, damaged or of another network.
+            UsageError: The name is unknown or not a background network.
+            WeightsError: The weights are missing, damaged or for another network.
         """
         if name == "none":
             return NoBackground()
@@ -118,14 +119,14 @@ class Opener:
                 return self._network_background(candidate, tile)
             except WeightsMissingError as error:
                 self._report_missing(error, candidate, "using the next background instead")
-        self.tell(f"background: no Real-ESRGAN weights are here, so {EMBEDDED_BACKGROUND} enlarges the background.")
+        self.tell(f"background: Real-ESRGAN is not available; using {EMBEDDED_BACKGROUND} instead.")
         return self._network_background(EMBEDDED_BACKGROUND, tile)
 
     def detector(self, name: str) -> Detector:
-        """The face detector: `auto`, `mtcnn`, or a RetinaFace of the table.
+        """Open the face detector: `auto`, `mtcnn`, or a RetinaFace in the weights table.
 
         Raises:
-            UsageError: The name is unknown or names no detector.
+            UsageError: The name is unknown or not a detector.
             WeightsError: The weights are missing or damaged.
         """
         if name == "mtcnn":
@@ -140,10 +141,10 @@ class Opener:
             return MTCNNDetector()
 
     def parser(self) -> FaceParser | None:
-        """The face parser where its weights are at hand; the face-shaped mask serves where they are not.
+        """Open the face parser, or return None if its weights are missing; a face-shaped mask is used then.
 
         Raises:
-            WeightsDamagedError: The weights are here and damaged.
+            WeightsDamagedError: The weights are damaged.
         """
         path = self.store.find(PARSER)
         if path is None:
@@ -173,11 +174,11 @@ class Opener:
         return RetinaFaceDetector(load_state(path), self.device)
 
     def _tell_cost(self) -> None:
-        """The one line that says what the better background would cost on this processor."""
+        """Report the time that the better background would take on this processor."""
         seconds = estimated_seconds(1_000_000, self.device, self.background_dtype)
         self.tell(
             f"background: {EMBEDDED_BACKGROUND}. --background {SLOW_BACKGROUND} is sharper and would take about "
-            f"{max(seconds / 60, 0.1):.1f} minutes for each megapixel of the photos here."
+            f"{max(seconds / 60, 0.1):.1f} minutes per megapixel on this machine."
         )
 
     def _report_missing(self, error: WeightsMissingError, name: str, consequence: str) -> None:
@@ -194,10 +195,10 @@ class Opener:
             self.store.offline = True
 
     def _check_role(self, name: str, role: Role) -> None:
-        """Refuses a name of the table that is for something else.
+        """Reject the name of a network with another role.
 
         Raises:
-            UsageError: The name is unknown, or of another role.
+            UsageError: The name is unknown or belongs to a network with another role.
         """
         row = self.store.row(name)
         if row.role != role:

@@ -1,4 +1,4 @@
-"""The restoration of one photo, as a library: open the networks once, then restore arrays or files.
+"""Restore photos as a library: open the networks once, then restore arrays or files.
 
 photo -> faces -> crops -> restored crops -> enlarged background with the restored faces pasted in. The command line and
 the batch scheduler are thin layers on `Restoration`. Pixels are RGB (H, W, 3) uint8 or uint16; the dtype is kept.
@@ -41,28 +41,28 @@ COLOR_MODES = ("auto", "keep", "restore")
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What was asked of a restoration; the fields are the options of `gfprestore run`.
+    """Options of a restoration; the fields are those of `gfprestore run`.
 
     Attributes:
         upscale: Enlargement of the photo, 1 to 4.
         restorer: `auto`, `none`, or a name of `weights list`.
-        weights: An own checkpoint in place of `restorer`, recognized by its tensors.
+        weights: A custom checkpoint instead of `restorer`, recognized by its tensors.
         background: `auto`, `none`, `lanczos`, or a name of `weights list`.
-        strength: 0 keeps the faces as they were, 1 takes them as restored.
-        color: `auto` and `keep` leave a monochrome or toned photo in its tone; `restore` lets the network color it.
+        strength: 0 keeps the original faces, 1 uses the fully restored ones.
+        color: `auto` and `keep` preserve the tone of a monochrome or toned photo; `restore` lets the network color it.
         aligned: Inputs are aligned face crops; they are resized to the network's input.
         only_center_face: Restore only the face nearest the center.
-        min_face: Leave out faces whose box is narrower than this, in pixels of the photo.
-        detection_threshold: Leave out detections below this score, 0 to 1; None takes the detector's own.
+        min_face: Skip faces with a narrower box than this, in photo pixels.
+        detection_threshold: Skip detections below this score, 0 to 1; None uses the detector's default.
         detector: `auto`, `mtcnn`, `retinaface-resnet50` or `retinaface-mobilenet`.
         device: `auto` or a torch device name.
         precision: `auto`, `fp32`, `fp16` or `bf16`.
-        batch_size: Faces computed together; None chooses by device.
-        tile: Side of the background's tiles in input pixels; None chooses from free memory.
-        offline: Never touch the network.
-        weights_dir: Folder of weights before all others.
-        seed: Draw the network's noise per face from this seed; None takes the noise stored with the weights.
-        max_pixels: Refuse photos with more pixels.
+        batch_size: Maximum number of faces per batch; None chooses by device.
+        tile: Side of the background's tiles in input pixels; None chooses it from the free memory.
+        offline: Do not access the network.
+        weights_dir: Folder that is searched for weights first.
+        seed: Random seed of the network's noise, drawn per face; None uses the noise stored with the weights.
+        max_pixels: Maximum number of pixels of a photo.
     """
 
     upscale: float = 2.0
@@ -86,41 +86,41 @@ class RunOptions:
     max_pixels: int = DEFAULT_MAX_PIXELS
 
     def check(self) -> None:
-        """Checks every value that does not depend on the machine.
+        """Check all values that do not depend on the machine.
 
         Raises:
-            UsageError: A value is out of its range.
+            UsageError: A value is out of range.
         """
-        _check(1.0 <= self.upscale <= 4.0, f"--upscale {self.upscale:g} is out of range; use 1 to 4.")
-        _check(0.0 <= self.strength <= 1.0, f"--strength {self.strength:g} is out of range; use 0 to 1.")
-        _check(self.color in COLOR_MODES, f"--color {self.color} is unknown; use auto, keep or restore.")
-        _check(self.min_face >= 0, f"--min-face {self.min_face:g} is negative.")
+        _check(1.0 <= self.upscale <= 4.0, f"--upscale {self.upscale:g} is out of range. Use 1 to 4.")
+        _check(0.0 <= self.strength <= 1.0, f"--strength {self.strength:g} is out of range. Use 0 to 1.")
+        _check(self.color in COLOR_MODES, f"--color {self.color} is unknown. Use auto, keep or restore.")
+        _check(self.min_face >= 0, f"--min-face {self.min_face:g} is negative. Use 0 or more.")
         threshold = self.detection_threshold
         _check(
             threshold is None or 0 <= threshold <= 1,
-            f"--detection-threshold {threshold} is out of range; use 0 to 1.",
+            f"--detection-threshold {threshold} is out of range. Use 0 to 1.",
         )
         _check(self.batch_size is None or self.batch_size >= 1, f"--batch-size {self.batch_size} is below 1.")
         _check(self.tile is None or self.tile >= 64, f"--tile {self.tile} is below 64 pixels.")
         _check(self.max_pixels >= 1, f"--max-pixels {self.max_pixels} is below 1.")
         _check(
             self.weights is None or self.restorer == "auto",
-            "--weights and --restorer were both given; the checkpoint decides the restorer, so leave one out.",
+            "--weights and --restorer cannot be combined. Remove one of the options.",
         )
 
 
 @dataclass(frozen=True)
 class PreparedPhoto:
-    """A photo whose faces are found and cut out, on its way to the restorer.
+    """A photo with its detected and cropped faces, ready for the restorer.
 
     Attributes:
         pixels: The photo, (H, W, 3) uint8 or uint16.
-        faces: Found faces, in stable order.
-        crops: One aligned crop for each face that is to be restored, in the same order; the restorer's limits leave out
-            the others.
-        toning: The photo's tone where it is monochrome or toned and shall stay so.
-        seeds: One seed a crop where the run has one.
-        shares: How much of each restored crop is taken, 0 to 1, beside the option `strength`.
+        faces: Detected faces, in stable order.
+        crops: One aligned crop for each face to restore, in the same order; faces outside the restorer's limits are
+            skipped.
+        toning: Tone of a monochrome or toned photo, if it is to be preserved.
+        seeds: One seed per crop if the run has a seed.
+        shares: Weight of each restored crop, 0 to 1, in addition to the option `strength`.
     """
 
     pixels: Pixels
@@ -133,7 +133,7 @@ class PreparedPhoto:
 
 @dataclass(frozen=True)
 class RestoredFace:
-    """One restored face: pixels (T, T, 3) of the photo's dtype, and its soft mask (T, T) float32 in [0, 1]."""
+    """A restored face: pixels (T, T, 3) of the photo's dtype and a soft mask (T, T) float32 in [0, 1]."""
 
     pixels: Pixels
     mask: NDArray[np.float32]
@@ -141,14 +141,14 @@ class RestoredFace:
 
 @dataclass(frozen=True)
 class RestoredPhoto:
-    """The result for one photo.
+    """Result for one photo.
 
     Attributes:
         pixels: Restored photo, (round(H * upscale), round(W * upscale), 3), dtype of the input; the restored crop,
             (T, T, 3), where inputs are aligned.
-        faces: Found faces in pixels of the input, also those that the restorer's limits left out.
-        crops: The faces as the network saw them.
-        restored: The restored crops; None where a face could not be computed and was left as it was.
+        faces: Detected faces in pixels of the input, including those outside the restorer's limits.
+        crops: Input crops of the network.
+        restored: The restored crops; None where a face could not be computed and was not changed.
     """
 
     pixels: Pixels
@@ -158,22 +158,23 @@ class RestoredPhoto:
 
     @property
     def restored_faces(self) -> int:
-        """Number of faces that were restored and pasted."""
+        """Number of restored faces."""
         return sum(face is not None for face in self.restored)
 
 
 class Restoration:
-    """Restores photos: opens the networks once, then takes arrays or files.
+    """Restorer of photos that loads the networks once and then takes arrays or files.
 
     Args:
-        options: What to do; the defaults are those of `gfprestore run`.
-        tell: Takes each line for people (what `auto` chose, what could not be had); None logs it.
-        download_progress: Gives, for a weights name, a function that is told (bytes received, total bytes or None).
+        options: Options; the defaults are those of `gfprestore run`.
+        tell: Called with each line of text for the user (what `auto` chose, what is not available); None logs it.
+        download_progress: Returns, for a weights name, a function that is called with (bytes received, total bytes or
+            None).
 
     Raises:
-        UsageError: An option's value is out of range or names nothing known.
-        WeightsError: Weights are missing, damaged or of another network.
-        DeviceError: The device is not usable.
+        UsageError: The value of an option is out of range or unknown.
+        WeightsError: Weights are missing, damaged or for another network.
+        DeviceError: The device is not available.
     """
 
     def __init__(
@@ -192,7 +193,7 @@ class Restoration:
         opener = Opener(store, self.device, self.tell, download_progress, self.dtype, background_dtype)
         self.restorer = opener.restorer(self.options.restorer, self.options.weights)
         if self.options.aligned and self.restorer is None:
-            raise UsageError("--aligned restores face crops, so --restorer none leaves nothing to do.")
+            raise UsageError("--aligned and --restorer none cannot be combined. Choose a restorer.")
         finds_faces = self.restorer is not None and not self.options.aligned
         self.detector = opener.detector(self.options.detector) if finds_faces else None
         self.parser = opener.parser() if finds_faces else None
@@ -205,17 +206,17 @@ class Restoration:
 
     @property
     def restorer_name(self) -> str:
-        """Name of the face restorer, `none` without one."""
+        """Name of the face restorer, or `none`."""
         return self.restorer.name if self.restorer is not None else "none"
 
     @property
     def background_name(self) -> str:
-        """Name of the background method, `none` for aligned crops."""
+        """Name of the background method, or `none` for aligned crops."""
         return self.background.name if self.background is not None else "none"
 
     @property
     def batch_size(self) -> int:
-        """Faces computed together."""
+        """Maximum number of faces per batch."""
         if self.options.batch_size is not None:
             return self.options.batch_size
         return 8 if self.device.type == "cuda" else 2
@@ -227,45 +228,45 @@ class Restoration:
         on_progress: Progress | None = None,
         should_stop: StopRequest | None = None,
     ) -> RestoredPhoto:
-        """Restores one array.
+        """Restore one array.
 
         Args:
             pixels: RGB (H, W, 3) or gray (H, W), uint8 or uint16.
-            name: What the faces' seeds derive from, where the option `seed` is set.
-            on_progress: Told the share 0..1 of the background that is done.
-            should_stop: Asked often, while the background is enlarged, whether to give up.
+            name: Name from which the seeds of the faces are derived if the option `seed` is set.
+            on_progress: Called with the finished fraction of the background, 0 to 1.
+            should_stop: Called often while the background is enlarged; returns whether to stop.
 
         Returns:
-            The restored pixels, RGB, with the faces.
+            Restored RGB pixels and the faces.
 
         Raises:
-            DeviceError: Memory does not suffice for one face or the smallest tile.
+            DeviceError: The memory is too small for one face or the smallest tile.
             UpscalingStopped: `should_stop` returned true.
-            UsageError: The array is no photo.
+            UsageError: The shape or type of the array is not supported.
         """
         if pixels.ndim == 2:
             pixels = np.repeat(pixels[:, :, None], 3, axis=2)
         if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype not in (np.uint8, np.uint16) or pixels.size == 0:
             raise UsageError(
-                f"an array of shape {pixels.shape} and type {pixels.dtype} is no photo; "
-                "give RGB (H, W, 3) or gray (H, W), uint8 or uint16."
+                f"Arrays of shape {pixels.shape} and type {pixels.dtype} are not supported. "
+                "Use RGB (H, W, 3) or gray (H, W), uint8 or uint16."
             )
         prepared = self.prepare(pixels, name)
         return self.finish(prepared, self.restore_faces([prepared])[0], on_progress, should_stop)
 
     def restore_file(self, source: str | Path, output: str | Path) -> RestoredPhoto:
-        """Restores one file into another, with its metadata; the format follows the output's suffix.
+        """Restore one file into another, with its metadata; the suffix of the output determines the format.
 
         Args:
             source: A photo; never written to.
-            output: Written whole or not at all.
+            output: Output file; never left incomplete.
 
         Returns:
-            What was written, with the faces.
+            The written photo and the faces.
 
         Raises:
             PhotoError: The source cannot be read or the output cannot be written.
-            DeviceError: Memory does not suffice for one face or the smallest tile.
+            DeviceError: The memory is too small for one face or the smallest tile.
         """
         source, output = Path(source), Path(output)
         photo = read_photo(source, self.options.max_pixels)
@@ -274,7 +275,7 @@ class Restoration:
         return result
 
     def with_result(self, photo: Photo, result: RestoredPhoto) -> Photo:
-        """The photo with restored pixels and its alpha enlarged to their size, ready to be written."""
+        """Photo with restored pixels and alpha enlarged to their size, ready to be written."""
         alpha = photo.alpha
         if alpha is not None and self.options.aligned:
             height, width = result.pixels.shape[:2]
@@ -284,14 +285,14 @@ class Restoration:
         return replace(photo, pixels=result.pixels, alpha=alpha)
 
     def prepare(self, pixels: Pixels, name: str = "") -> PreparedPhoto:
-        """Finds and cuts out the faces of a photo (H, W, 3).
+        """Detect and crop the faces of a photo (H, W, 3).
 
         Args:
             pixels: The photo.
-            name: What the faces' seeds derive from.
+            name: Name from which the seeds of the faces are derived.
 
         Returns:
-            The photo with one crop a face; the crop is the whole image where inputs are aligned.
+            The photo with one crop per face; for aligned inputs the crop is the whole image.
         """
         faces: tuple[DetectedFace, ...] = ()
         crops: tuple[FaceCrop, ...] = ()
@@ -319,7 +320,7 @@ class Restoration:
         return PreparedPhoto(pixels, faces, crops, toning, seeds, shares)
 
     def _crops(self, pixels: Pixels, faces: Sequence[DetectedFace]) -> tuple[tuple[FaceCrop, ...], tuple[float, ...]]:
-        """Crops of the faces that the restorer does good, and how much of each restored face is to be taken."""
+        """Crops of the faces that the restorer improves, and the weight of each restored face."""
         assert self.restorer is not None
         limits = self.restorer.limits
         kept: list[tuple[FaceCrop, float]] = []
@@ -333,16 +334,16 @@ class Restoration:
         return tuple(crop for crop, _ in kept), tuple(share for _, share in kept)
 
     def restore_faces(self, photos: Sequence[PreparedPhoto]) -> list[list[RestoredFace | None]]:
-        """Restores the faces of several photos in common batches.
+        """Restore the faces of several photos in common batches.
 
         Args:
             photos: Prepared photos; a face's result does not depend on the others.
 
         Returns:
-            For each photo one entry a face, None where the network gave no usable face in any precision.
+            For each photo one entry per face, None if the network's output was invalid in every precision.
 
         Raises:
-            DeviceError: Memory does not suffice for one face.
+            DeviceError: The memory is too small for one face.
         """
         jobs = [(photo, index) for photo in photos for index in range(len(photo.crops))]
         results: list[RestoredFace | None] = []
@@ -369,7 +370,7 @@ class Restoration:
         return faces
 
     def _masks(self, restored: Tensor) -> NDArray[np.float32]:
-        """Paste masks (B, T, T): from the face parser where it is open, else one face-shaped mask for all."""
+        """Paste masks (B, T, T): from the face parser if it is loaded, else the same face-shaped mask for all."""
         assert self.restorer is not None
         if self.parser is not None:
             return np.asarray(self.parser.masks(restored.nan_to_num(0.0)).cpu(), np.float32)
@@ -383,20 +384,20 @@ class Restoration:
         on_progress: Progress | None = None,
         should_stop: StopRequest | None = None,
     ) -> RestoredPhoto:
-        """Enlarges the background and pastes the restored faces.
+        """Enlarge the background and paste the restored faces.
 
         Args:
             prepared: The photo.
-            restored: What `restore_faces` gave for it.
-            on_progress: Told the share 0..1 of the background that is done.
-            should_stop: Asked often, while the background is enlarged, whether to give up.
+            restored: Result of `restore_faces` for it.
+            on_progress: Called with the finished fraction of the background, 0 to 1.
+            should_stop: Called often while the background is enlarged; returns whether to stop.
 
         Returns:
             The restored photo.
 
         Raises:
-            FaceError: Inputs are aligned and the network gave no usable face.
-            DeviceError: Memory does not suffice for the smallest tile.
+            FaceError: Inputs are aligned and the network's output was invalid.
+            DeviceError: The memory is too small for the smallest tile.
             UpscalingStopped: `should_stop` returned true.
         """
         if self.background is None:
@@ -420,7 +421,7 @@ class Restoration:
     def _finish_aligned(self, prepared: PreparedPhoto, restored: Sequence[RestoredFace | None]) -> Pixels:
         face = restored[0]
         if face is None:
-            raise FaceError(f"{self.restorer_name} gave values that are not finite for this face, in fp32 too.")
+            raise FaceError(f"{self.restorer_name} produced NaN or infinite values for this face, even in fp32.")
         strength = self.options.strength
         if strength == 1:
             return face.pixels
@@ -432,7 +433,7 @@ class Restoration:
 
 
 def whole_image_crop(pixels: Pixels, size: int) -> FaceCrop:
-    """The whole image (H, W, 3), already aligned, at the network's size (S, S, 3); bit for bit where it has it."""
+    """Resize an aligned image (H, W, 3) to the network's size (S, S, 3); unchanged if it already has that size."""
     height, width = pixels.shape[:2]
     across, down = size / width, size / height
     photo_to_crop = np.array([[across, 0, 0.5 * across - 0.5], [0, down, 0.5 * down - 0.5]])

@@ -1,8 +1,8 @@
-"""Restorers: one protocol for every network that turns a degraded face crop into a restored one.
+"""Restorers: the common protocol of networks that restore degraded face crops.
 
-Crops are (B, 3, S, S) float RGB in [-1, 1] on the FFHQ five-point template. A result never depends on who shared its
-batch: randomness comes per face as a seed. Out of memory makes the batch smaller; a half-precision result that is not
-finite, or black where the input was not, is computed again in fp32.
+Crops are (B, 3, S, S) float RGB in [-1, 1] on the FFHQ five-point template. A result never depends on the other
+faces in its batch: each face has its own random seed. When memory runs out, the batch is split. A half-precision result
+that is NaN, infinite or black (for an input that is not black) is computed again in fp32.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from gfprestore.device import is_out_of_memory, release_memory
 from gfprestore.errors import DeviceError
 from gfprestore.networks.gfpgan import GFPGAN
 
-# A crop whose mean is this close to -1 is black; a network that turns a brighter input into it has overflowed.
+# A crop whose mean is this close to -1 is black; black output for a brighter input means that the network overflowed.
 BLACK_LEVEL = -0.98
 
 
 @dataclass(frozen=True)
 class FaceLimits:
-    """Which faces a restorer does good, as measured; toward the limits less and less of its image is to be taken.
+    """Measured limits of the faces that a restorer improves; its result is faded out toward the limits.
 
     Attributes:
-        least_side: Side of the crop in pixels of the photo: up to the first number nothing, from the second on all.
-        sharpness: Of the crop, see `alignment.crop_sharpness`: up to the first number all, from the second on nothing.
-            A face that is sharp already, as large ones are, can only lose.
-        most_share: What "all" is: where a face is uncertain, the mean of two guesses is nearer to it than either.
+        least_side: Side of the crop in photo pixels: weight 0 up to the first number, full weight from the second.
+        sharpness: Sharpness of the crop, see `alignment.crop_sharpness`: full weight up to the first number, 0 from the
+            second. A face that is already sharp, as large ones are, can only become worse.
+        most_share: Full weight: where a face is uncertain, the mean of two guesses is closer to it than either.
     """
 
     least_side: tuple[float, float] = (0.0, 1e-6)
@@ -39,11 +39,11 @@ class FaceLimits:
     most_share: float = 1.0
 
     def share(self, side: float, sharpness: float) -> float:
-        """How much of the restored face to take, 0 to `most_share`.
+        """Weight of the restored face, 0 to `most_share`.
 
         Args:
-            side: Of the crop in pixels of the photo.
-            sharpness: Of the crop.
+            side: Side of the crop in photo pixels.
+            sharpness: Sharpness of the crop.
         """
         small, large = self.least_side
         blurred, sharp = self.sharpness
@@ -52,36 +52,36 @@ class FaceLimits:
 
 
 class Restorer(Protocol):
-    """Turns degraded face crops into restored ones."""
+    """Protocol of a network that restores degraded face crops."""
 
     @property
     def limits(self) -> FaceLimits | None:
-        """Which faces it does good; None: all."""
+        """Limits of the faces that it improves; None: all faces."""
 
     @property
     def name(self) -> str:
-        """The name shown in reports."""
+        """Name shown in reports."""
 
     @property
     def input_size(self) -> int:
-        """Side of the square crops that `restore` takes, in pixels."""
+        """Side of the input crops in pixels."""
 
     @property
     def output_size(self) -> int:
-        """Side of the square crops that `restore` gives, in pixels."""
+        """Side of the restored crops in pixels."""
 
     def restore(self, crops: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
-        """Crops (B, 3, S, S) in [-1, 1] to restored crops (B, 3, T, T) in [-1, 1], float32 on the CPU.
+        """Restore crops (B, 3, S, S) in [-1, 1] to (B, 3, T, T) in [-1, 1], float32 on the CPU.
 
         Args:
             crops: Degraded faces on any device.
-            seeds: One seed a face where the network draws noise; None takes the noise stored with the weights.
+            seeds: One random seed per face for the network's noise; None uses the noise stored with the weights.
 
         Returns:
-            Restored faces. A face that could not be computed in any precision comes back as NaN.
+            Restored faces. A face that could not be computed in any precision is NaN.
 
         Raises:
-            DeviceError: Memory does not suffice for a single face.
+            DeviceError: The memory is too small for a single face.
         """
 
 
@@ -90,10 +90,10 @@ class GFPGANRestorer:
 
     Args:
         module: The network, float32.
-        name: The name shown in reports.
-        device: Where to compute.
-        dtype: float32, or a half precision that the device computes in.
-        limits: Which faces it does good; None: all.
+        name: Name shown in reports.
+        device: Device to compute on.
+        dtype: float32, or a half precision that the device supports.
+        limits: Limits of the faces that it improves; None: all faces.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class GFPGANRestorer:
         """See `Restorer.restore`.
 
         Raises:
-            DeviceError: Memory does not suffice for a single face.
+            DeviceError: The memory is too small for a single face.
         """
         restored: list[Tensor] = []
         batch = len(crops)
@@ -131,7 +131,7 @@ class GFPGANRestorer:
                 if batch == 1:
                     raise DeviceError(
                         f"{self.device} has too little memory for one face of {self.input_size} px with {self.name}. "
-                        "Close other programs, or use --device cpu."
+                        "Close other programs or use --device cpu."
                     ) from error
                 batch = (batch + 1) // 2
                 release_memory(self.device)
@@ -161,7 +161,7 @@ class GFPGANRestorer:
 
 
 def sound_faces(crops: Tensor, restored: Tensor) -> Tensor:
-    """Which restored faces (B, 3, T, T) are usable: finite, and not black where the input crop was not; bool (B,)."""
+    """Validity (B,) of restored faces (B, 3, T, T): finite, and not black unless the input crop was black."""
     finite = restored.isfinite().flatten(1).all(dim=1)
     black = restored.clamp(-1, 1).flatten(1).mean(dim=1) < BLACK_LEVEL
     dark_input = crops.float().cpu().flatten(1).mean(dim=1) < BLACK_LEVEL + 0.1

@@ -1,10 +1,10 @@
-"""Any upscaling function over a large image, in overlapping, feathered tiles, resized on the way to any output size.
+"""Upscale a large image in overlapping, feathered tiles and resize the result to any output size.
 
-The image is cut into cores that touch. A tile is a core with context around it; the context is there for the upscaling
-function to see and is thrown away, but for a narrow zone on both sides of each seam in which neighbors fade into each
-other. The upscaled tile is resampled straight onto the output's grid with the phase that it would have in the whole
-image, so neither the upscaled image nor a float copy of the output ever exists. Between tiles only the strips wait
-that a later tile still adds to. Images are (H, W, C). Imports nothing of ours.
+The image is divided into adjacent cores. A tile is a core with context around it. The context is input of the upscaling
+function and then discarded, except for a narrow zone on both sides of each seam, in which neighbors are blended. The
+upscaled tile is resampled directly onto the output's grid, with the same phase as in the whole image, so neither the
+upscaled image nor a float copy of the output is ever stored. Only the strips to which a later tile still adds are kept
+between tiles. Images are (H, W, C). Imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 CONTEXT = 56
-"""Input pixels around a core that the upscaling function sees; two neighbors overlap by twice as much."""
+"""Context in input pixels around a core; two neighbors overlap by twice as much."""
 
 FEATHER = 8
-"""Input pixels on either side of a seam over which neighbors fade into each other."""
+"""Input pixels on either side of a seam over which neighbors are blended."""
 
 SMALLEST_TILE = 64
-"""Side in input pixels below which a core is not halved."""
+"""Smallest side of a core in input pixels."""
 
 ALIGNMENT = 4
-"""Tiles begin at multiples of this, so that networks that fold squares of pixels see the squares of the whole image."""
+"""Tiles begin at multiples of this, so that pixel unshuffle folds the same squares as in the whole image."""
 
 LANCZOS_LOBES = 3
 OUTPUTS_A_PRODUCT = 96
-"""Output rows resampled by one matrix product: more waste products with zero, fewer waste calls."""
+"""Output rows resampled by one matrix product: more rows multiply more zeros, fewer rows need more calls."""
 
 
-class UpscalingStopped(Exception):  # noqa: N818  an order that was followed, no error
-    """`should_stop` said so; the output is incomplete."""
+class UpscalingStopped(Exception):  # noqa: N818  a request that was followed, not an error
+    """`should_stop` returned true; the output is incomplete."""
 
 
 class TileTooLargeError(Exception):
-    """Memory ran out with the smallest tile."""
+    """The memory is too small for the smallest tile."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Span:
 class AxisResampler:
     """Lanczos-3 along one axis, from `source` to `target` samples; antialiased where the target is smaller.
 
-    Kernels are cut off at the image's borders and normalized, as Pillow does.
+    Kernels are truncated at the image's borders and normalized, as Pillow does.
     """
 
     def __init__(self, source: int, target: int) -> None:
@@ -81,11 +81,11 @@ class AxisResampler:
 
     @property
     def is_identity(self) -> bool:
-        """True where every sample is kept as it is."""
+        """Whether every sample is kept unchanged."""
         return self.source == self.target
 
     def reached_from(self, block: Span) -> Span:
-        """The output samples to which the source samples of `block` contribute."""
+        """Output samples to which the source samples of `block` contribute."""
         if self.is_identity:
             return block
         last = self._first + self._weights.shape[1]
@@ -93,7 +93,7 @@ class AxisResampler:
         return Span(int(reached[0]), int(reached[-1]) + 1)
 
     def apply(self, samples: Floats, block: Span, outputs: Span) -> Floats:
-        """What the source samples of `block`, (len(block), n), add to `outputs`: (len(outputs), n)."""
+        """Contribution (len(outputs), n) of the source samples of `block`, (len(block), n), to `outputs`."""
         if self.is_identity:
             return samples[outputs.slice(block.start)]
         result = np.empty((len(outputs), samples.shape[1]), np.float32)
@@ -104,7 +104,7 @@ class AxisResampler:
         return result
 
     def _matrix(self, outputs: Span, block: Span) -> tuple[Span, Floats]:
-        """The source samples of `block` that `outputs` use, and the weights (len(outputs), len(used))."""
+        """Source samples of `block` that `outputs` use, and their weights (len(outputs), len(used))."""
         first, weights = self._first[outputs.slice()], self._weights[outputs.slice()]
         taps = weights.shape[1]
         matrix = np.zeros((len(outputs), int(first[-1] - first[0]) + taps), np.float32)
@@ -128,33 +128,35 @@ def upscale_in_tiles(
     is_out_of_memory: Callable[[BaseException], bool] | None = None,
     release_memory: Callable[[], None] | None = None,
 ) -> None:
-    """Upscales `image` by `scale`, tile by tile, and resizes the result into `output`.
+    """Upscale `image` by `scale`, tile by tile, and resize the result into `output`.
 
-    Where `output` has `scale` times the image's size, nothing is resized. When memory runs out the tile is halved and
-    the row of tiles is done again.
+    If `output` has `scale` times the image's size, nothing is resized. When memory runs out, the tile is halved and the
+    row of tiles is computed again.
 
     Args:
         image: Pixels (H, W, C) of any type that `upscale` takes.
         scale: Output pixels of `upscale` per input pixel along a side.
         upscale: Maps pixels (h, w, C) to (h * scale, w * scale, c) in levels of `output`, not rounded; c is the
-            output's channels, or 1 to be written to all of them.
+            number of output channels, or 1 to write the same values to all of them.
         output: Pixels (H', W', channels) of an integer type, written to.
-        tile: Height and width of a core in input pixels, at least `SMALLEST_TILE` each; context comes on top.
-        size: Height and width of the part of the image to enlarge, where the image has more at its bottom and right
-            that is context only.
-        context: Input pixels around a core that `upscale` gets to see; at least `FEATHER`.
-        on_progress: Told the finished part, 0 to 1, after each tile.
-        should_stop: Asked before each tile.
-        is_out_of_memory: Tells whether what `upscale` raised means that a smaller tile may succeed.
-        release_memory: Called before the smaller tile is tried.
+        tile: Height and width of a core in input pixels, at least `SMALLEST_TILE` each; context is added to it.
+        size: Height and width of the part of the image to enlarge, if the image has extra pixels at the bottom and
+            right that are only context.
+        context: Input pixels around a core that `upscale` gets as input; at least `FEATHER`.
+        on_progress: Called after each tile with the finished fraction, 0 to 1.
+        should_stop: Called before each tile; returns whether to stop.
+        is_out_of_memory: Returns whether an exception of `upscale` means that a smaller tile may succeed.
+        release_memory: Called before a smaller tile is tried.
 
     Raises:
         UpscalingStopped: `should_stop` returned true.
-        TileTooLargeError: Memory ran out with the smallest tile.
+        TileTooLargeError: The memory is too small for the smallest tile.
         ValueError: `tile` or `context` is too small.
     """
     if min(tile) < SMALLEST_TILE or context < FEATHER:
-        raise ValueError(f"tiles of {tile} with a context of {context}: at least {SMALLEST_TILE} and {FEATHER} wanted")
+        raise ValueError(
+            f"tile must be at least {SMALLEST_TILE} and context at least {FEATHER}, not {tile} and {context}"
+        )
     height, width = size or (image.shape[0], image.shape[1])
     job = _Job(
         image=image,
@@ -183,7 +185,7 @@ def upscale_in_tiles(
         else:
             done, waiting = core.stop, strip
             continue
-        if release_memory:  # here the error is gone, and with it the tensors that its traceback kept
+        if release_memory:  # the exception and the tensors in its traceback are released by now
             release_memory()
 
 
@@ -197,7 +199,7 @@ class _Strip:
 
 @dataclass(frozen=True)
 class _Job:
-    """What stays the same for all tiles."""
+    """Data that all tiles share."""
 
     image: NDArray[Any]
     scale: int
@@ -212,15 +214,15 @@ class _Job:
     should_stop: Callable[[], bool]
 
     def row_of_tiles(self, core: Span, tile_width: int, above: _Strip | None) -> _Strip:
-        """Writes one row of tiles.
+        """Write one row of tiles.
 
         Args:
             core: Input rows of the cores.
-            tile_width: Greatest width of a core.
-            above: What the row above left on the output rows that both reach.
+            tile_width: Largest width of a core.
+            above: Contribution of the row above to the output rows that both reach.
 
         Returns:
-            What this row leaves on the output rows that the next one reaches too.
+            Contribution of this row to the output rows that the next one also reaches.
         """
         reach = self.rows.reached_from(self._faded(core, self.height))
         finished = Span(reach.start, self._begin_of_next(core, self.height, self.rows))
@@ -244,7 +246,7 @@ class _Job:
         return _Strip(Span(finished.stop, reach.stop), np.concatenate(below, axis=1))
 
     def _contribution(self, core_rows: Span, core_columns: Span) -> Floats:
-        """What one tile adds to the output rows and columns that it reaches."""
+        """Contribution of one tile to the output rows and columns that it reaches."""
         rows, top = self._seen(core_rows, self.image.shape[0])
         columns, left = self._seen(core_columns, self.image.shape[1])
         canvas = self.upscale(self.image[rows.slice(), columns.slice()])
@@ -255,7 +257,7 @@ class _Job:
         return self._resampled(canvas, faded_rows, faded_columns)
 
     def _resampled(self, canvas: Floats, rows: Span, columns: Span) -> Floats:
-        """The canvas block (rows, columns, c) on the output rows and columns that it reaches."""
+        """Resample the canvas block (rows, columns, c) to the output rows and columns that it reaches."""
         height, width, channels = canvas.shape
         if not self.rows.is_identity:
             reached = self.rows.reached_from(rows)
@@ -268,19 +270,19 @@ class _Job:
         return canvas
 
     def _seen(self, core: Span, length: int) -> tuple[Span, int]:
-        """Input pixels that the tile of `core` sees along an axis, and where they begin on the upscaled canvas."""
+        """Input pixels of the tile of `core` along an axis, and their start on the upscaled canvas."""
         start = max(core.start - self.context, 0) // ALIGNMENT * ALIGNMENT
         stop = min(-(-(core.stop + self.context) // ALIGNMENT) * ALIGNMENT, length)
         return Span(start, stop), start * self.scale
 
     def _faded(self, core: Span, length: int) -> Span:
-        """Canvas pixels of a core along an axis, with the zones in which it fades into its neighbors."""
+        """Canvas pixels of a core along an axis, with the zones in which it is blended with its neighbors."""
         start = max(core.start - FEATHER, 0) if core.start else 0
         stop = min(core.stop + FEATHER, length) if core.stop < length else length
         return Span(start * self.scale, stop * self.scale)
 
     def _weights(self, core: Span, length: int) -> Floats:
-        """Share of a tile in each canvas pixel of `_faded`; those of neighbors sum to one."""
+        """Weight of a tile in each canvas pixel of `_faded`; the weights of neighbors sum to one."""
         faded = self._faded(core, length)
         weights = np.ones(len(faded), np.float32)
         ramp = _ramp(2 * FEATHER * self.scale)
@@ -303,7 +305,7 @@ class _Job:
 
 
 def _cores(length: int, tile: int) -> Iterator[Span]:
-    """Spans that touch and cover `length`, of about equal size, none larger than `tile`."""
+    """Adjacent spans of similar size that cover `length`, none larger than `tile`."""
     start = 0
     while start < length:
         stop = start + _even_part(length - start, tile)
@@ -312,12 +314,12 @@ def _cores(length: int, tile: int) -> Iterator[Span]:
 
 
 def _even_part(left: int, tile: int) -> int:
-    """Size of the next core where `left` pixels are to be cut into as few about equal cores as possible."""
+    """Size of the next core if `left` pixels are divided into as few cores of similar size as possible."""
     return math.ceil(left / math.ceil(left / tile))
 
 
 def _ramp(length: int) -> Floats:
-    """Rises from 0 to 1 like half a cosine; it and its mirror image sum to one."""
+    """Half-cosine ramp from 0 to 1; it and its mirror image sum to one."""
     return (0.5 - 0.5 * np.cos(np.pi * (np.arange(length) + 0.5) / length)).astype(np.float32)
 
 

@@ -60,11 +60,11 @@ def test_the_face_can_be_moved_toward_the_person(content: bytes) -> None:
 @pytest.mark.parametrize(
     ("spoiled", "message"),
     [
-        (lambda content: b"", "ends too early"),
-        (lambda content: content[:100_000], "cut off"),
-        (lambda content: content[: content.rfind(b"\x01\x04fc_2")], "ends too early"),
+        (lambda content: b"", "file of dlib's recognizer is truncated"),
+        (lambda content: content[:100_000], "is truncated or has an unsupported version"),
+        (lambda content: content[: content.rfind(b"\x01\x04fc_2")], "file of dlib's recognizer is truncated"),
         (lambda content: content + content, "larger network"),
-        (lambda content: content[content.find(b"\x01\x05con_4") + 1 :], "where this file has"),
+        (lambda content: content[content.find(b"\x01\x05con_4") + 1 :], "but the file has"),
     ],
     ids=["empty", "cut in a tensor", "without its end", "twice", "without its first layer"],
 )

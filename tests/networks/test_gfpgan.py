@@ -192,7 +192,7 @@ def test_seeds_draw_other_noise_than_the_stored_and_repeat_themselves() -> None:
     assert torch.equal(stored[0], stored[1])
     assert (seeded[0] - seeded[1]).abs().max() > 1e-3 and (seeded[0] - stored[0]).abs().max() > 1e-3
     assert torch.equal(seeded[0], again[1]) and torch.equal(seeded[1], again[0])
-    with pytest.raises(ValueError, match="2 faces need as many noise seeds, not 1"):
+    with pytest.raises(ValueError, match="one seed for each of the 2 faces, not 1"):
         network(lq, [1])
 
 
@@ -361,9 +361,9 @@ def test_a_damaged_state_is_still_recognized_so_that_loading_can_name_what_is_mi
 
 
 def test_impossible_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match="size is a power of two"):
+    with pytest.raises(ValueError, match="size must be a power of two"):
         GFPGANConfig.from_widths("clean", size=500)
-    with pytest.raises(ValueError, match="channels are even"):
+    with pytest.raises(ValueError, match="channels must be even"):
         GFPGANConfig("clean", (33, 32))
     with pytest.raises(ValueError, match="at least two"):
         GFPGANConfig("clean", (32,))

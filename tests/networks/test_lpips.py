@@ -110,7 +110,7 @@ def test_a_distance_is_nought_for_identical_images_symmetric_and_has_gradients()
 def test_weights_and_heads_of_another_network_are_refused() -> None:
     with pytest.raises(ValueError, match="not the weights of torchvision's AlexNet"):
         AlexFeatures.from_state(state_of(torchvision_features("vgg")))
-    with pytest.raises(ValueError, match="not LPIPS's heads"):
+    with pytest.raises(ValueError, match="not the heads of LPIPS"):
         head_weights(random_heads("alex"), CHANNELS["vgg"])
     with pytest.raises(ValueError, match="5 heads, not 4"):
         LPIPS(AlexFeatures(), [torch.ones(count) for count in CHANNELS["alex"][:4]])

@@ -131,7 +131,7 @@ def test_style_mixing_and_truncation_ask_for_what_they_need() -> None:
     generator = tiny_generator("clean")
     z = torch.randn(1, 24)
     for crossover in (None, 0, 8):
-        with pytest.raises(ValueError, match="crossover is 1 to 7"):
+        with pytest.raises(ValueError, match="crossover must be 1 to 7"):
             generator.latents(z, mixed_z=z, crossover=crossover)
     with pytest.raises(ValueError, match="mean_w"):
         generator.latents(z, truncation=0.5)

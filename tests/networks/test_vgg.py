@@ -156,7 +156,7 @@ def test_each_kind_of_weights_is_told_apart() -> None:
 
 @pytest.mark.parametrize("layers", [["conv3_4"], ["relu1_1", "conv1_1"], []])
 def test_layers_that_a_network_lacks_are_refused(layers: Sequence[str]) -> None:
-    with pytest.raises(ValueError, match="vgg16 has conv1_1, conv1_2"):
+    with pytest.raises(ValueError, match="layers must be some of conv1_1, conv1_2"):
         VGGFeatures("vgg16", layers)
 
 

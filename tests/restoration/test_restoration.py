@@ -153,5 +153,5 @@ def test_an_aligned_crop_of_another_size_is_resized_to_the_network_and_blended_b
 def test_an_array_that_is_no_photo_is_refused() -> None:
     restoration = Restoration(RunOptions(restorer="none", background="lanczos"))
     for wrong in (np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)):
-        with pytest.raises(UsageError, match="is no photo"):
+        with pytest.raises(UsageError, match="are not supported"):
             restoration.restore(wrong)

@@ -215,7 +215,7 @@ def test_any_value_of_the_preset_can_be_set() -> None:
         ("r1-every=0", "r1_every must be 1 or more, not 0"),
         ("unet-start-step=-1", "unet_start_step must be 0 or more, not -1"),
         ("mixing=1.5", "mixing must be from 0 to 1, not 1.5"),
-        ("input-share=5", "input_share is from 0 to below 1, not 5"),
+        ("input-share=5", "input_share must be at least 0 and below 1, not 5"),
     ],
 )
 def test_an_invalid_value_is_an_error(value: str, message: str) -> None:
