@@ -144,7 +144,7 @@ def skin_mask(
     shape = face_shape(landmarks, points)
     _, skin, _ = _masks(shape, pixels.shape[:2])
     mask = skin * _skin_probability(pixels, shape)
-    return mask if face_mask is None else mask * face_mask
+    return np.asarray(mask if face_mask is None else mask * face_mask)
 
 
 def _check(pixels: Pixels, face_mask: Floats | None) -> None:

@@ -126,6 +126,20 @@ class FaceShape:
         square = a * a + c * c  # the inverse of a similarity's turn is its transpose over its squared scale
         return (a * dx + c * dy) / square, (b * dx + d * dy) / square
 
+    def inverse_displacement(self, levels: Levels, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """How far from (x, y) of the original photo the same spot lies in the retouched one, in photo pixels.
+
+        Args:
+            levels: Of them eyes, slim and shrink.
+            x: Any shape, photo coordinates.
+            y: The same shape.
+        """
+        dx, dy = np.zeros_like(x), np.zeros_like(y)
+        for _ in range(INVERSE_STEPS):
+            back_x, back_y = self.displacement(levels, x + dx, y + dy)
+            dx, dy = -back_x, -back_y
+        return dx, dy
+
 
 def face_shape(landmarks: NDArray[Any], points: NDArray[Any] | None = None) -> FaceShape:
     """The shape of a face.
@@ -154,7 +168,9 @@ def face_shape(landmarks: NDArray[Any], points: NDArray[Any] | None = None) -> F
         brows, nose, chin = (many[17:22], many[22:27]), many[list(NOSE_AMONG_68)], many[CHIN_AMONG_68]
         noses = (nose, nose)
     temple, top = np.array(TEMPLE), np.array([HAIRLINE])
-    around = (temple[::-1], jaws[0], chin[None], jaws[1][::-1], _mirrored(temple), top)
+    upper = np.concatenate([_mirrored(temple), top, temple[::-1]])
+    upper[:, 0] = np.interp(upper[:, 0], (JAW[0][0], MIRROR - JAW[0][0]), (jaws[0][0, 0], jaws[1][0, 0]))
+    around = (jaws[0], chin[None], jaws[1][::-1], upper)
     ends = [pair for jaw, nose in zip(jaws, noses, strict=True) for pair in zip(jaw[1:], nose, strict=True)]
     pulls = tuple((_point(origin), _point(target)) for origin, target in [*ends, (chin, noses[0][-1])])
     return FaceShape(to_template, eyes, mouth, np.concatenate(around), brows, pulls)
@@ -186,13 +202,29 @@ def warp_field(
     """
     shape = face_shape(landmarks, points)
     x, y = pixel_grid((slice(0, size[0]), slice(0, size[1])))
-    if not inverse:
-        return np.stack(shape.displacement(levels, x, y), axis=-1)
-    dx, dy = np.zeros_like(x), np.zeros_like(y)
-    for _ in range(INVERSE_STEPS):
-        back_x, back_y = shape.displacement(levels, x + dx, y + dy)
-        dx, dy = -back_x, -back_y
-    return np.stack([dx, dy], axis=-1)
+    return np.stack((shape.inverse_displacement if inverse else shape.displacement)(levels, x, y), axis=-1)
+
+
+def retouched_places(
+    landmarks: NDArray[Any], levels: Levels, places: NDArray[Any], points: NDArray[Any] | None = None
+) -> Points:
+    """Where places of the original photo lie in the retouched one.
+
+    Args:
+        landmarks: (5, 2) of the original face in photo pixels.
+        levels: Levels of the retouching; eyes, slim and shrink count.
+        places: (N, 2) in photo pixels.
+        points: (68, 2) landmarks, if the face was retouched with them.
+
+    Returns:
+        (N, 2) float64.
+
+    Raises:
+        ValueError: An array has another shape or is not finite, or the landmarks do not span a face.
+    """
+    places = np.asarray(places, np.float64)
+    moves = face_shape(landmarks, points).inverse_displacement(levels, places[:, 0], places[:, 1])
+    return np.asarray(places + np.stack(moves, axis=-1))
 
 
 def pixel_grid(box: Box) -> tuple[Floats, Floats]:
