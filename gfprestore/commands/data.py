@@ -1,4 +1,4 @@
-"""`gfprestore prepare` and `degrade`: make training and test sets."""
+"""`gfprestore prepare`, `degrade` and `retouch`: make training and test sets."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from gfprestore.commands.options import (
     BEHAVIOR,
     FACES,
     INPUT_OUTPUT,
-    PERFORMANCE,
     Debug,
     DetectorName,
     Device,
     Exclude,
     Json,
     Offline,
+    SetOutput,
+    SetSeed,
+    Split,
+    Threads,
     WeightsDir,
 )
 from gfprestore.errors import ExitCode
 
 if TYPE_CHECKING:
-    pass
+    from gfprestore.console import Reporter
+    from gfprestore.data.degrade_folder import DegradeReport
+    from gfprestore.data.retouch_folder import RetouchReport
 
 
 @command
@@ -129,10 +134,8 @@ def prepare(
 @command
 def degrade(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of aligned, square faces.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Output folder.", rich_help_panel=INPUT_OUTPUT)
-    ],
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Random seed.", rich_help_panel=BEHAVIOR)],
+    output: SetOutput,
+    seed: SetSeed,
     preset: Annotated[
         str,
         typer.Option(
@@ -142,19 +145,9 @@ def degrade(
     size: Annotated[
         int, typer.Option("--size", metavar="PX", help="Side of the images.", rich_help_panel=INPUT_OUTPUT)
     ] = 512,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            "--split",
-            metavar="NAME",
-            help="Use only these rows of the source's index.csv.",
-            rich_help_panel=INPUT_OUTPUT,
-        ),
-    ] = None,
+    split: Split = None,
     exclude: Exclude = None,
-    workers: Annotated[
-        int, typer.Option("--workers", metavar="N", min=1, help="Number of threads.", rich_help_panel=PERFORMANCE)
-    ] = 2,
+    workers: Threads = 2,
     json_output: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -166,13 +159,86 @@ def degrade(
     reporter = Reporter(json_output)
     with StageProgress(reporter) as progress:
         report = degrade_folder(source, output, options, functools.partial(progress, "degrade"), workers)
+    _report_set(reporter, report, output, "images", f" Next: gfprestore eval --set {output}")
+
+
+@command
+def retouch(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of aligned, square faces.")],
+    output: SetOutput,
+    seed: SetSeed,
+    preset: Annotated[
+        str,
+        typer.Option(
+            "--preset",
+            help="Levels: deepfrr (all at 100), mixed, or single-OPERATION-LEVEL such as single-smooth-60.",
+            rich_help_panel=BEHAVIOR,
+        ),
+    ] = "deepfrr",
+    variants: Annotated[
+        int,
+        typer.Option("--variants", metavar="K", help="Number of pairs made of each face.", rich_help_panel=BEHAVIOR),
+    ] = 1,
+    keep_alignment: Annotated[
+        bool,
+        typer.Option(
+            "--keep-alignment",
+            help="Leave the pairs as the originals are aligned, instead of aligning them on the retouched face.",
+            rich_help_panel=FACES,
+        ),
+    ] = False,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            "--size", metavar="PX", help="Side of the images; default: that of each face.", rich_help_panel=INPUT_OUTPUT
+        ),
+    ] = None,
+    split: Split = None,
+    exclude: Exclude = None,
+    detector: DetectorName = "auto",
+    device: Device = "auto",
+    workers: Threads = 2,
+    weights_dir: WeightsDir = None,
+    offline: Offline = False,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make pairs of retouched and original faces as deepFRR has them; the same command gives the same bytes."""
+    from gfprestore.console import Reporter, StageProgress, download_reporter
+    from gfprestore.data.dlib_landmarks import open_landmarks
+    from gfprestore.data.retouch_folder import RetouchOptions, retouch_folder
+    from gfprestore.device import choose_device
+    from gfprestore.restoration.model_loader import Opener
+    from gfprestore.weights.store import WeightsStore
+
+    options = RetouchOptions(seed, preset, variants, size, split, tuple(exclude or ()), keep_alignment)
+    reporter = Reporter(json_output)
+    finder = None
+    if not keep_alignment:
+        store = WeightsStore(weights_dir, offline=offline)
+        opener = Opener(
+            store=store,
+            device=choose_device(device),
+            tell=reporter.note,
+            download_report=download_reporter(reporter),
+        )
+        finder = opener.detector(detector)
+    with StageProgress(reporter) as progress:
+        report = retouch_folder(
+            source, output, options, finder, open_landmarks(), functools.partial(progress, "retouch"), workers
+        )
+    _report_set(reporter, report, output, "pairs")
+
+
+def _report_set(
+    reporter: Reporter, report: DegradeReport | RetouchReport, output: Path, what: str, next_step: str = ""
+) -> None:
+    """Report what became of each image of a set; failed images end the command with their exit code."""
     for entry in report.failed:
         reporter.error(f"{entry.path}: {entry.reason}")
     counts = {"made": report.made, "done_before": report.done_before, "failed": len(report.failed)}
     reporter.record({"summary": {**counts, "output": str(output)}})
-    reporter.note(
-        f"{report.made} images made, {report.done_before} done before, {len(report.failed)} failed: {output}. "
-        f"Next: gfprestore eval --set {output}"
-    )
+    numbers = f"{report.made} {what} made, {report.done_before} done before, {len(report.failed)} failed"
+    reporter.note(f"{numbers}: {output}.{next_step}")
     if report.failed:
         raise typer.Exit(int(ExitCode.SOME_FAILED))

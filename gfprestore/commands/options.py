@@ -145,3 +145,21 @@ Tile = Annotated[
         rich_help_panel=PERFORMANCE,
     ),
 ]
+
+
+SetOutput = Annotated[
+    Path, typer.Option("--output", "-o", metavar="DIR", help="Output folder.", rich_help_panel=INPUT_OUTPUT)
+]
+SetSeed = Annotated[int, typer.Option("--seed", metavar="N", help="Random seed.", rich_help_panel=BEHAVIOR)]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        metavar="NAME",
+        help="Use only these rows of the source's index.csv.",
+        rich_help_panel=INPUT_OUTPUT,
+    ),
+]
+Threads = Annotated[
+    int, typer.Option("--workers", metavar="N", min=1, help="Number of threads.", rich_help_panel=PERFORMANCE)
+]

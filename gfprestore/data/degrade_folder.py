@@ -9,12 +9,10 @@ the same bytes, unless the versions of the JPEG or PNG libraries differ.
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,12 +23,24 @@ from numpy.typing import NDArray
 
 from gfprestore._version import __version__
 from gfprestore.batch.journal import Journal
-from gfprestore.batch.output_folder import create_folder_within, prepare_output
+from gfprestore.batch.output_folder import prepare_output
 from gfprestore.batch.walk import Skipped
 from gfprestore.data.capture import gray_of
 from gfprestore.data.degradation import CELEBA_TEST, HEAVY, OFFICIAL, OLD_PRINTS, PAPER, DegradationOptions, degrade
-from gfprestore.data.image_folders import TABLE_NAME, images_in, table_rows
-from gfprestore.data.images import Pixels, image_name, read_pixels, sha256_of, write_png
+from gfprestore.data.images import Pixels, image_name, read_pixels, sha256_of
+from gfprestore.data.pair_folders import (
+    GT,
+    LQ,
+    check_apart,
+    check_description,
+    find_sources,
+    folded,
+    is_whole,
+    taken_name,
+    worked_ahead,
+    write_description,
+    write_part,
+)
 from gfprestore.errors import FolderError, GfprestoreError, PhotoError, UsageError
 from gfprestore.files import append, write_whole
 
@@ -42,8 +52,6 @@ PRESETS: dict[str, DegradationOptions] = {
     "old-prints": OLD_PRINTS,
 }
 
-LQ, GT = "lq", "gt"
-SET_NAME = "set.json"
 PARAMETERS_NAME = "degradation.jsonl"
 
 
@@ -134,14 +142,18 @@ def degrade_folder(
         UsageError: The source has no table with splits, or no image of the requested split.
     """
     sources = _sources(source, options)
-    _check_apart(source, output)
+    check_apart(source, output)
     prepare_output(output)
     with Journal.open(output):  # as a lock: two runs must not write into one set
-        description = _check_description(output, options)
+        description = check_description(output, _description(options))
         known = {pair.name: pair for pair in read_pairs(output)}
         failed: list[Skipped] = []
         made = kept = 0
-        with contextlib.closing(_degrade_all(source, output, sources, options, known, workers)) as results:
+
+        def make(item: tuple[str, Path | Skipped]) -> DegradedPair | Skipped:
+            return _degrade_one(*item, source, output, options, known)
+
+        with contextlib.closing(worked_ahead(make, sources.items(), workers)) as results:
             for number, result in enumerate(results, start=1):
                 if isinstance(result, Skipped):
                     failed.append(result)
@@ -154,8 +166,7 @@ def degrade_folder(
                     on_progress(number, len(sources))
         pairs = sorted(read_pairs(output), key=lambda pair: pair.name)
         write_whole(output / PARAMETERS_NAME, "".join(_line_of(pair) for pair in pairs).encode("utf-8"))
-        description = {**description, "count": len(pairs)}
-        write_whole(output / SET_NAME, _document(description))
+        write_description(output, {**description, "count": len(pairs)})
     return DegradeReport(made, kept, tuple(failed))
 
 
@@ -179,24 +190,6 @@ def degraded_pair(gt: NDArray[np.uint8], options: DegradationOptions, seed: int,
     return np.rint(degraded.lq * 255).astype(np.uint8), gt, degraded.parameters
 
 
-def read_description(folder: Path) -> dict[str, Any] | None:
-    """Read the options of a set; None if the folder is not a set of `gfprestore degrade`.
-
-    Raises:
-        FolderError: The description exists and cannot be read.
-    """
-    path = folder / SET_NAME
-    if not path.is_file():
-        return None
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(document, dict):
-            raise TypeError("it is not a JSON object")
-    except (OSError, ValueError, TypeError) as error:
-        raise FolderError(f"{path} cannot be read ({error}). Create the set again in another folder.") from error
-    return document
-
-
 def read_pairs(folder: Path) -> list[DegradedPair]:
     """Read the images of a set from its `degradation.jsonl`; damaged lines are ignored."""
     path = folder / PARAMETERS_NAME
@@ -207,28 +200,6 @@ def read_pairs(folder: Path) -> list[DegradedPair]:
                 pair = DegradedPair(**json.loads(line))
                 found[str(pair.name)] = pair
     return list(found.values())
-
-
-def _degrade_all(
-    source: Path,
-    output: Path,
-    sources: dict[str, Path | Skipped],
-    options: DegradeOptions,
-    known: dict[str, DegradedPair],
-    workers: int,
-) -> Generator[DegradedPair | Skipped, None, None]:
-    """Yield the images of the set in the order of the sources; a limited number is computed ahead."""
-    threads = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="degrade")
-    ahead: list[Future[DegradedPair | Skipped]] = []
-    try:
-        for name, path in sources.items():
-            ahead.append(threads.submit(_degrade_one, name, path, source, output, options, known))
-            if len(ahead) >= 2 * max(workers, 1):
-                yield ahead.pop(0).result()
-        for future in ahead:
-            yield future.result()
-    finally:
-        threads.shutdown(wait=True, cancel_futures=True)
 
 
 def _degrade_one(
@@ -245,17 +216,22 @@ def _degrade_one(
     try:
         digest = sha256_of(path)
         done = known.get(name)
-        if done is not None and _is_complete(output, done, digest):
+        if done is not None and done.source_sha256 == digest and _is_complete(output, done):
             return done
         gt = _square(path, options.size)
         lq, gt, parameters = degraded_pair(gt, PRESETS[options.preset], options.seed, name)
-        hashes = [_write(pixels, output, part, name) for part, pixels in ((GT, gt), (LQ, lq))]
+        hashes = [write_part(pixels, output, part, name) for part, pixels in ((GT, gt), (LQ, lq))]
         relative = path.relative_to(source).as_posix()
         return DegradedPair(name, relative, digest, hashes[1], hashes[0], parameters)
     except FolderError:
         raise
     except GfprestoreError as error:
         return Skipped(path, str(error), is_problem=True)
+
+
+def _is_complete(output: Path, pair: DegradedPair) -> bool:
+    """Whether both files of a pair are unchanged."""
+    return is_whole(output, pair.name, {LQ: pair.lq_sha256, GT: pair.gt_sha256})
 
 
 def _square(path: Path, size: int) -> Pixels:
@@ -279,29 +255,6 @@ def _square(path: Path, size: int) -> Pixels:
     return pixels
 
 
-def _write(pixels: Pixels, output: Path, part: str, name: str) -> str:
-    """Write an image of the set and return the SHA-256 of its file."""
-    path = _path_of(output, part, name)
-    create_folder_within(path.parent, output)
-    write_png(path, pixels)
-    return sha256_of(path)
-
-
-def _path_of(output: Path, part: str, name: str) -> Path:
-    return output / part / f"{name}.png"
-
-
-def _is_complete(output: Path, pair: DegradedPair, source_sha256: str) -> bool:
-    """Whether an image was created from this source and both of its files are unchanged."""
-    files = ((LQ, pair.lq_sha256), (GT, pair.gt_sha256))
-    try:
-        return pair.source_sha256 == source_sha256 and all(
-            sha256_of(_path_of(output, part, pair.name)) == digest for part, digest in files
-        )
-    except PhotoError:
-        return False
-
-
 def _sources(source: Path, options: DegradeOptions) -> dict[str, Path | Skipped]:
     """Images of the source by their names in the set; if two images have the same name, the second is a problem.
 
@@ -309,64 +262,22 @@ def _sources(source: Path, options: DegradeOptions) -> dict[str, Path | Skipped]
         FolderError: The folder cannot be read or has no images.
         UsageError: The split does not exist.
     """
-    if not source.is_dir():
-        raise FolderError(f"{source} is not a folder. Use a folder of aligned faces.")
-    found = images_in(source) if options.split is None else _of_split(source, options.split)
-    paths = [path for path in found if not _is_excluded(path.relative_to(source), options.exclude)]
-    if not paths:
-        raise FolderError(f"There are no images to degrade in {source}. Use a folder of aligned faces.")
+    paths = find_sources(source, options.split, options.exclude)
     named: dict[str, Path | Skipped] = {}
     taken: dict[str, Path] = {}
     for path in paths:
         name = image_name(path, source)
-        first = taken.setdefault(unicodedata.normalize("NFC", name).casefold(), path)
+        first = taken.setdefault(folded(name), path)
         if first is path:
             named[name] = path
         else:
-            reason = f"{path} and {first} would have the same name in the set. Rename one of them."
-            named[path.relative_to(source).as_posix()] = Skipped(path, reason, is_problem=True)
+            named[path.relative_to(source).as_posix()] = taken_name(path, first)
     return named
 
 
-def _of_split(source: Path, split: str) -> list[Path]:
-    if not (source / TABLE_NAME).is_file():
-        raise UsageError(f"--split {split} needs a {TABLE_NAME} with a column `split` in {source}, which is missing.")
-    rows = table_rows(source)
-    paths = [source / row["file"] for row in rows if row.get("split") == split]
-    if not paths:
-        known = sorted({row.get("split") or "" for row in rows} - {""})
-        raise UsageError(
-            f"No row of {source / TABLE_NAME} has the split {split}. Available splits: {', '.join(known) or 'none'}."
-        )
-    return paths
-
-
-def _is_excluded(relative: Path, patterns: Sequence[str]) -> bool:
-    names = (relative.name, relative.as_posix())
-    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns for name in names)
-
-
-def _check_apart(source: Path, output: Path) -> None:
-    """Check that neither the set lies within the source nor the source within the set.
-
-    Raises:
-        FolderError: One lies within the other.
-    """
-    inner, outer = output.resolve(), source.resolve()
-    if inner.is_relative_to(outer) or outer in ((inner / LQ).resolve(), (inner / GT).resolve()):
-        raise FolderError(
-            f"The set {output} would lie within its source {source}, which is never modified. "
-            "Use another folder with --output."
-        )
-
-
-def _check_description(output: Path, options: DegradeOptions) -> dict[str, Any]:
-    """Write the description of a new set, or check that an existing set has the same options.
-
-    Raises:
-        FolderError: The folder holds a set with other options, or images that are not a set.
-    """
-    wanted = {
+def _description(options: DegradeOptions) -> dict[str, Any]:
+    """What `set.json` says about the options and the libraries of a set."""
+    return {
         "made_by": "gfprestore degrade",
         "gfprestore": __version__,
         "opencv": cv2.__version__,
@@ -378,17 +289,6 @@ def _check_description(output: Path, options: DegradeOptions) -> dict[str, Any]:
         "exclude": list(options.exclude),
         "ranges": asdict(PRESETS[options.preset]),
     }
-    wanted = json.loads(json.dumps(wanted))
-    found = read_description(output)
-    if found is None:
-        if any((output / part).exists() for part in (LQ, GT)):
-            raise FolderError(f"{output} holds images that this command did not create. Use another folder.")
-        write_whole(output / SET_NAME, _document(wanted))
-        return dict(wanted)
-    changed = [key for key, value in wanted.items() if found.get(key) != value]
-    if changed:
-        raise FolderError(f"{output} holds a set with another {', '.join(changed)}. Use another folder with --output.")
-    return dict(wanted)
 
 
 def _seed_of(seed: int, name: str) -> list[int]:
@@ -399,7 +299,3 @@ def _seed_of(seed: int, name: str) -> list[int]:
 
 def _line_of(pair: DegradedPair) -> str:
     return json.dumps(asdict(pair), sort_keys=True) + "\n"
-
-
-def _document(values: dict[str, Any]) -> bytes:
-    return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode("utf-8")

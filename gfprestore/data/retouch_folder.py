@@ -24,11 +24,12 @@ from gfprestore._version import __version__
 from gfprestore.batch.journal import Journal
 from gfprestore.batch.output_folder import prepare_output
 from gfprestore.batch.walk import Skipped
-from gfprestore.data.degrade_folder import GT, LQ
 from gfprestore.data.dlib_landmarks import FindLandmarks
 from gfprestore.data.image_folders import TABLE_NAME, table_error, table_rows
 from gfprestore.data.images import Pixels, image_name, read_pixels, resized, sha256_of
 from gfprestore.data.pair_folders import (
+    GT,
+    LQ,
     check_apart,
     check_description,
     find_sources,

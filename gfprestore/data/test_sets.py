@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from gfprestore.data.degrade_folder import GT, LQ, read_description, read_pairs
+from gfprestore.data.degrade_folder import read_pairs
 from gfprestore.data.image_folders import images_in
 from gfprestore.data.images import image_name
+from gfprestore.data.pair_folders import GT, LQ, read_description
 from gfprestore.errors import FolderError, PhotoError, UsageError
 from gfprestore.photo.reading import photo_size
 from gfprestore.weights.store import user_folder

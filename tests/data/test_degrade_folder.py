@@ -15,7 +15,8 @@ from samples import pixels_of, save
 from gfprestore.data import degrade_folder as degrade_folder_module
 from gfprestore.data.capture import gray_of
 from gfprestore.data.degradation import HEAVY, PAPER, DegradationOptions, degrade
-from gfprestore.data.degrade_folder import DegradeOptions, degrade_folder, degraded_pair, read_description, read_pairs
+from gfprestore.data.degrade_folder import DegradeOptions, degrade_folder, degraded_pair, read_pairs
+from gfprestore.data.pair_folders import read_description
 from gfprestore.errors import FolderError, UsageError
 
 
