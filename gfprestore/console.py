@@ -5,11 +5,13 @@ On a terminal a run shows one moving bar; elsewhere it writes one quiet line a p
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -27,6 +29,50 @@ def printable(text: str) -> str:
     return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), encodable)
 
 
+class ConsoleHandler(logging.Handler):
+    """Shows the log of the package on stderr: warnings and errors marked, debug records with their logger's name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        text = escape(printable(self.format(record)))
+        if record.levelno >= logging.ERROR:
+            text = f"[red]error:[/red] {text}"
+        elif record.levelno >= logging.WARNING:
+            text = f"[yellow]warning:[/yellow] {text}"
+        elif record.levelno < logging.INFO:
+            text = f"{record.name}: {text}"
+        self.console.print(text)
+
+
+@contextlib.contextmanager
+def log_on_console(level: int = logging.INFO) -> Iterator[None]:
+    """Show the log of the package on stderr while the block runs.
+
+    Args:
+        level: The least level that is shown.
+    """
+    logger, handler = logging.getLogger("gfprestore"), ConsoleHandler()
+    level_before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level_before)
+
+
+def _console() -> Console:
+    """The console that the log is shown on, so that a progress bar and messages share the terminal; else a new one."""
+    handlers = logging.getLogger("gfprestore").handlers
+    shared = [handler.console for handler in handlers if isinstance(handler, ConsoleHandler)]
+    return shared[-1] if shared else Console(stderr=True, highlight=False, soft_wrap=True)
+
+
 class Reporter:
     """Tells people on stderr what happens and, with `json_output`, scripts on stdout what came out.
 
@@ -36,7 +82,7 @@ class Reporter:
 
     def __init__(self, json_output: bool = False) -> None:
         self.json_output = json_output
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = _console()
 
     def note(self, message: str) -> None:
         """One plain line."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,25 @@ from gfprestore.restoration.restorers import FaceLimits
 from gfprestore.training.config import TrainConfig, make_config
 from gfprestore.training.presets import LossWeights
 from gfprestore.training.recipe import Batch
+
+
+@contextlib.contextmanager
+def logged(lines: list[str]) -> Iterator[None]:
+    """Collect the messages of the package's log, as a user of the library would."""
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    logger, handler = logging.getLogger("gfprestore"), Collector()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def call(*arguments: object) -> int:

@@ -33,7 +33,7 @@ from gfprestore.photo.reading import photo_size, read_photo
 from gfprestore.photo.writing import write_photo
 from gfprestore.restoration.restoration import PreparedPhoto, Restoration, RestoredFace, RestoredPhoto
 
-log = logging.getLogger("gfprestore")
+log = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
 # Memory limit for decoded photos waiting for the networks, and again for results waiting for the encoder.
@@ -129,7 +129,7 @@ class PhotoRun:
             for folder in dict.fromkeys(task.folder for task in tasks):
                 journal = self._journals[folder] = stack.enter_context(Journal.open(folder))
                 if journal.damaged_lines:
-                    self.restoration.tell(
+                    log.warning(
                         f"{journal.path}: {journal.damaged_lines} lines are damaged and skipped. Photos that are "
                         "recorded only in them are restored again."
                     )

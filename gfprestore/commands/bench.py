@@ -69,7 +69,6 @@ def bench(
     *,
     megapixels: float = 0.5,
     rounds: int = 3,
-    tell: Callable[[str], None] | None = None,
     download_progress: DownloadReport | None = None,
 ) -> BenchReport:
     """Times the parts of a restoration, each once to warm up and then `rounds` times.
@@ -79,7 +78,6 @@ def bench(
         photo: What to time on; None takes a portrait of the demo. Only the detector's time depends on what it shows.
         megapixels: Size that the photo is resized to.
         rounds: How often to time.
-        tell: See `Restoration`.
         download_progress: See `Restoration`.
 
     Raises:
@@ -96,7 +94,7 @@ def bench(
     package, file, _ = PORTRAITS["astronaut"]
     source = read_photo(photo or portrait_path(package, file), options.max_pixels)
     pixels = of_size(source.pixels, megapixels * 1e6)
-    restoration = Restoration(options, tell, download_progress)
+    restoration = Restoration(options, download_progress)
     return BenchReport(str(restoration.device), tuple(_timings(restoration, pixels, rounds)))
 
 

@@ -114,11 +114,10 @@ def prepare(
     opener = Opener(
         store=WeightsStore(weights_dir, offline=offline),
         device=choose_device(device),
-        tell=reporter.note,
         download_report=download_reporter(reporter),
     )
     with RunProgress(reporter, 0) as progress:
-        report = prepare_set(source, output, options, lambda: opener.detector(detector), reporter.note, progress.at)
+        report = prepare_set(source, output, options, lambda: opener.detector(detector), progress.at)
     for entry in report.failed:
         reporter.warn(f"{entry.path}: {entry.reason}")
     counts = {"photos": report.photos, "done_before": report.done_before, "faces": report.faces}
@@ -219,7 +218,6 @@ def retouch(
         opener = Opener(
             store=store,
             device=choose_device(device),
-            tell=reporter.note,
             download_report=download_reporter(reporter),
         )
         finder = opener.detector(detector)

@@ -158,7 +158,7 @@ def evaluate(
     )
     reporter = Reporter(json_output)
     with StageProgress(reporter) as progress:
-        report = Evaluation(options, Listener(reporter.note, progress, download_reporter(reporter))).run()
+        report = Evaluation(options, Listener(progress, download_reporter(reporter))).run()
     reporter.record(as_json(report, with_images=False))
     (reporter.table if json_output else reporter.listing)("", *table_of(report))
     for line in [*report.unavailable, *published_notes(report)]:

@@ -107,7 +107,6 @@ def bench(
         photo,
         megapixels=megapixels,
         rounds=rounds,
-        tell=reporter.note,
         download_progress=download_reporter(reporter),
     )
     if json_output:
@@ -158,7 +157,7 @@ def demo(
     reporter = Reporter(json_output)
     aged = write_aged_portraits(output / "aged")
     reporter.note(f"{len(aged)} portraits were aged into {output / 'aged'}")
-    restoration = Restoration(options, reporter.note, download_reporter(reporter))
+    restoration = Restoration(options, download_reporter(reporter))
     plan = plan_photos(
         [output / "aged"],
         output / "restored",

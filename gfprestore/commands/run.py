@@ -207,7 +207,7 @@ def run(
     if dry_run:
         _show_plan(plan, how, reporter)
         return
-    restoration = Restoration(options, reporter.note, download_reporter(reporter))
+    restoration = Restoration(options, download_reporter(reporter))
     failed = run_photos(plan, restoration, how, reporter)
     if failed or plan.problems:
         raise typer.Exit(int(ExitCode.SOME_FAILED))

@@ -236,7 +236,7 @@ def train(
             {"step": progress.step, **progress.losses, "images_per_second": round(progress.images_per_second, 3)}
         )
 
-    report = train_networks(config, reporter.note, show, store)
+    report = train_networks(config, show, store)
     summary = asdict(report)
     summary["returns"] = summary.pop("rollbacks")  # the field's name since the first version
     reporter.record({"summary": {**summary, "weights": str(report.weights)}})

@@ -7,6 +7,7 @@ photos, see `prepared_index`. A second run processes only new and changed photos
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -35,6 +36,8 @@ from gfprestore.photo.photo import PHOTO_SUFFIXES, Photo
 from gfprestore.photo.reading import read_photo
 from gfprestore.photo.writing import write_photo
 from gfprestore.pixels import to_8_bit
+
+log = logging.getLogger(__name__)
 
 NO_FACE = "no face"
 TURNED = "turned"
@@ -132,7 +135,6 @@ def prepare(
     output: Path,
     options: PrepareOptions,
     open_detector: Callable[[], Detector],
-    tell: Callable[[str], None],
     on_progress: Callable[[int, int], None],
 ) -> PrepareReport:
     """Create a training set from a folder of photos, or resume an interrupted run.
@@ -143,7 +145,6 @@ def prepare(
         output: Folder of the set, with crops in the same subfolders and the index.
         options: Options of the set.
         open_detector: Loads the face detector; called once, or never if all boxes are known.
-        tell: Receives messages, one line each.
         on_progress: Receives (finished photos, total photos) after each photo.
 
     Raises:
@@ -164,9 +165,9 @@ def prepare(
     find_landmarks = open_landmarks()
     preparer = _PhotoPreparer(output, options, numbered, open_detector, find_landmarks)
     if len(tasks) < len(plan.tasks):
-        tell(f"Skipped {len(plan.tasks) - len(tasks)} photos of the split `test`.")
+        log.info(f"Skipped {len(plan.tasks) - len(tasks)} photos of the split `test`.")
     if not numbered:
-        tell(
+        log.info(
             "Computing boxes from 5 landmarks. Install the extra `landmarks` to use 68."
             if find_landmarks is None
             else "Computing boxes from the 68 landmarks of dlib."
@@ -183,7 +184,7 @@ def prepare(
             else:
                 photos[name] = preparer.prepare(task, earlier, index)
                 if photos[name].error:
-                    tell(photos[name].error)
+                    log.info(photos[name].error)
             on_progress(number, len(tasks))
     # Crops of deleted photos stay in the set.
     all_photos = [*photos.values(), *(photo for photo in done.values() if photo.faces)]

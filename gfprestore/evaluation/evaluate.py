@@ -8,6 +8,7 @@ and adding a metric restores no image again.
 from __future__ import annotations
 
 import functools
+import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +43,8 @@ from gfprestore.files import write_whole
 from gfprestore.restoration.model_loader import DownloadReport, Opener
 from gfprestore.restoration.restoration import Restoration, RunOptions
 from gfprestore.weights.store import WeightsStore, user_folder
+
+log = logging.getLogger(__name__)
 
 CACHE_FOLDER = "cache"
 STATISTICS_FOLDER = "statistics"
@@ -130,12 +133,10 @@ class Listener:
     """Callbacks of an evaluation.
 
     Attributes:
-        tell: Called with each line of output for the user.
         progress: Called with the name of the step, the number of finished images and their total.
         downloads: Maps a weights name to a callback with (bytes received, total bytes or None).
     """
 
-    tell: Callable[[str], None] = lambda _line: None
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None
     downloads: DownloadReport | None = None
 
@@ -194,7 +195,7 @@ class Evaluation:
             write_whole(output / "report.json", json_text(report).encode("ascii"))
             write_whole(output / "report.md", markdown(report).encode("utf-8", "backslashreplace"))
             self._write_page(report, output, inputs)
-        self.listener.tell(f"Report: {output / 'report.html'}, also as report.md and report.json")
+        log.info(f"Report: {output / 'report.html'}, also as report.md and report.json")
         return report
 
     def _test_set(self) -> TestSet:
@@ -225,7 +226,7 @@ class Evaluation:
     def _report_set(self, test_set: TestSet) -> None:
         of = f" of {test_set.expected}" if test_set.expected is not None else ""
         with_gt = sum(name in test_set.gt for name in test_set.names)
-        self.listener.tell(f"{test_set.name}: {len(test_set.names)}{of} images, {with_gt} with gt")
+        log.info(f"{test_set.name}: {len(test_set.names)}{of} images, {with_gt} with gt")
 
     def _restored_here(self, test_set: TestSet, journal: Journal) -> tuple[Mapping[str, Path], MethodReport | None]:
         """Restore the set if requested; returns the inputs (crops if photos were aligned) and the method."""
@@ -245,7 +246,6 @@ class Evaluation:
                 offline=options.offline,
                 weights_dir=options.weights_dir,
             ),
-            self.listener.tell,
             self.listener.downloads,
         )
         inputs, failed = test_set.lq, {}
@@ -271,7 +271,6 @@ class Evaluation:
         opener = Opener(
             WeightsStore(options.weights_dir, offline=options.offline),
             choose_device(options.device),
-            self.listener.tell,
             self.listener.downloads,
         )
         detector = opener.detector(options.detector)
@@ -318,9 +317,7 @@ class Evaluation:
         opened = open_metrics(options.metrics or DEFAULT_METRICS, self.metric_opener or self._opener(device))
         unavailable = [entry.spec.label for entry in opened if entry.metric is None]
         if unavailable:
-            self.listener.tell(
-                f"Not available: {', '.join(unavailable)}. The reasons are at the end and in the report."
-            )
+            log.info(f"Not available: {', '.join(unavailable)}. The reasons are at the end and in the report.")
         cache = output / CACHE_FOLDER
         prepare_output(cache)
         total = sum(len(method.subjects) for method in methods)
@@ -383,9 +380,9 @@ class Evaluation:
 
     def _report_written(self, written: Written) -> None:
         done = len(written.images)
-        self.listener.tell(f"{done} images in {written.folder}, {written.done_before} of them from an earlier run")
+        log.info(f"{done} images in {written.folder}, {written.done_before} of them from an earlier run")
         for name, reason in list(written.failed.items())[:MOST_REPORTED]:
-            self.listener.tell(f"{name} failed: {reason}")
+            log.info(f"{name} failed: {reason}")
 
 
 def versions() -> dict[str, str]:

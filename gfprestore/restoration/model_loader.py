@@ -7,6 +7,7 @@ was named explicitly and is not available, that is an error with the next step.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from gfprestore.weights.checkpoints import LoadedNetwork, load_network, load_sta
 from gfprestore.weights.store import WeightsStore
 from gfprestore.weights.table import Role
 
+log = logging.getLogger(__name__)
+
 DownloadReport = Callable[[str], Callable[[int, int | None], None]]
 
 DEFAULT_RESTORER = "gfpgan-1.4"
@@ -52,7 +55,6 @@ class Opener:
     Args:
         store: Weights on disk and their downloads.
         device: Device to compute on.
-        tell: Called with each line of text for the user.
         download_report: Returns, for a weights name, a function that is called with (bytes received, total bytes or
             None).
         dtype: Floating-point type of the restorer; detector and parser compute in float32.
@@ -63,7 +65,6 @@ class Opener:
         self,
         store: WeightsStore,
         device: torch.device,
-        tell: Callable[[str], None],
         download_report: DownloadReport | None = None,
         dtype: torch.dtype = torch.float32,
         background_dtype: torch.dtype | None = None,
@@ -72,7 +73,6 @@ class Opener:
         self.device = device
         self.dtype = dtype
         self.background_dtype = background_dtype
-        self.tell = tell
         self.download_report = download_report
         self.weights_used: dict[str, str] = {}
 
@@ -119,7 +119,7 @@ class Opener:
                 return self._network_background(candidate, tile)
             except WeightsMissingError as error:
                 self._report_missing(error, candidate, "using the next background instead")
-        self.tell(f"background: Real-ESRGAN is not available; using {EMBEDDED_BACKGROUND} instead.")
+        log.info(f"background: Real-ESRGAN is not available; using {EMBEDDED_BACKGROUND} instead.")
         return self._network_background(EMBEDDED_BACKGROUND, tile)
 
     def detector(self, name: str) -> Detector:
@@ -176,7 +176,7 @@ class Opener:
     def _tell_cost(self) -> None:
         """Report the time that the better background would take on this processor."""
         seconds = estimated_seconds(1_000_000, self.device, self.background_dtype)
-        self.tell(
+        log.info(
             f"background: {EMBEDDED_BACKGROUND}. --background {SLOW_BACKGROUND} is sharper and would take about "
             f"{max(seconds / 60, 0.1):.1f} minutes per megapixel on this machine."
         )
@@ -185,12 +185,12 @@ class Opener:
         """Report missing weights in one line; after a failed download, do not use the network again."""
         if isinstance(error, OfflineError):
             row = self.store.row(name)
-            self.tell(
+            log.info(
                 f"{name} is not available offline; {consequence}. "
                 f"Run `gfprestore weights fetch {name}` to download it ({row.size_text})."
             )
         else:
-            self.tell(f"{name} is not available; {consequence}: {error}")
+            log.info(f"{name} is not available; {consequence}: {error}")
         if isinstance(error, DownloadError):
             self.store.offline = True
 

@@ -6,7 +6,6 @@ the batch scheduler are thin layers on `Restoration`. Pixels are RGB (H, W, 3) u
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -167,7 +166,6 @@ class Restoration:
 
     Args:
         options: Options; the defaults are those of `gfprestore run`.
-        tell: Called with each line of text for the user (what `auto` chose, what is not available); None logs it.
         download_progress: Returns, for a weights name, a function that is called with (bytes received, total bytes or
             None).
 
@@ -180,17 +178,15 @@ class Restoration:
     def __init__(
         self,
         options: RunOptions | None = None,
-        tell: Callable[[str], None] | None = None,
         download_progress: Callable[[str], Callable[[int, int | None], None]] | None = None,
     ) -> None:
         self.options = options or RunOptions()
         self.options.check()
-        self.tell = tell or logging.getLogger("gfprestore").info
         self.device = choose_device(self.options.device)
         self.dtype = choose_precision(self.options.precision, self.device)
         store = WeightsStore(self.options.weights_dir, offline=self.options.offline)
         background_dtype = None if self.options.precision == "auto" else self.dtype
-        opener = Opener(store, self.device, self.tell, download_progress, self.dtype, background_dtype)
+        opener = Opener(store, self.device, download_progress, self.dtype, background_dtype)
         self.restorer = opener.restorer(self.options.restorer, self.options.weights)
         if self.options.aligned and self.restorer is None:
             raise UsageError("--aligned and --restorer none cannot be combined. Choose a restorer.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import time
 import zipfile
@@ -34,6 +35,8 @@ from gfprestore.tensors import pixels_to_signed
 from gfprestore.training.config import TrainConfig
 from gfprestore.training.distributed import World
 from gfprestore.training.training_state import write_whole
+
+log = logging.getLogger(__name__)
 
 PART = 16
 """Number of pairs per part file."""
@@ -83,7 +86,6 @@ class DistilledPairs(torch.utils.data.Dataset[Sample]):
 def make_pairs(
     config: TrainConfig,
     open_teacher: Callable[[], Background],
-    tell: Callable[[str], None],
     world: World | None = None,
 ) -> None:
     """Compute the missing pairs of a background training; several processes share the work.
@@ -91,7 +93,6 @@ def make_pairs(
     Args:
         config: Configuration of the training.
         open_teacher: Loads the teacher; called only if pairs are missing.
-        tell: Receives messages, one line each.
         world: The processes that train together.
 
     Raises:
@@ -101,7 +102,7 @@ def make_pairs(
     world = world or World()
     share = [number for number in missing_parts(config) if number % world.size == world.rank]
     if share:
-        _make_parts(config, pairs_folder(config), share, open_teacher(), tell)
+        _make_parts(config, pairs_folder(config), share, open_teacher(), world)
 
 
 def read_pairs(config: TrainConfig) -> DistilledPairs:
@@ -171,16 +172,16 @@ def _dependencies(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _make_parts(
-    config: TrainConfig, folder: Path, missing: list[int], teacher: Background, tell: Callable[[str], None]
-) -> None:
+def _make_parts(config: TrainConfig, folder: Path, missing: list[int], teacher: Background, world: World) -> None:
     distillation = config.preset.distillation
     assert distillation is not None
     patches = open_patches(config)
     count = len(missing) * PART
-    tell(f"Computing {count} pairs with {distillation.teacher} from {len(patches.photos)} photos in {folder}.")
+    world.log(
+        log, f"Computing {count} pairs with {distillation.teacher} from {len(patches.photos)} photos in {folder}."
+    )
     for skipped in patches.skipped:
-        tell(f"Skipped: {skipped.reason}")
+        world.log(log, f"Skipped: {skipped.reason}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -194,7 +195,7 @@ def _make_parts(
         lq, gt = _part(patches, number, teacher, distillation.scale, distillation.rim)
         _write(lq, gt, folder / part_name(number))
         left = (time.perf_counter() - start) / done * (len(missing) - done)
-        tell(f"{done} of {len(missing)} part files of pairs are done; about {left / 60:.0f} min left.")
+        world.log(log, f"{done} of {len(missing)} part files of pairs are done; about {left / 60:.0f} min left.")
 
 
 def _part(patches: ScenePatches, number: int, teacher: Background, scale: int, rim: int) -> tuple[Pixels, Pixels]:

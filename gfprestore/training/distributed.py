@@ -8,6 +8,7 @@ backward pass) and with parameters that a step does not use.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ class World:
     def is_main_process(self) -> bool:
         """Whether this process writes the files and messages."""
         return self.rank == 0
+
+    def log(self, logger: logging.Logger, message: str) -> None:
+        """Log a message once: in the main process."""
+        if self.is_main_process:
+            logger.info(message)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace the gradients of every process by their mean; does nothing for a single process."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import time
@@ -19,7 +20,9 @@ from gfprestore.device import face_seed
 from gfprestore.errors import FolderError, UsageError
 from gfprestore.training.config import TrainConfig
 from gfprestore.training.distributed import World
-from gfprestore.training.recipe import Batch, Tell
+from gfprestore.training.recipe import Batch
+
+log = logging.getLogger(__name__)
 
 
 class BatchLoader:
@@ -31,14 +34,11 @@ class BatchLoader:
 
     MEASURED_STEPS = 2
 
-    def __init__(
-        self, dataset: Dataset[Sample], config: TrainConfig, device: torch.device, world: World, tell: Tell
-    ) -> None:
+    def __init__(self, dataset: Dataset[Sample], config: TrainConfig, device: torch.device, world: World) -> None:
         self.dataset = dataset
         self.config = config
         self.device = device
         self.world = world
-        self.tell = tell
         self.waited = 0.0
         self.workers = config.workers or 0
         self.measured = 0 if config.workers is None else self.MEASURED_STEPS
@@ -53,7 +53,7 @@ class BatchLoader:
         self.images_per_part = share
         cores = usable_cores()
         if self.workers > cores:
-            tell(f"--workers {self.workers} is more than the {cores} core(s) that this process may use.")
+            world.log(log, f"--workers {self.workers} is more than the {cores} core(s) that this process may use.")
 
     def batches(self, position: int) -> list[Batch]:
         """Load the parts of a step that this process computes.
@@ -86,7 +86,7 @@ class BatchLoader:
         for skipped in sample.skipped:
             if skipped.path not in self.reported:
                 self.reported.add(skipped.path)
-                self.tell(f"Skipped: {skipped.reason}")
+                self.world.log(log, f"Skipped: {skipped.reason}")
         return sample
 
     def record_step(self, seconds: float) -> None:
@@ -98,9 +98,10 @@ class BatchLoader:
             return
         cores = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         self.workers = workers_for(self.waited, seconds, cores, is_cpu=self.device.type == "cpu")
-        self.tell(
+        self.world.log(
+            log,
             f"Loading the {self.config.preset.batch_size} images of a step takes {self.waited:.3f} s, training on them "
-            f"takes {seconds:.3f} s: using {self.workers or 'no'} worker process(es)."
+            f"takes {seconds:.3f} s: using {self.workers or 'no'} worker process(es).",
         )
         self.close()
 

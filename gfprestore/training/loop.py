@@ -8,6 +8,7 @@ the same result as an uninterrupted one, bit for bit on the CPU.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import random
 import signal
@@ -31,13 +32,15 @@ from gfprestore.training.config import TrainConfig
 from gfprestore.training.distributed import World
 from gfprestore.training.loader import BatchLoader, batch_of
 from gfprestore.training.logs import SpeedMeter, TrainingLog, write_png
-from gfprestore.training.recipe import Recipe, Tell
+from gfprestore.training.recipe import Recipe
 from gfprestore.training.training_state import (
     CHECKPOINT_NAME,
     Checkpoint,
     read_checkpoint,
     write_checkpoint,
 )
+
+log = logging.getLogger(__name__)
 
 SAMPLES_FOLDER = "samples"
 SAMPLE_FACES = 4
@@ -109,7 +112,6 @@ def fit(
     device: torch.device,
     *,
     world: World | None = None,
-    tell: Tell = lambda line: None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> TrainReport:
     """Train for the number of steps of the config; resume from the checkpoint in the output folder, if there is one.
@@ -120,7 +122,6 @@ def fit(
         config: Configuration of the training.
         device: Device of the images.
         world: The processes that train together; all use the same output folder.
-        tell: Receives messages, one line each.
         progress: Receives the progress at every logged step.
 
     Raises:
@@ -132,9 +133,7 @@ def fit(
         TrainingInterruptedError: SIGINT or SIGTERM was received; the checkpoint is written.
     """
     world = world or World()
-    training = _Training(
-        recipe, dataset, config, device, world, tell if world.is_main_process else lambda line: None, progress
-    )
+    training = _Training(recipe, dataset, config, device, world, progress)
     with _stop_signals() as is_stopped:
         try:
             return training.run(is_stopped)
@@ -157,7 +156,6 @@ class _Training:
         config: TrainConfig,
         device: torch.device,
         world: World,
-        tell: Tell,
         progress: Callable[[Progress], None],
     ) -> None:
         self.recipe = recipe
@@ -165,7 +163,6 @@ class _Training:
         self.config = config
         self.device = device
         self.world = world
-        self.tell = tell
         self.progress = progress
         self.checkpoint_path = config.output / CHECKPOINT_NAME
         self.step = 0
@@ -174,8 +171,8 @@ class _Training:
         self.rollbacks = 0
         self.saved_step = -1
         self.rollbacks_to_saved = 0
-        self.loader = BatchLoader(dataset, config, device, world, self.tell)
-        self.log: TrainingLog | None = None
+        self.loader = BatchLoader(dataset, config, device, world)
+        self.training_log: TrainingLog | None = None
 
     def run(self, is_stopped: Callable[[], bool]) -> TrainReport:
         """Run the remaining steps."""
@@ -184,10 +181,12 @@ class _Training:
         resumed = self._resume()
         first_step = self.step
         if resumed:
-            self.tell(f"Resuming from step {self.step} of {steps} ({self.checkpoint_path}).")
+            self.world.log(log, f"Resuming from step {self.step} of {steps} ({self.checkpoint_path}).")
         else:
             self._save()  # for rollbacks, and so that a full disk is reported before the first step
-        self.log = log = TrainingLog(self.config.output, self.step) if self.world.is_main_process else None
+        self.training_log = training_log = (
+            TrainingLog(self.config.output, self.step) if self.world.is_main_process else None
+        )
         loader = self.loader
         meter = SpeedMeter(self.config.preset.batch_size)
         losses: dict[str, float] = {}
@@ -217,8 +216,8 @@ class _Training:
                     )
         finally:
             loader.close()
-            if log:
-                log.close()
+            if training_log:
+                training_log.close()
         weights = (
             self.recipe.export(self.config.output, self.step) if self.world.is_main_process else self.config.output
         )
@@ -297,19 +296,20 @@ class _Training:
         self._resume()
         self.learning_rate_scale = learning_rate_scale
         self.loader.close()
-        if self.log is not None:
-            self.log.rewind(self.step)
-        self.tell(
+        if self.training_log is not None:
+            self.training_log.rewind(self.step)
+        self.world.log(
+            log,
             f"The training diverged at step {failed_step}: {problem}. Rolled back to step {self.step}; the learning "
-            f"rates are now {learning_rate_scale:g} times those of the preset."
+            f"rates are now {learning_rate_scale:g} times those of the preset.",
         )
 
     def _report(self, losses: Mapping[str, float], meter: SpeedMeter) -> None:
         steps = self.config.preset.steps
-        if self.log is None or (self.step % self.config.log_every and self.step != steps):
+        if self.training_log is None or (self.step % self.config.log_every and self.step != steps):
             return
         pace, wait = meter.since_last()
-        self.log.write({
+        self.training_log.write({
             "step": self.step, **losses, "rate": self.recipe.learning_rate(), "images_per_second": round(pace, 4),
             "data_wait": round(wait, 4),
         })  # fmt: skip

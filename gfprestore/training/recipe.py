@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,9 +39,6 @@ class MeanLosses:
 def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Sum of the losses, each multiplied by its weight; losses without a weight are skipped."""
     return torch.stack([weights[name] * value for name, value in losses.items() if name in weights]).sum()
-
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)

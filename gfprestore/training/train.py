@@ -6,6 +6,7 @@ Opens no network connection. Missing weights are an error that names the command
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 
 import torch
@@ -27,14 +28,15 @@ from gfprestore.training.loop import Progress, TrainReport, fit
 from gfprestore.training.loss_networks import open_loss_networks
 from gfprestore.training.presets import LOSSES
 from gfprestore.training.prior import PriorRecipe
-from gfprestore.training.recipe import Recipe, Tell
+from gfprestore.training.recipe import Recipe
 from gfprestore.training.training_state import CHECKPOINT_NAME
 from gfprestore.weights.store import WeightsStore
+
+log = logging.getLogger(__name__)
 
 
 def train(
     config: TrainConfig,
-    tell: Tell,
     progress: Callable[[Progress], None] = lambda progress: None,
     store: WeightsStore | None = None,
 ) -> TrainReport:
@@ -44,7 +46,6 @@ def train(
 
     Args:
         config: Configuration of the training.
-        tell: Receives messages, one line each.
         progress: Receives the progress at every logged step.
         store: Folders with weights.
 
@@ -58,16 +59,15 @@ def train(
     """
     with joined_world(choose_device(config.device)) as (world, device):
         dtype = training_precision(config.precision, device)
-        tell_once = tell if world.is_main_process else lambda line: None
         store = store or WeightsStore()
-        dataset = open_stream(config, store, device, world, tell_once)
-        recipe = open_recipe(config, store, device, dtype, world, tell_once)
+        dataset = open_stream(config, store, device, world)
+        recipe = open_recipe(config, store, device, dtype, world)
         with _settings_for_training(device):
-            return fit(recipe, dataset, config, device, world=world, tell=tell, progress=progress)
+            return fit(recipe, dataset, config, device, world=world, progress=progress)
 
 
 def open_stream(
-    config: TrainConfig, store: WeightsStore, device: torch.device, world: World, tell: Tell
+    config: TrainConfig, store: WeightsStore, device: torch.device, world: World
 ) -> FaceDataset | DistilledPairs:
     """Open the stream of images of a training; the background stage first computes the missing pairs.
 
@@ -77,12 +77,12 @@ def open_stream(
     """
     if config.stage != "background":
         dataset = open_data(config)
-        tell(f"{dataset.count} images in {config.data}.")
+        world.log(log, f"{dataset.count} images in {config.data}.")
         return dataset
-    make_pairs(config, lambda: open_teacher(config, store, device), tell, world)
+    make_pairs(config, lambda: open_teacher(config, store, device), world)
     world.any(False, device)  # every process waits for the pairs
     pairs = read_pairs(config)
-    tell(f"{pairs.count} pairs in {pairs_folder(config)}.")
+    world.log(log, f"{pairs.count} pairs in {pairs_folder(config)}.")
     return pairs
 
 
@@ -104,7 +104,6 @@ def open_recipe(
     device: torch.device,
     dtype: torch.dtype,
     world: World,
-    tell: Tell,
 ) -> Recipe:
     """Create the recipe of a training; report the initial weights and the losses that are switched off.
 
@@ -112,16 +111,16 @@ def open_recipe(
         WeightsError: Initial weights or a loss network are missing, damaged or do not fit.
     """
     for name in config.disabled_losses:
-        tell(f"The loss {name!r} ({LOSSES[name]}) is switched off.")
+        world.log(log, f"The loss {name!r} ({LOSSES[name]}) is switched off.")
     resumes = has_checkpoint(config)
     if config.stage == "background":
         student = open_student(config)
         if student is not None and not resumes:
-            tell(f"Starting from {student.path}.")
+            world.log(log, f"Starting from {student.path}.")
         return BackgroundRecipe(config, student, open_loss_networks(config, store), device, dtype, world)
     initial = open_initial_weights(config, store)
     if initial.path is not None and not resumes:
-        tell(f"Starting from {initial}.")
+        world.log(log, f"Starting from {initial}.")
     if config.stage == "prior":
         return PriorRecipe(config, initial, device, dtype, world)
     return RestorationRecipe(config, initial, open_loss_networks(config, store), device, dtype, world)

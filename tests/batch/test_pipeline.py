@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from doubles import Finder, Painter, opened
+from doubles import Finder, Painter, logged, opened
 from numpy.typing import NDArray
 from PIL import Image
 from samples import pixels_of
@@ -189,8 +189,8 @@ def test_lines_of_the_journal_that_cannot_be_read_are_told_with_their_number(tas
         file.write(b"scratched\n{torn")
     restoration = opened(Painter(), Finder([]))
     told: list[str] = []
-    restoration.tell = told.append
-    results = list(PhotoRun(restoration).results(tasks[:1]))
+    with logged(told):
+        results = list(PhotoRun(restoration).results(tasks[:1]))
     assert [result.status for result in results] == ["skipped"]
     assert len(told) == 1
     assert ".gfprestore.jsonl: 2 lines" in told[0]

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from doubles import logged
 from numpy.typing import NDArray
 from samples import pixels_of, save
 
@@ -67,7 +68,7 @@ class KnowingDetector:
 
 
 def run(source: Path, output: Path, detector: Detector, options: PrepareOptions = OPTIONS) -> PrepareReport:
-    return prepare(source, output, options, lambda: detector, lambda _: None, lambda _done, _all: None)
+    return prepare(source, output, options, lambda: detector, lambda _done, _all: None)
 
 
 def never() -> Any:
@@ -197,7 +198,7 @@ def test_a_second_run_does_nothing_again(photos: Path, detector: KnowingDetector
     assert (first.photos, first.faces, first.done_before) == (5, 6, 0)
     before = contents(tmp_path / "set")
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*.png")}
-    second = prepare(photos, tmp_path / "set", OPTIONS, never, lambda _: None, lambda _d, _a: None)
+    second = prepare(photos, tmp_path / "set", OPTIONS, never, lambda _d, _a: None)
     assert (second.photos, second.faces, second.done_before) == (5, 6, 5)
     assert contents(tmp_path / "set") == before
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*.png")} == times
@@ -260,7 +261,8 @@ def test_a_damaged_photo_is_named_and_the_others_are_done(
     def on_progress(done: int, count: int) -> None:
         steps.append((done, count))
 
-    report = prepare(photos, tmp_path / "set", OPTIONS, lambda: detector, lines.append, on_progress)
+    with logged(lines):
+        report = prepare(photos, tmp_path / "set", OPTIONS, lambda: detector, on_progress)
     assert (report.photos, report.faces) == (7, 6)
     assert sorted(skipped.path.name for skipped in report.failed) == ["bad.jpg", "empty.png"]
     assert all(any(name in line for line in lines) for name in ("bad.jpg", "empty.png"))
@@ -401,7 +403,7 @@ def test_ffhq_is_read_with_its_landmark_file_and_needs_no_detector(tmp_path: Pat
     save(ffhq / "images1024x1024" / "00000" / "00004.png", photo(4, 48))
     save(ffhq / "images1024x1024" / "00000" / "00005.png", photo(5, 256)[:200])
     save(ffhq / "in-the-wild-images" / "00000" / "00003.png", photo(9, 300))
-    report = prepare(ffhq, tmp_path / "set", OPTIONS, never, lambda _: None, lambda _d, _a: None)
+    report = prepare(ffhq, tmp_path / "set", OPTIONS, never, lambda _d, _a: None)
     assert (report.photos, report.faces, report.rejected) == (3, 1, {"small": 1})
     assert [skipped.path.name for skipped in report.failed] == ["00005.png"]
     (face,) = entries(tmp_path / "set")["00000/00003.png"].faces

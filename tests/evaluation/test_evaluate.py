@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from doubles import Difference, MeanColor, Opener, make_set, smooth
+from doubles import Difference, MeanColor, Opener, logged, make_set, smooth
 from samples import pixels_of, save
 
 from gfprestore.data import test_sets
@@ -25,8 +25,8 @@ from gfprestore.evaluation.report import Report, as_json
 
 
 def evaluated(opener: Opener, lines: list[str] | None = None, **options: Any) -> Report:
-    told = [] if lines is None else lines
-    return Evaluation(EvalOptions(device="cpu", offline=True, **options), Listener(told.append), opener).run()
+    with logged([] if lines is None else lines):
+        return Evaluation(EvalOptions(device="cpu", offline=True, **options), Listener(), opener).run()
 
 
 def values(report: Report, method: int = 0) -> dict[str, float | None]:

@@ -105,7 +105,7 @@ def log_of(output: Path) -> list[dict[str, float]]:
 
 def test_every_piece_is_of_the_same_place_in_both_images_however_it_is_turned(data: Path, tmp_path: Path) -> None:
     config = config_of(data, tmp_path)
-    make_pairs(config, factory_of(Doubling()), print)
+    make_pairs(config, factory_of(Doubling()))
     pairs = read_pairs(config)
     assert pairs.count == 5
     seen = set()
@@ -125,7 +125,7 @@ def test_pairs_are_what_run_makes_of_the_patches_with_the_rim_cut_off(
 ) -> None:
     config = config_of(data, tmp_path / "out")
     teacher = open_teacher(config, store, CPU)
-    make_pairs(config, lambda: teacher, print)
+    make_pairs(config, lambda: teacher)
     pairs = read_pairs(config)
     patch = open_patches(config).patch(3)
     assert patch.shape == (32, 32, 3)
@@ -136,27 +136,27 @@ def test_pairs_are_what_run_makes_of_the_patches_with_the_rim_cut_off(
 def test_existing_part_files_are_not_computed_again(data: Path, tmp_path: Path) -> None:
     config = config_of(data, tmp_path, patches=3 * PART - 5)
     teacher = Doubling()
-    make_pairs(config, factory_of(teacher), print)
+    make_pairs(config, factory_of(teacher))
     assert (teacher.calls, missing_parts(config)) == (3 * PART, [])
     whole = read_pairs(config)
     assert whole.count == 3 * PART - 5
     (pairs_folder(config) / "00001.npz").unlink()
-    make_pairs(config, factory_of(teacher), print)
+    make_pairs(config, factory_of(teacher))
     assert teacher.calls == 4 * PART
     np.testing.assert_array_equal(read_pairs(config).gt, whole.gt)
 
     def unwanted() -> Doubling:
         raise AssertionError("nothing is missing")
 
-    make_pairs(config, unwanted, print)
+    make_pairs(config, unwanted)
 
 
 def test_several_processes_share_the_parts(data: Path, tmp_path: Path) -> None:
     alone, together = (config_of(data, tmp_path / name, patches=3 * PART) for name in ("alone", "together"))
-    make_pairs(alone, factory_of(Doubling()), print)
+    make_pairs(alone, factory_of(Doubling()))
     first, second = Doubling(), Doubling()
-    make_pairs(together, factory_of(first), print, World(0, 2))
-    make_pairs(together, factory_of(second), print, World(1, 2))
+    make_pairs(together, factory_of(first), World(0, 2))
+    make_pairs(together, factory_of(second), World(1, 2))
     assert (first.calls, second.calls) == (2 * PART, PART)
     np.testing.assert_array_equal(read_pairs(together).lq, read_pairs(alone).lq)
 
@@ -178,7 +178,7 @@ def test_pairs_of_other_settings_lie_elsewhere(data: Path, tmp_path: Path) -> No
 
 def test_a_damaged_part_is_named(data: Path, tmp_path: Path) -> None:
     config = config_of(data, tmp_path)
-    make_pairs(config, factory_of(Doubling()), print)
+    make_pairs(config, factory_of(Doubling()))
     part = pairs_folder(config) / "00000.npz"
     part.write_bytes(part.read_bytes()[:500])
     with pytest.raises(FolderError, match=r"00000\.npz cannot be read.*compute it again"):
@@ -189,8 +189,8 @@ def test_the_student_approaches_the_teacher(data: Path, tmp_path: Path, store: W
     config = config_of(
         data, tmp_path / "out", tone_radius=0, steps=80, learning_rate=8e-3, milestones=(), ema_half_life=5.0
     )
-    make_pairs(config, factory_of(Doubling()), print)
-    train(config, print, store=store)
+    make_pairs(config, factory_of(Doubling()))
+    train(config, store=store)
     losses = [line["reconstruction"] for line in log_of(config.output)]
     assert np.mean(losses[-10:]) < 0.3 * np.mean(losses[:3])
     background = NetworkBackground(
@@ -230,9 +230,9 @@ def test_a_resumed_training_ends_with_the_same_bits_as_one_that_was_never_stoppe
 ) -> None:
     whole = config_of(data, tmp_path / "whole", steps=5)
     stopped = replace(whole, output=tmp_path / "stopped")
-    train(whole, print, store=store)
-    train(replace(stopped, preset=replace(stopped.preset, steps=3)), print, store=store)
-    report = train(stopped, print, store=store)
+    train(whole, store=store)
+    train(replace(stopped, preset=replace(stopped.preset, steps=3)), store=store)
+    report = train(stopped, store=store)
     assert (report.step, report.steps_now) == (5, 2)
     first, second = (load_state(config.output / "background.safetensors") for config in (whole, stopped))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -249,7 +249,7 @@ def test_what_is_exported_is_half_precision_says_what_it_is_and_enlarges_by_two(
     data: Path, tmp_path: Path, store: WeightsStore
 ) -> None:
     config = config_of(data, tmp_path / "out", steps=2, sample_every=2)
-    report = train(config, print, store=store)
+    report = train(config, store=store)
     state = load_state(report.weights)
     assert {tensor.dtype for tensor in state.values()} == {torch.float16}
     metadata = read_metadata(report.weights)
@@ -277,7 +277,7 @@ def test_the_perceptual_loss_sees_a_piece_of_both_images(data: Path, tmp_path: P
     pytest.importorskip("stlpips_pytorch")
     losses = replace(L1, perceptual=0.1)
     config = config_of(data, tmp_path / "out", steps=1, losses=losses, perceptual_crop=32)
-    report = train(config, print, store=store)
+    report = train(config, store=store)
     assert report.losses["perceptual"] > 0
     assert report.losses.keys() == {"reconstruction", "perceptual"}
 
@@ -286,7 +286,7 @@ def test_missing_weights_of_the_teacher_are_an_error(data: Path, tmp_path: Path,
     monkeypatch.setattr("gfprestore.weights.store.find_packaged_ncnn", lambda: None)
     empty = WeightsStore(tmp_path / "empty", offline=True)
     with pytest.raises(WeightsMissingError, match="real-esrgan-x4plus"):
-        train(config_of(data, tmp_path / "out"), print, store=empty)
+        train(config_of(data, tmp_path / "out"), store=empty)
 
 
 def test_the_plan_names_teacher_and_student(data: Path, tmp_path: Path, store: WeightsStore) -> None:

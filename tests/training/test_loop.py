@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from doubles import Descent, make_faces, tiny_config
+from doubles import Descent, logged, make_faces, tiny_config
 from samples import pixels_of
 from torch import Tensor
 
@@ -56,8 +56,8 @@ def config_of(data: Path, output: Path, **options: Any) -> TrainConfig:
 
 
 def fitted(recipe: Descent, config: TrainConfig, messages: list[str] | None = None, **options: Any) -> TrainReport:
-    tell = (lambda line: None) if messages is None else messages.append
-    return fit(recipe, open_data(config), config, CPU, tell=tell, **options)
+    with logged([] if messages is None else messages):
+        return fit(recipe, open_data(config), config, CPU, **options)
 
 
 def log_of(output: Path) -> list[dict[str, float]]:
@@ -100,9 +100,9 @@ def test_a_resumed_training_ends_with_the_same_bits_as_one_that_was_never_stoppe
 ) -> None:
     whole = replace(tiny_config(data, tmp_path / "whole", steps=5, r1_every=2, path_every=2), stage=stage)  # type: ignore[arg-type]
     stopped = replace(whole, output=tmp_path / "stopped", workers=1)
-    train(whole, print)
-    train(replace(stopped, preset=replace(stopped.preset, steps=3)), print)
-    report = train(stopped, print)
+    train(whole)
+    train(replace(stopped, preset=replace(stopped.preset, steps=3)))
+    report = train(stopped)
     assert (report.step, report.steps_now) == (5, 2)
     first, second = (torch.load(config.output / "checkpoint.pt", weights_only=True) for config in (whole, stopped))
     assert_same_bits(first, second)
@@ -276,13 +276,13 @@ def test_no_space_left_is_reported_as_a_full_disk(tmp_path: Path, monkeypatch: p
 
 
 def test_a_checkpoint_of_other_sizes_names_what_differs(data: Path, tmp_path: Path) -> None:
-    train(tiny_config(data, tmp_path, losses={"reconstruction": 1.0}, steps=1), print)
+    train(tiny_config(data, tmp_path, losses={"reconstruction": 1.0}, steps=1))
     wider = tiny_config(data, tmp_path, losses={"reconstruction": 1.0}, steps=2, narrow=1 / 16)
     before = (tmp_path / "checkpoint.pt").read_bytes()
     with pytest.raises(
         WeightsMismatchError, match=r"channels \[16, 16, 16, 16\] instead of \[32, 32, 32, 32\]"
     ) as error:
-        train(wider, print)
+        train(wider)
     assert error.value.exit_code == ExitCode.WEIGHTS
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
@@ -313,7 +313,7 @@ def test_a_finished_training_returns_immediately(data: Path, tmp_path: Path) -> 
 
 def test_the_log_has_every_loss_by_name_and_the_pace(data: Path, tmp_path: Path) -> None:
     config = tiny_config(data, tmp_path, steps=4, log_every=2)
-    train(config, print)
+    train(config)
     log = log_of(tmp_path)
     assert [line["step"] for line in log] == [2, 4]
     losses = {"reconstruction", "pyramid", "adversarial", "components", "component-style"}
@@ -334,7 +334,7 @@ def test_an_incomplete_line_of_the_log_is_removed_on_resuming(data: Path, tmp_pa
 
 def test_the_sample_image_shows_the_same_faces_in_columns(data: Path, tmp_path: Path) -> None:
     config = tiny_config(data, tmp_path, losses={"reconstruction": 1.0}, steps=2, sample_every=1)
-    train(config, print)
+    train(config)
     first, second = (pixels_of(tmp_path / "samples" / f"000000{step}.png").astype(int) for step in (1, 2))
     assert first.shape == (4 * 32, 4 * 32, 3)
     dataset = open_data(config)
@@ -359,7 +359,7 @@ def test_a_damaged_image_is_skipped_and_reported_once(data: Path, tmp_path: Path
 def test_an_empty_folder_is_an_error_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "faces").mkdir()
     with pytest.raises(FolderError, match="no images"):
-        train(config_of(tmp_path / "faces", tmp_path / "out"), print)
+        train(config_of(tmp_path / "faces", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -384,7 +384,7 @@ def test_a_worker_that_hangs_and_ignores_signals_ends_with_the_training(
     config = config_of(data, tmp_path, steps=3, workers=1)
     stuck = open_data(config)
     stuck.__class__ = Stuck
-    report = fit(Descent(), stuck, config, CPU, tell=lambda line: None)
+    report = fit(Descent(), stuck, config, CPU)
     assert report.step == 3
     assert not multiprocessing.active_children()
 
@@ -470,7 +470,7 @@ def test_more_workers_than_cores_are_reported_in_one_line_and_still_load(data: P
 
 
 TWO_PROCESSES = """
-    import os, sys, time
+    import logging, os, sys, time
     from pathlib import Path
     import torch
     sys.path[:0] = {paths!r}
@@ -489,7 +489,8 @@ TWO_PROCESSES = """
     if os.environ["RANK"] == "1":
         module.fit = fit_late
     torch.set_num_threads(1)
-    module.train(config, print)
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO)
+    module.train(config)
 """
 
 
@@ -509,9 +510,9 @@ def trained_by_two(data: Path, output: Path, lateness: float = 0.0) -> subproces
 
 def test_two_processes_train_the_same_network_as_one(data: Path, tmp_path: Path) -> None:
     """The processes share the same images; discriminators and penalties are included."""
-    train(tiny_config(data, tmp_path / "1", batch_size=8, steps=3, r1_every=2), print)
+    train(tiny_config(data, tmp_path / "1", batch_size=8, steps=3, r1_every=2))
     done = trained_by_two(data, tmp_path / "2")
-    assert done.stdout.count("images in") == 1, "one process talks"
+    assert done.stdout.count("images in") == 1, "only the main process writes messages"
     one, two = (
         flattened(torch.load(tmp_path / processes / "checkpoint.pt", weights_only=True)["recipe"])
         for processes in ("1", "2")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from doubles import make_faces, none_but, tiny_config
+from doubles import logged, make_faces, none_but, tiny_config
 from safetensors.torch import save_file
 from samples import pixels_of, save
 from torch import Tensor, nn
@@ -82,14 +82,14 @@ def test_the_reconstruction_loss_falls_by_half(data: Path, tmp_path: Path) -> No
     config = tiny_config(
         data, tmp_path, losses=losses, narrow=1 / 8, batch_size=6, learning_rate=3e-3, steps=50, log_every=1
     )
-    train(config, print)
+    train(config)
     log = [json.loads(line)["reconstruction"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert sum(log[-5:]) / 5 < 0.5 * log[0]
 
 
 def test_a_trained_restorer_loads_and_restores_as_the_moving_average_does(data: Path, tmp_path: Path) -> None:
     config = tiny_config(data, tmp_path, steps=2)
-    report = train(config, print)
+    report = train(config)
     assert report.weights == tmp_path / "restorer.safetensors"
     loaded = load_network(report.weights, "restorer")
     assert loaded.name == "gfpgan-clean"
@@ -105,7 +105,7 @@ def test_a_trained_restorer_loads_and_restores_as_the_moving_average_does(data: 
 
 
 def test_run_takes_a_trained_restorer(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = train(tiny_config(data, tmp_path / "trained", steps=1), print)
+    report = train(tiny_config(data, tmp_path / "trained", steps=1))
     crop = pixels_of(data / "00.png")
     source = save(tmp_path / "crops" / "face.png", crop)
     options = ["--weights", str(report.weights), "--aligned", "--background", "none", "--json"]
@@ -258,7 +258,7 @@ def test_the_ablations_of_the_component_loss_compute_what_they_say(
 @pytest.mark.parametrize(("ablation", "scales"), [("no-spatial-modulation", 0), ("plain-sft", 16)])
 def test_the_ablations_of_the_modulation_train_and_load(ablation: str, scales: int, data: Path, tmp_path: Path) -> None:
     config = tiny_config(data, tmp_path, steps=1)
-    report = train(replace(config, preset=ablated(config.preset, ablation), ablation=ablation), print)
+    report = train(replace(config, preset=ablated(config.preset, ablation), ablation=ablation))
     state = load_state(report.weights)
     assert state.get("condition_scale.0.2.weight", torch.empty(0)).shape[0] == scales
     assert load_network(report.weights).config.modulation == {0: "none", 16: "all"}[scales]
@@ -298,11 +298,12 @@ def test_the_moving_average_has_the_papers_decay_once_it_is_long_enough() -> Non
 
 def test_a_prior_goes_into_the_decoder_and_stays_there(data: Path, tmp_path: Path) -> None:
     prior_config = replace(tiny_config(data, tmp_path / "prior", "paper", steps=2), stage="prior")
-    report = train(prior_config, print)
+    report = train(prior_config)
     assert report.weights.name == "prior.safetensors"
     messages: list[str] = []
     config = tiny_config(data, tmp_path / "restorer", "paper", steps=2, weights=report.weights)
-    restorer = load_state(train(config, messages.append).weights)
+    with logged(messages):
+        restorer = load_state(train(config).weights)
     discriminator = tmp_path / "prior" / "discriminator.safetensors"
     assert f"Starting from the prior {report.weights} with the discriminator {discriminator}." in messages
     for name, tensor in load_state(report.weights).items():
@@ -326,7 +327,7 @@ def test_a_prior_learns_by_its_own_losses(data: Path, tmp_path: Path) -> None:
 
 def small_prior(data: Path, output: Path, **options: Any) -> Path:
     config = tiny_config(data, output, **{"size": 16, "steps": 2, "milestones": (), **options})
-    return train(replace(config, stage="prior"), print).weights
+    return train(replace(config, stage="prior")).weights
 
 
 def test_a_prior_grows_and_its_discriminator_with_it(data: Path, tmp_path: Path) -> None:
@@ -567,7 +568,7 @@ def test_a_restorer_is_trained_further_with_the_discriminator_beside_it(data: Pa
 def test_a_trained_restorer_is_trained_further_with_its_own_discriminators(data: Path, tmp_path: Path) -> None:
     losses = {"reconstruction": 1.0, "adversarial": 0.1, "components": 0.1}
     first = tiny_config(data, tmp_path / "first", losses=losses, steps=2)
-    weights = train(first, print).weights
+    weights = train(first).weights
     trained = torch.load(tmp_path / "first" / "checkpoint.pt", weights_only=True)["recipe"]
     config = tiny_config(data, tmp_path / "second", losses=losses, weights=weights)
     whole, parts = (weights.with_name(name) for name in (DISCRIMINATOR_NAME, COMPONENTS_NAME))
@@ -617,7 +618,7 @@ def test_what_the_next_compact_restorer_is_trained_from_fits_its_preset(data: Pa
 
 
 def test_discriminators_that_learned_nothing_are_not_written(data: Path, tmp_path: Path) -> None:
-    weights = train(tiny_config(data, tmp_path, losses={"reconstruction": 1.0}, steps=1), print).weights
+    weights = train(tiny_config(data, tmp_path, losses={"reconstruction": 1.0}, steps=1)).weights
     assert not weights.with_name(DISCRIMINATOR_NAME).exists() and not weights.with_name(COMPONENTS_NAME).exists()
 
 
@@ -669,7 +670,8 @@ def test_the_paper_at_full_size_asks_for_the_released_prior(data: Path, tmp_path
 def test_a_loss_that_is_switched_off_is_reported(data: Path, tmp_path: Path) -> None:
     messages: list[str] = []
     config = tiny_config(data, tmp_path, steps=1)
-    train(config, messages.append)
+    with logged(messages):
+        train(config)
     assert [line.split("'")[1] for line in messages if line.startswith("The loss")] == list(config.disabled_losses)
     assert config.disabled_losses == ("perceptual", "identity")
 
@@ -727,7 +729,7 @@ def test_the_generator_learns_the_output_of_a_teacher(data: Path, tmp_path: Path
     )  # fmt: skip
     row = dict(plan(config))["critics"]
     assert row == f"the teacher {tmp_path / 'teacher.pth'}"
-    report = train(config, print)
+    report = train(config)
     log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     found = [line["distillation"] for line in log]
     assert sum(found[-5:]) / 5 < 0.5 * found[0]
