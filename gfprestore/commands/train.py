@@ -189,27 +189,15 @@ def train(
 ) -> None:
     """Train GFP-GAN as the paper does; the same command resumes."""
     from gfprestore.console import Reporter
-    from gfprestore.training.config import make_config
+    from gfprestore.training.config import TrainSettings, make_config
     from gfprestore.training.plan import plan
     from gfprestore.training.train import train as train_networks
     from gfprestore.weights.store import WeightsStore
 
-    config = make_config(
-        data,
-        output or Path(f"gfprestore-{preset}" if stage == "restoration" else f"gfprestore-{preset}-{stage}"),
-        preset,
-        stage=stage,
-        without=without or (),
-        ablation=ablation,
-        steps=steps,
-        batch_size=batch_size,
-        size=size,
-        perceptual_network=cast("PerceptualNetwork | None", perceptual),  # make_config refuses other names
-        identity_network=cast("IdentityNetwork | None", identity),
+    settings = TrainSettings(
         weights=weights,
         prior=prior,
         teacher=teacher,
-        values=values or (),
         perceptual_weights=perceptual_weights,
         identity_weights=identity_weights,
         accumulate=accumulate,
@@ -220,6 +208,21 @@ def train(
         log_every=log_every,
         sample_every=sample_every,
         save_every=save_every,
+    )
+    config = make_config(
+        data,
+        output or Path(f"gfprestore-{preset}" if stage == "restoration" else f"gfprestore-{preset}-{stage}"),
+        preset,
+        settings,
+        stage=stage,
+        without=without or (),
+        ablation=ablation,
+        values=values or (),
+        steps=steps,
+        batch_size=batch_size,
+        size=size,
+        perceptual_network=cast("PerceptualNetwork | None", perceptual),  # make_config refuses other names
+        identity_network=cast("IdentityNetwork | None", identity),
     )
     reporter = Reporter(json_output)
     store = WeightsStore(weights_dir, offline=True)

@@ -34,16 +34,10 @@ other losses dominated; see part 8 of `weights/compact-restorer.md`.
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """Configuration of one training.
+class TrainSettings:
+    """Files, hardware and intervals of a training: everything that an option sets and no preset holds.
 
     Attributes:
-        data: Folder of aligned faces; in the background stage a folder of sharp photos.
-        output: Folder of the checkpoint, the trained weights, the log and the samples.
-        preset: The preset, with the changes made by options.
-        preset_name: Name of the preset.
-        stage: `prior` trains StyleGAN2 alone, `restoration` the restorer, `background` the upscaling network for the
-            rest of the photo.
         weights: File with the initial weights: a StyleGAN2 prior or a whole restorer, recognized by its tensors; in
             the background stage a background network.
         prior: StyleGAN2 prior that initializes the decoder; `weights` is then a restorer or None.
@@ -58,15 +52,11 @@ class TrainConfig:
         log_every: Steps between two lines of the log.
         sample_every: Steps between two sample images.
         save_every: Steps between two checkpoints.
-        ablation: Name of the ablation applied to `preset`, if any.
-        disabled_losses: Losses that options have switched off.
+
+    Raises:
+        UsageError: A number is out of range.
     """
 
-    data: Path
-    output: Path
-    preset: Preset
-    preset_name: str = "paper"
-    stage: Stage = "restoration"
     weights: Path | None = None
     prior: Path | None = None
     teacher: Path | None = None
@@ -80,8 +70,6 @@ class TrainConfig:
     log_every: int = 10
     sample_every: int = 500
     save_every: int = 500
-    ablation: str | None = None
-    disabled_losses: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("accumulate", "log_every", "sample_every", "save_every"):
@@ -89,6 +77,36 @@ class TrainConfig:
                 raise UsageError(f"--{name.replace('_', '-')} must be 1 or more, not {getattr(self, name)}.")
         if self.workers is not None and self.workers < 0:
             raise UsageError(f"--workers must be 0 or more, not {self.workers}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(TrainSettings):
+    """Configuration of one training: its settings, its preset and its folders.
+
+    Attributes:
+        data: Folder of aligned faces; in the background stage a folder of sharp photos.
+        output: Folder of the checkpoint, the trained weights, the log and the samples.
+        preset: The preset, with the changes made by options.
+        preset_name: Name of the preset.
+        stage: `prior` trains StyleGAN2 alone, `restoration` the restorer, `background` the upscaling network for the
+            rest of the photo.
+        ablation: Name of the ablation applied to `preset`, if any.
+        disabled_losses: Losses that options have switched off.
+
+    Raises:
+        UsageError: A number is out of range, or the batch cannot be divided into its parts.
+    """
+
+    data: Path
+    output: Path
+    preset: Preset
+    preset_name: str = "paper"
+    stage: Stage = "restoration"
+    ablation: str | None = None
+    disabled_losses: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.preset.steps < 1 or self.preset.batch_size < 1:
             raise UsageError(
                 f"--steps and --batch-size must be 1 or more, not {self.preset.steps} and {self.preset.batch_size}."
@@ -103,6 +121,7 @@ def make_config(
     data: Path,
     output: Path,
     preset: str = "paper",
+    settings: TrainSettings | None = None,
     *,
     stage: str = "restoration",
     without: Sequence[str] = (),
@@ -113,28 +132,16 @@ def make_config(
     size: int | None = None,
     perceptual_network: PerceptualNetwork | None = None,
     identity_network: IdentityNetwork | None = None,
-    weights: Path | None = None,
-    prior: Path | None = None,
-    teacher: Path | None = None,
-    perceptual_weights: Path | None = None,
-    identity_weights: Path | None = None,
-    accumulate: int = 1,
-    device: str = "auto",
-    precision: str = "auto",
-    workers: int | None = None,
-    seed: int = 0,
-    log_every: int = 10,
-    sample_every: int = 500,
-    save_every: int = 500,
 ) -> TrainConfig:
     """Build the configuration of a training from command-line options.
 
-    The arguments have the names of the options: `without` lists the losses to switch off, and `values` the assignments
-    of `--set`. The other arguments are explained at `TrainConfig` and `Preset`. None keeps the value of the preset.
+    The keyword arguments change the preset and have the names of the options: `without` lists the losses to switch off,
+    and `values` the assignments of `--set`; the others are explained at `Preset`. None keeps the value of the preset.
 
     Raises:
         UsageError: A name is unknown, or a value is out of range.
     """
+    settings = settings or TrainSettings()
     if stage not in STAGES:
         raise UsageError(f"--stage {stage} is unknown. Use one of {', '.join(STAGES)}.")
     presets = {"prior": PRIOR_PRESETS, "restoration": PRESETS, "background": BACKGROUND_PRESETS}[stage]
@@ -142,9 +149,9 @@ def make_config(
         raise UsageError(f"--preset {preset} is not a preset of the stage {stage}. Use one of {', '.join(presets)}.")
     if stage == "background" and ablation is not None:
         raise UsageError("--ablation is not supported in the background stage. The ablations change the restorer.")
-    if stage != "restoration" and prior is not None:
+    if stage != "restoration" and settings.prior is not None:
         raise UsageError("--prior is only supported in the restoration stage. Use --weights for initial weights.")
-    if stage != "restoration" and teacher is not None:
+    if stage != "restoration" and settings.teacher is not None:
         raise UsageError(
             "--teacher is only supported in the restoration stage. The background stage has its teacher in the preset."
         )
@@ -156,11 +163,11 @@ def make_config(
     for assignment in values:
         chosen = with_value(chosen, assignment)
     losses = chosen.losses
-    if teacher is not None and not losses.distillation > 0:
+    if settings.teacher is not None and not losses.distillation > 0:
         losses = replace(losses, distillation=TEACHER_WEIGHT * (losses.reconstruction or 1.0))
     for name in without:
         losses = losses.without(name)
-    if stage == "restoration" and teacher is None and losses.distillation > 0:
+    if stage == "restoration" and settings.teacher is None and losses.distillation > 0:
         raise UsageError("losses.distillation needs a restorer to distill from. Name its file with --teacher.")
     given: dict[str, Any] = {
         "steps": steps,
@@ -177,24 +184,12 @@ def make_config(
             f"--size must be from 16 to {chosen.distillation.patch_size} in the background stage, not {chosen.size}."
         )
     return TrainConfig(
+        **vars(settings),
         data=data,
         output=output,
         preset=chosen,
         preset_name=preset,
         stage=next(known for known in STAGES if known == stage),
-        weights=weights,
-        prior=prior,
-        teacher=teacher,
-        perceptual_weights=perceptual_weights,
-        identity_weights=identity_weights,
-        accumulate=accumulate,
-        device=device,
-        precision=precision,
-        workers=workers,
-        seed=seed,
-        log_every=log_every,
-        sample_every=sample_every,
-        save_every=save_every,
         ablation=ablation,
         disabled_losses=tuple(without),
     )

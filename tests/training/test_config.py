@@ -11,7 +11,7 @@ import pytest
 from gfprestore.data.degradation import OFFICIAL, OLD_PRINTS, PAPER
 from gfprestore.errors import ExitCode, UsageError
 from gfprestore.networks.gfpgan import GFPGAN
-from gfprestore.training.config import TrainConfig, make_config
+from gfprestore.training.config import TrainConfig, TrainSettings, make_config
 from gfprestore.training.overrides import ABLATIONS, ablated
 from gfprestore.training.presets import LOSSES, PRESETS, LossWeights
 
@@ -19,7 +19,9 @@ SHARED = {"reconstruction", "pyramid", "adversarial"}
 
 
 def config_of(preset: str = "paper", **options: Any) -> TrainConfig:
-    return make_config(Path("faces"), Path("out"), preset, **options)
+    known = TrainSettings.__dataclass_fields__
+    settings = TrainSettings(**{name: options.pop(name) for name in list(options) if name in known})
+    return make_config(Path("faces"), Path("out"), preset, settings, **options)
 
 
 def test_the_papers_preset_has_the_papers_numbers() -> None:

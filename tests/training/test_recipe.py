@@ -25,7 +25,7 @@ from gfprestore.errors import ExitCode, WeightsDamagedError, WeightsMismatchErro
 from gfprestore.networks.discriminators import StyleGAN2Discriminator
 from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
 from gfprestore.networks.stylegan2 import StyleGAN2Generator
-from gfprestore.training.config import TrainConfig, make_config
+from gfprestore.training.config import TrainConfig, TrainSettings, make_config
 from gfprestore.training.gfpgan import RestorationRecipe
 from gfprestore.training.initial_weights import (
     COMPONENTS_NAME,
@@ -601,7 +601,9 @@ def test_what_the_next_compact_restorer_is_trained_from_fits_its_preset(data: Pa
     kept = Path(__file__).parents[2] / "weights"
     for path in [kept / "compact-restorer.safetensors", *(kept / "training" / "restorer").glob("*.safetensors")]:
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    config = make_config(data, tmp_path / "out", "compact", weights=tmp_path / "compact-restorer.safetensors")
+    config = make_config(
+        data, tmp_path / "out", "compact", TrainSettings(weights=tmp_path / "compact-restorer.safetensors")
+    )
     recipe = RestorationRecipe(config, open_initial_weights(config, WeightsStore()), LossNetworks(), CPU)
     for module, name in (
         (recipe.generator, "compact-restorer.safetensors"),
