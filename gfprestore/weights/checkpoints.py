@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from gfprestore.errors import WeightsDamagedError, WeightsMismatchError, WeightsMissingError, WeightsUnsafeError
 from gfprestore.files import sha256_of
-from gfprestore.networks import gfpgan, rrdbnet, srvgg
+from gfprestore.networks import frrffusion, gfpgan, rrdbnet, srvgg
 from gfprestore.weights.table import Role
 
 WRAPPERS = ("params_ema", "params", "state_dict")
@@ -46,6 +46,7 @@ class NetworkKind:
         config_from_state: Derives the sizes from a state dict; None for other networks.
         build: Builds the module from the sizes.
         name: Short name for the sizes.
+        renamed: Gives the tensors the names that the module expects.
     """
 
     title: str
@@ -54,6 +55,7 @@ class NetworkKind:
     config_from_state: Callable[[Mapping[str, Tensor]], Any]
     build: Callable[[Any], nn.Module]
     name: Callable[[Any], str]
+    renamed: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict
 
 
 NETWORKS: tuple[NetworkKind, ...] = (
@@ -64,6 +66,15 @@ NETWORKS: tuple[NetworkKind, ...] = (
         config_from_state=gfpgan.config_from_state,
         build=gfpgan.GFPGAN,
         name=lambda config: f"gfpgan-{config.layout}",
+    ),
+    NetworkKind(
+        title="FRRffusion",
+        role="restorer",
+        clues=("fmar.out.2.weight", "level_estimator.head.3.weight", "hfdg.conv_last.weight"),
+        config_from_state=frrffusion.config_from_state,
+        build=frrffusion.FRRffusion,
+        name=lambda config: "frrffusion" if config.fmar and config.hfdg else f"frrffusion-{config.parts[0]}",
+        renamed=frrffusion.prefixed,
     ),
     NetworkKind(
         title="RRDBNet (Real-ESRGAN)",
@@ -157,7 +168,7 @@ def network_from_state(
     Raises:
         WeightsMismatchError: No supported network fits the state dict exactly.
     """
-    kind, config = _recognize(state, path, role)
+    kind, config, state = _recognize(state, path, role)
     if role is not None and kind.role != role:
         raise WeightsMismatchError(
             f"{path} is {kind.title}, a {ROLE_TITLES[kind.role]}, not a {ROLE_TITLES.get(role, role)}."
@@ -329,18 +340,26 @@ def _tensors_of(loaded: Any, path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _recognize(state: Mapping[str, Tensor], path: Path, role: Role | None) -> tuple[NetworkKind, Any]:
+def _recognize(
+    state: Mapping[str, Tensor], path: Path, role: Role | None
+) -> tuple[NetworkKind, Any, Mapping[str, Tensor]]:
+    """The network that a state dict belongs to, its sizes, and the tensors with the names that its module expects.
+
+    Raises:
+        WeightsMismatchError: No supported network fits.
+    """
     for description, clues in OTHER_NETWORKS:
         if all(clue in state for clue in clues):
             wanted = f"a {ROLE_TITLES.get(role, role)}" if role else "a restorer or background network"
             raise WeightsMismatchError(f"{path} is {description}, not {wanted}.")
     for kind in NETWORKS:
+        renamed = kind.renamed(state)
         try:
-            config = kind.config_from_state(state)
+            config = kind.config_from_state(renamed)
         except (ArithmeticError, LookupError, ValueError) as error:
             raise WeightsMismatchError(f"{path} looks like {kind.title}, but its shapes are inconsistent.") from error
         if config is not None:
-            return kind, config
+            return kind, config, renamed
     for kind in NETWORKS:
         found = next((clue for clue in kind.clues if clue in state), None)
         if found is not None:
