@@ -139,7 +139,9 @@ def degrade(
     preset: Annotated[
         str,
         typer.Option(
-            "--preset", help="Ranges: celeba-test, paper, official, heavy or old-prints.", rich_help_panel=BEHAVIOR
+            "--preset",
+            help="Ranges: celeba-test, celeba-test-sr4 (4x super-resolution), paper, official, heavy or old-prints.",
+            rich_help_panel=BEHAVIOR,
         ),
     ] = "celeba-test",
     size: Annotated[
