@@ -35,7 +35,7 @@ from gfprestore.device import choose_device
 from gfprestore.errors import FolderError, PhotoError, UsageError
 from gfprestore.evaluation.html_report import Page
 from gfprestore.evaluation.metrics.opening import DEFAULT_METRICS, METRICS, ImageMetric, SetMetric, open_metric
-from gfprestore.evaluation.published import published_for
+from gfprestore.evaluation.published import published_for, relative_for
 from gfprestore.evaluation.report import MethodReport, Report, json_text, markdown
 from gfprestore.evaluation.restoring import Written, align_photos, restoration_settings, restore_set
 from gfprestore.evaluation.scoring import MetricOpener, Scorer, Subject, open_metrics
@@ -187,6 +187,7 @@ class Evaluation:
                 metrics=tuple(options.metrics or DEFAULT_METRICS),
                 methods=tuple(scored),
                 published=published_for(test_set.known.name if test_set.known else None),
+                relative=relative_for(test_set.name),
                 versions=versions(),
                 machine={"device": str(device), "precision": options.precision},
                 created=utc_now(),

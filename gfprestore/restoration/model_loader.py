@@ -1,4 +1,4 @@
-"""Load the networks for the options of a run: restorer, background, detector, parser.
+"""Load the networks for the options of a run: restorer, background, detector, parser, face prior.
 
 `auto` means the best network that is available or can be downloaded; the last choice are the small networks that ship
 with the package. A failed download is reported once, and nothing is downloaded for the rest of the run. If a network
@@ -47,6 +47,12 @@ PARSER = "parsenet"
 SLOW_BACKGROUND = "real-esrgan-x4plus"
 DOUBLING_BACKGROUND = "real-esrgan-x2plus"
 EMBEDDED_BACKGROUND = "compact-background"
+
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
+PRIOR_ADVICE = (
+    "Use a StyleGAN2 prior: one made by `gfprestore train --stage prior`, or stylegan2-ffhq-512. The decoder within a "
+    "face restorer is not accepted as a prior."
+)
 
 EMBEDDED_LIMITS = FaceLimits(least_side=(24.0, 32.0), sharpness=(0.60, 0.75), most_share=0.8)
 """Faces that the embedded restorer improves; measured, see its model card."""
@@ -166,6 +172,27 @@ class Opener:
             return None
         self.weights_used["parser"] = self.store.row(PARSER).sha256
         return FaceParser(load_state(path), self.device)
+
+    def prior(self, name_or_path: str) -> LoadedNetwork:
+        """Open a StyleGAN2 prior: a checkpoint file, or a name in the weights table.
+
+        Args:
+            name_or_path: An existing file, a path with a folder or a checkpoint's suffix, or else a name.
+
+        Raises:
+            UsageError: The name is unknown or not a prior.
+            WeightsError: The weights are missing, damaged or for another network.
+        """
+        path = Path(name_or_path)
+        if path.is_file() or path.suffix in CHECKPOINT_SUFFIXES or path.name != name_or_path:
+            try:
+                return load_network(path, "prior")
+            except WeightsMismatchError as error:
+                raise WeightsMismatchError(f"{error} {PRIOR_ADVICE}") from error
+        row = self.store.row(name_or_path)
+        if row.role != "prior":
+            raise UsageError(f"{name_or_path} is a {row.role}, not a prior. {PRIOR_ADVICE}")
+        return self._load(name_or_path)
 
     def _load(self, name: str) -> LoadedNetwork:
         return self.store.load(name, None if self.download_report is None else self.download_report(name))

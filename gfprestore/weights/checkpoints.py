@@ -23,13 +23,17 @@ from torch.overrides import TorchFunctionMode
 
 from gfprestore.errors import WeightsDamagedError, WeightsMismatchError, WeightsMissingError, WeightsUnsafeError
 from gfprestore.files import sha256_of
-from gfprestore.networks import frrffusion, gfpgan, rrdbnet, srvgg
+from gfprestore.networks import frrffusion, gfpgan, rrdbnet, srvgg, stylegan2
 from gfprestore.weights.table import Role
 
 WRAPPERS = ("params_ema", "params", "state_dict")
 """Keys under which checkpoints store the tensors, best first: the moving average comes before the last step."""
 
-ROLE_TITLES: dict[Role, str] = {"restorer": "face restorer", "background": "background network"}
+ROLE_TITLES: dict[Role, str] = {
+    "restorer": "face restorer",
+    "background": "background network",
+    "prior": "face prior",
+}
 
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
@@ -77,6 +81,14 @@ NETWORKS: tuple[NetworkKind, ...] = (
         renamed=frrffusion.prefixed,
     ),
     NetworkKind(
+        title="StyleGAN2",
+        role="prior",
+        clues=("style_conv1.modulated_conv.weight",),
+        config_from_state=stylegan2.config_from_state,
+        build=stylegan2.StyleGAN2Generator.from_config,
+        name=lambda config: f"stylegan2-{config.layout}",
+    ),
+    NetworkKind(
         title="RRDBNet (Real-ESRGAN)",
         role="background",
         clues=("body.0.rdb1.conv1.weight",),
@@ -98,7 +110,6 @@ OTHER_NETWORKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a RetinaFace detector", ("ClassHead.0.conv1x1.weight", "LandmarkHead.0.conv1x1.weight")),
     ("a ParseNet face parser", ("out_mask_conv.conv2d.weight",)),
     ("a BiSeNet face parser", ("cp.resnet.conv1.weight",)),
-    ("a StyleGAN2 prior", ("constant_input.weight", "style_mlp.1.weight")),
     ("an ArcFace recognizer", ("fc5.weight", "bn5.weight")),
     ("the Inception network of the FID", ("Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch_pool.conv.weight")),
     ("CodeFormer, which is not supported", ("quantize.embedding.weight", "position_emb")),
@@ -107,7 +118,7 @@ OTHER_NETWORKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a VGG classifier", ("features.0.weight", "classifier.0.weight")),
     ("an ESRGAN network in the old layout", ("model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight")),
 )
-"""Networks that are neither a supported restorer nor background network: description and identifying tensors."""
+"""Networks that are neither a supported restorer, background network nor prior: description and identifying tensors."""
 
 
 @dataclass(frozen=True)
@@ -350,7 +361,7 @@ def _recognize(
     """
     for description, clues in OTHER_NETWORKS:
         if all(clue in state for clue in clues):
-            wanted = f"a {ROLE_TITLES.get(role, role)}" if role else "a restorer or background network"
+            wanted = f"a {ROLE_TITLES.get(role, role)}" if role else "a restorer, background network or prior"
             raise WeightsMismatchError(f"{path} is {description}, not {wanted}.")
     for kind in NETWORKS:
         renamed = kind.renamed(state)
