@@ -17,16 +17,9 @@ import torch
 from gfprestore._version import __version__
 from gfprestore.device import choose_device, choose_precision, free_memory, precision_name, total_memory
 from gfprestore.restoration.background import fastest_precision
-from gfprestore.restoration.model_loader import (
-    DEFAULT_DETECTOR,
-    DEFAULT_RESTORER,
-    DOUBLING_BACKGROUND,
-    EMBEDDED_BACKGROUND,
-    EMBEDDED_RESTORER,
-    PARSER,
-    SLOW_BACKGROUND,
-)
+from gfprestore.restoration.model_loader import PARSER, auto_choices
 from gfprestore.weights.store import WeightsStatus, WeightsStore
+from gfprestore.weights.table import Role
 
 PACKAGES = (
     "torch",
@@ -112,29 +105,29 @@ def _weights(row: WeightsStatus) -> Finding:
 
 
 def _what_run_uses(device: torch.device, states: dict[str, WeightsStatus]) -> list[Finding]:
-    """The networks that `auto` would take, as far as can be said without asking the network."""
+    """The networks that `auto` takes with `--upscale 2`, as far as can be said without asking the network."""
 
     def here(name: str) -> bool:
         return states[name].state in USABLE
 
-    restorer = Finding("run restores faces with", DEFAULT_RESTORER)
-    if not here(DEFAULT_RESTORER):
+    def choice(role: Role) -> str:
+        best, *others = auto_choices(role, device)
+        if not others or here(best):
+            return best
+        return f"{best} if it can be downloaded, else {next(filter(here, others[:-1]), others[-1])}"
+
+    best, embedded = auto_choices("restorer", device)
+    restorer = Finding("run restores faces with", best)
+    if not here(best):
         restorer = Finding(
             restorer.name,
-            f"{DEFAULT_RESTORER} if it can be downloaded ({states[DEFAULT_RESTORER].file.size_text}), "
-            f"else {EMBEDDED_RESTORER}",
-            f"The large face restorer is not here yet. `gfprestore weights fetch {DEFAULT_RESTORER}` brings it.",
+            f"{best} if it can be downloaded ({states[best].file.size_text}), else {embedded}",
+            f"The large face restorer is not here yet. `gfprestore weights fetch {best}` brings it.",
         )
-    detector = DEFAULT_DETECTOR if here(DEFAULT_DETECTOR) else f"{DEFAULT_DETECTOR} if it can be downloaded, else mtcnn"
     mask = PARSER if here(PARSER) else f"a face-shaped mask; `gfprestore weights fetch {PARSER}` brings a finer one"
-    background = EMBEDDED_BACKGROUND
-    if device.type != "cpu":
-        names = [name for name in (DOUBLING_BACKGROUND, SLOW_BACKGROUND) if here(name)]
-        downloaded = f"{DOUBLING_BACKGROUND} if it can be downloaded, else {EMBEDDED_BACKGROUND}"
-        background = names[0] if names else downloaded
     return [
         restorer,
-        Finding("run finds faces with", detector),
+        Finding("run finds faces with", choice("detector")),
         Finding("run masks faces with", mask),
-        Finding("run enlarges with", background),
+        Finding("run enlarges with", choice("background")),
     ]

@@ -40,6 +40,7 @@ DownloadReport = Callable[[str], Callable[[int, int | None], None]]
 DEFAULT_RESTORER = "gfpgan-1.4"
 EMBEDDED_RESTORER = "compact-restorer"
 DEFAULT_DETECTOR = "retinaface-resnet50"
+EMBEDDED_DETECTOR = "mtcnn"
 PARSER = "parsenet"
 SLOW_BACKGROUND = "real-esrgan-x4plus"
 DOUBLING_BACKGROUND = "real-esrgan-x2plus"
@@ -47,6 +48,26 @@ EMBEDDED_BACKGROUND = "compact-background"
 
 EMBEDDED_LIMITS = FaceLimits(least_side=(24.0, 32.0), sharpness=(0.60, 0.75), most_share=0.8)
 """Faces that the embedded restorer improves; measured, see its model card."""
+
+
+def auto_choices(role: Role, device: torch.device, upscale: float = 2.0) -> tuple[str, ...]:
+    """Networks that `auto` tries for a role, best first; the last one ships with the package.
+
+    Args:
+        role: `restorer`, `detector` or `background`.
+        device: Device to compute on; Real-ESRGAN is too slow on a CPU.
+        upscale: Enlargement of the photo, which decides between the networks of the background.
+    """
+    if role == "restorer":
+        return DEFAULT_RESTORER, EMBEDDED_RESTORER
+    if role == "detector":
+        return DEFAULT_DETECTOR, EMBEDDED_DETECTOR
+    assert role == "background"
+    if device.type == "cpu":
+        return (EMBEDDED_BACKGROUND,)
+    if upscale <= 2:
+        return DOUBLING_BACKGROUND, SLOW_BACKGROUND, EMBEDDED_BACKGROUND
+    return SLOW_BACKGROUND, DOUBLING_BACKGROUND, EMBEDDED_BACKGROUND
 
 
 class Opener:
@@ -88,11 +109,11 @@ class Opener:
         if name == "none":
             return None
         if name == "auto":
+            best, name = auto_choices("restorer", self.device)
             try:
-                return self._gfpgan(self._load(DEFAULT_RESTORER), DEFAULT_RESTORER)
+                return self._gfpgan(self._load(best), best)
             except WeightsMissingError as error:
-                self._report_missing(error, DEFAULT_RESTORER, f"using {EMBEDDED_RESTORER} instead")
-                name = EMBEDDED_RESTORER
+                self._report_missing(error, best, f"using {name} instead")
         self._check_role(name, "restorer")
         return self._gfpgan(self._load(name), name)
 
@@ -110,17 +131,17 @@ class Opener:
         if name != "auto":
             self._check_role(name, "background")
             return self._network_background(name, tile)
-        if self.device.type == "cpu":
+        *better, embedded = auto_choices("background", self.device, upscale)
+        if not better:
             self._tell_cost()
-            return self._network_background(EMBEDDED_BACKGROUND, tile)
-        names = (DOUBLING_BACKGROUND, SLOW_BACKGROUND) if upscale <= 2 else (SLOW_BACKGROUND, DOUBLING_BACKGROUND)
-        for candidate in names:
+            return self._network_background(embedded, tile)
+        for candidate in better:
             try:
                 return self._network_background(candidate, tile)
             except WeightsMissingError as error:
                 self._report_missing(error, candidate, "using the next background instead")
-        log.info(f"background: Real-ESRGAN is not available; using {EMBEDDED_BACKGROUND} instead.")
-        return self._network_background(EMBEDDED_BACKGROUND, tile)
+        log.info(f"background: Real-ESRGAN is not available; using {embedded} instead.")
+        return self._network_background(embedded, tile)
 
     def detector(self, name: str) -> Detector:
         """Open the face detector: `auto`, `mtcnn`, or a RetinaFace in the weights table.
@@ -129,15 +150,16 @@ class Opener:
             UsageError: The name is unknown or not a detector.
             WeightsError: The weights are missing or damaged.
         """
-        if name == "mtcnn":
+        if name == EMBEDDED_DETECTOR:
             return MTCNNDetector()
         if name != "auto":
             self._check_role(name, "detector")
             return self._retinaface(name)
+        best, _ = auto_choices("detector", self.device)
         try:
-            return self._retinaface(DEFAULT_DETECTOR)
+            return self._retinaface(best)
         except WeightsMissingError as error:
-            self._report_missing(error, DEFAULT_DETECTOR, "using the embedded MTCNN instead")
+            self._report_missing(error, best, "using the embedded MTCNN instead")
             return MTCNNDetector()
 
     def parser(self) -> FaceParser | None:
