@@ -49,7 +49,6 @@ class JournalEntry:
         status: `started`, `restored` or `failed`.
         output: the result's path in the output folder with forward slashes; None if there is no result.
         output_size: the result's size in bytes.
-        output_sha256: the result's hash, if it was computed.
         source: the original's absolute path.
         source_sha256: the original's hash; None if it could not be read, as for the next two fields.
         source_size: the original's size in bytes.
@@ -67,7 +66,6 @@ class JournalEntry:
     status: str
     output: str | None = None
     output_size: int | None = None
-    output_sha256: str | None = None
     source: str
     source_sha256: str | None = None
     source_size: int | None = None

@@ -22,16 +22,7 @@ from gfprestore.evaluation.metrics.specs import DEFAULT_METRICS, METRICS, ImageM
 from gfprestore.files import sha256_of
 from gfprestore.weights.store import WeightsStore, embedded_folder
 
-__all__ = [
-    "DEFAULT_METRICS",
-    "METRICS",
-    "MetricSpec",
-    "MetricUnavailable",
-    "ImageMetric",
-    "Pixels",
-    "SetMetric",
-    "open_metric",
-]
+__all__ = ["DEFAULT_METRICS", "METRICS", "ImageMetric", "SetMetric", "open_metric"]
 
 _PAIR_FUNCTIONS: dict[str, Callable[[Pixels, Pixels], float]] = {
     "psnr": psnr_ssim.psnr,
