@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -22,6 +20,7 @@ from gfprestore.commands.demo import PORTRAITS, portrait_path
 from gfprestore.device import precision_name
 from gfprestore.errors import UsageError
 from gfprestore.photo.reading import read_photo
+from gfprestore.pixels import resized
 from gfprestore.restoration.background import NetworkBackground
 from gfprestore.restoration.model_loader import DownloadReport
 from gfprestore.restoration.restoration import Restoration, RunOptions, whole_image_crop
@@ -120,8 +119,7 @@ def of_size(pixels: Pixels, count: float) -> Pixels:
     """An image (H, W, 3) resized to about `count` pixels, its shape kept."""
     scale = math.sqrt(count / (pixels.shape[0] * pixels.shape[1]))
     width, height = (max(1, round(side * scale)) for side in (pixels.shape[1], pixels.shape[0]))
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(pixels, (width, height), interpolation=interpolation))
+    return resized(pixels, width, height)
 
 
 def _durations(work: Callable[[], object], rounds: int, amount: float) -> list[float]:

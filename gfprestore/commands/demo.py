@@ -19,6 +19,7 @@ from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.photo import Photo
 from gfprestore.photo.reading import read_photo
 from gfprestore.photo.writing import write_photo
+from gfprestore.pixels import nearest_levels
 
 Pixels = NDArray[Any]
 
@@ -88,4 +89,4 @@ def age(pixels: Pixels, random: np.random.Generator, toned: bool) -> NDArray[np.
         blurred = np.minimum(blurred @ SEPIA.T, 255)
     faded = 40 + blurred * np.array([0.80, 0.76, 0.68], np.float32)  # paper yellows, blacks turn gray
     grain = random.normal(0, 6, (height, AGED_WIDTH, 1)).astype(np.float32)
-    return np.asarray(np.clip(np.rint(faded + grain), 0, 255), np.uint8)
+    return nearest_levels(faded + grain, np.uint8)

@@ -106,7 +106,8 @@ class FaceDistance:
 def gray_face(pixels: Pixels) -> NDArray[np.uint8]:
     """Input of ArcFace from an image (H, W, 3): gray (128, 128), bilinear without antialiasing.
 
-    The weights are those that libpng, through OpenCV, uses for color to gray, in 1/32768 and truncated.
+    The weights are those that libpng, through OpenCV, uses for color to gray, in 1/32768 and truncated; rounding with
+    `gfprestore.pixels.LUMA` would give other levels.
     """
     red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
     gray = ((9797 * red + 19234 * green + 3737 * blue) >> 15).astype(np.uint8)
