@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gfprestore.errors import MetricUnavailable, WeightsMismatchError
-from gfprestore.evaluation.metrics.batching import in_batches, mean_score, pairs
+from gfprestore.evaluation.metrics.batching import Averaged, in_batches, mean_score, pairs, released_weights
 from gfprestore.evaluation.metrics.specs import MetricSpec, Pixels
 from gfprestore.faces.alignment import FACE_ON_TEMPLATE, TEMPLATE_SIZE
 from gfprestore.files import sha256_of
@@ -80,7 +80,7 @@ class IdentityAngle:
 
 
 @dataclass(frozen=True)
-class FaceDistance:
+class FaceDistance(Averaged):
     """Distance between dlib's descriptors or landmarks of an image and its gt.
 
     Attributes:
@@ -97,10 +97,6 @@ class FaceDistance:
         """One distance per image."""
         both = pairs(self.spec, restored, gt)
         return [self.distance(self.describe(one), self.describe(other)) for one, other in both]
-
-    def summarize(self, scores: Sequence[float]) -> float:
-        """Mean without NaN."""
-        return mean_score(scores)
 
 
 def gray_face(pixels: Pixels) -> NDArray[np.uint8]:
@@ -135,13 +131,7 @@ def open_deg(spec: MetricSpec, store: WeightsStore, device: torch.device, used: 
         MetricUnavailable: The weights are missing.
         WeightsError: They are damaged or from another network.
     """
-    path = store.find(RECOGNIZER)
-    if path is None:
-        raise MetricUnavailable(
-            spec.label,
-            f"{RECOGNIZER} was not found in {', '.join(map(str, store.folders))}.",
-            f"Run `gfprestore weights fetch {RECOGNIZER}`.",
-        )
+    path = released_weights(spec, store, RECOGNIZER)
     used[RECOGNIZER] = sha256_of(path)
     try:
         network = ArcFaceResNet18.from_state(load_state(path))
