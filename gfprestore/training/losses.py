@@ -270,7 +270,7 @@ def chip_for_identity(images: Tensor, size: int = CHIP_SIZE) -> Tensor:
     left, top, right, bottom = (round(edge * images.shape[-1] / 512) for edge in DLIB_CHIP)
     face = images[..., top:bottom, left:right].float()
     neutral = face.mean(1, keepdim=True)
-    chips = (luma(face.float(), GRAY_WEIGHTS).detach() + (neutral - neutral.detach())).expand(-1, 3, -1, -1)
+    chips = (luma(face, GRAY_WEIGHTS).detach() + (neutral - neutral.detach())).expand(-1, 3, -1, -1)
     return F.interpolate(chips, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
 
 
