@@ -72,7 +72,7 @@ def prepare(
         typer.Option(
             "--max-outside",
             metavar="0..1",
-            help="Maximum share of a crop that lies outside the photo.",
+            help="Maximum share of a crop outside the photo.",
             rich_help_panel=FACES,
         ),
     ] = 0.15,
@@ -123,7 +123,7 @@ def prepare(
     counts = {"photos": report.photos, "done_before": report.done_before, "faces": report.faces}
     rejected = dict(report.rejected)
     reporter.record({"summary": {**counts, "rejected": rejected, "failed": len(report.failed)}})
-    rows = [*counts.items(), *((f"left out: {reason}", count) for reason, count in rejected.items())]
+    rows = [*counts.items(), *((f"rejected: {reason}", count) for reason, count in rejected.items())]
     reporter.table("", ["what", "count"], [[name, str(count)] for name, count in rows])
     reporter.note(f"index: {report.index}")
     if report.failed:
@@ -150,7 +150,7 @@ def degrade(
     json_output: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make a low-quality test set as CelebA-Test was made; the same command gives the same bytes."""
+    """Make a low-quality test set in the way of CelebA-Test; the same command gives the same bytes."""
     from gfprestore.console import Reporter, StageProgress
     from gfprestore.data.degrade_folder import DegradeOptions, degrade_folder
 
@@ -176,13 +176,13 @@ def retouch(
     ] = "deepfrr",
     variants: Annotated[
         int,
-        typer.Option("--variants", metavar="K", help="Number of pairs made of each face.", rich_help_panel=BEHAVIOR),
+        typer.Option("--variants", metavar="K", help="Number of pairs per face.", rich_help_panel=BEHAVIOR),
     ] = 1,
     keep_alignment: Annotated[
         bool,
         typer.Option(
             "--keep-alignment",
-            help="Leave the pairs as the originals are aligned, instead of aligning them on the retouched face.",
+            help="Keep the alignment of the originals instead of aligning pairs on the retouched face.",
             rich_help_panel=FACES,
         ),
     ] = False,
@@ -202,7 +202,7 @@ def retouch(
     json_output: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make pairs of retouched and original faces as deepFRR has them; the same command gives the same bytes."""
+    """Make pairs of retouched and original faces in the way of deepFRR; the same command gives the same bytes."""
     from gfprestore.console import Reporter, StageProgress, download_reporter
     from gfprestore.data.dlib_landmarks import open_landmarks
     from gfprestore.data.retouch_folder import RetouchOptions, retouch_folder
@@ -231,7 +231,7 @@ def retouch(
 def _report_set(
     reporter: Reporter, report: DegradeReport | RetouchReport, output: Path, what: str, next_step: str = ""
 ) -> None:
-    """Report what became of each image of a set; failed images end the command with their exit code."""
+    """Report the images of a set; exit with an error if any failed."""
     for entry in report.failed:
         reporter.error(f"{entry.path}: {entry.reason}")
     counts = {"made": report.made, "done_before": report.done_before, "failed": len(report.failed)}

@@ -1,6 +1,6 @@
-"""What `gfprestore doctor` finds: versions, devices, memory, weights, and what `run` would use here.
+"""Findings of `gfprestore doctor`: versions, devices, memory, weights, and what `run` would use.
 
-Looks and computes nothing large, asks nothing of the network.
+Computes nothing large and never uses the network.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ USABLE = ("embedded", "verified", "unverified", "converted", "package")
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: what was looked at, what was found, and what to do about it where something is to do."""
+    """One line of the report, with advice if there is something to do."""
 
     name: str
     value: str
@@ -46,14 +46,10 @@ class Finding:
 
 
 def examine(device_name: str = "auto", weights_dir: Path | None = None) -> list[Finding]:
-    """Looks at this machine.
-
-    Args:
-        device_name: The device that `run` would be given.
-        weights_dir: The folder of weights that `run` would be given.
+    """Examine this machine, with the values that `run` would get for --device and --weights-dir.
 
     Raises:
-        DeviceError: The device is not here.
+        DeviceError: The device is not available.
     """
     device = choose_device(device_name)
     states = {row.file.name: row for row in WeightsStore(weights_dir, offline=True).status()}
@@ -97,7 +93,7 @@ def _devices() -> list[Finding]:
 
 
 def _folder_text(folder: Path) -> str:
-    return str(folder) if folder.is_dir() else f"{folder} (made by the first download)"
+    return str(folder) if folder.is_dir() else f"{folder} (created by the first download)"
 
 
 def _weights(row: WeightsStatus) -> Finding:
@@ -105,26 +101,26 @@ def _weights(row: WeightsStatus) -> Finding:
 
 
 def _what_run_uses(device: torch.device, states: dict[str, WeightsStatus]) -> list[Finding]:
-    """The networks that `auto` takes with `--upscale 2`, as far as can be said without asking the network."""
+    """The networks that `auto` selects for `--upscale 2`, as far as known without a download."""
 
-    def here(name: str) -> bool:
+    def usable(name: str) -> bool:
         return states[name].state in USABLE
 
     def choice(role: Role) -> str:
         best, *others = auto_choices(role, device)
-        if not others or here(best):
+        if not others or usable(best):
             return best
-        return f"{best} if it can be downloaded, else {next(filter(here, others[:-1]), others[-1])}"
+        return f"{best} if it can be downloaded, else {next(filter(usable, others[:-1]), others[-1])}"
 
     best, embedded = auto_choices("restorer", device)
     restorer = Finding("run restores faces with", best)
-    if not here(best):
+    if not usable(best):
         restorer = Finding(
             restorer.name,
             f"{best} if it can be downloaded ({states[best].file.size_text}), else {embedded}",
-            f"The large face restorer is not here yet. `gfprestore weights fetch {best}` brings it.",
+            f"The large face restorer is not downloaded yet. Run `gfprestore weights fetch {best}`.",
         )
-    mask = PARSER if here(PARSER) else f"a face-shaped mask; `gfprestore weights fetch {PARSER}` brings a finer one"
+    mask = PARSER if usable(PARSER) else f"a face-shaped mask; for a finer one, run `gfprestore weights fetch {PARSER}`"
     return [
         restorer,
         Finding("run finds faces with", choice("detector")),

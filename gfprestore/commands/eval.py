@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -25,9 +25,6 @@ from gfprestore.commands.options import (
     WeightsDir,
 )
 from gfprestore.errors import ExitCode
-
-if TYPE_CHECKING:
-    pass
 
 
 @command
@@ -132,7 +129,7 @@ def evaluate(
     json_output: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Restore a test set, score it, and report beside the published rows; or score anyone's images."""
+    """Restore and score a test set and compare it with published results, or score existing images."""
     from gfprestore.console import Reporter, StageProgress, download_reporter
     from gfprestore.evaluation.evaluate import EvalOptions, Evaluation, Listener
     from gfprestore.evaluation.report import as_json, published_notes, table_of

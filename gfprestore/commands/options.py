@@ -19,7 +19,7 @@ TRAINING = "Training"
 
 
 class Color(str, Enum):
-    """What happens to the tone of a monochrome, sepia or otherwise toned photo."""
+    """Treatment of the tone of a monochrome, sepia or otherwise toned photo."""
 
     AUTO = "auto"
     KEEP = "keep"
@@ -27,7 +27,7 @@ class Color(str, Enum):
 
 
 class Precision(str, Enum):
-    """The floating-point type of the networks."""
+    """Floating-point type of the networks."""
 
     AUTO = "auto"
     FP32 = "fp32"
@@ -36,7 +36,7 @@ class Precision(str, Enum):
 
 
 class Format(str, Enum):
-    """The format of the outputs."""
+    """Format of the outputs."""
 
     KEEP = "keep"
     JPG = "jpg"
@@ -46,7 +46,7 @@ class Format(str, Enum):
 
 
 class Alignment(str, Enum):
-    """What the inputs of an evaluation are."""
+    """Kind of the inputs of an evaluation."""
 
     AUTO = "auto"
     ALIGNED = "aligned"

@@ -143,11 +143,11 @@ def run(
     overwrite: Annotated[
         bool,
         typer.Option(
-            "--overwrite", help="Restore again what is already done, and replace other files.", rich_help_panel=BEHAVIOR
+            "--overwrite", help="Restore finished photos again, and replace other files.", rich_help_panel=BEHAVIOR
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done and do nothing.", rich_help_panel=BEHAVIOR)
+        bool, typer.Option("--dry-run", help="Show the plan and restore nothing.", rich_help_panel=BEHAVIOR)
     ] = False,
     seed: Annotated[
         int | None,
@@ -214,7 +214,7 @@ def run(
 
 
 def _show_plan(plan: Plan, how: OutputOptions, reporter: Reporter) -> None:
-    """What `--dry-run` tells: each photo, where its result would go and what is there; opens no network."""
+    """Show each photo, its output path and what is there now; open no network."""
     from gfprestore.batch.journal import Journal
 
     counts = dict.fromkeys(("new", "restored", "taken"), 0)
@@ -231,28 +231,29 @@ def _show_plan(plan: Plan, how: OutputOptions, reporter: Reporter) -> None:
     reporter.note(f"{counts['new']} photos would be restored into {folders}")
     if counts["restored"]:
         reporter.note(
-            f"{counts['restored']} were restored by an earlier run: skipped where the settings are the same, restored "
-            "again where they are not"
+            f"{counts['restored']} were restored by an earlier run. They are skipped if the settings are the same, and "
+            "restored again otherwise."
         )
     if counts["taken"]:
-        reporter.note(f"{counts['taken']} would be skipped: a file that no run wrote is in their place (--overwrite)")
+        reporter.note(
+            f"{counts['taken']} would be skipped: a file that no run wrote is there. Use --overwrite to replace it."
+        )
     if reporter.json_output:
         reporter.record({"summary": {"photos": len(plan.tasks), **counts, "dry_run": True}})
 
 
-# What the plan says after a photo: nothing stands in its place, a result of an earlier run, or a file of the user.
 _PLANNED = {"new": "", "restored": " (restored before)", "taken": " (exists and no run wrote it)"}
 
 
 def _state_of(task: PhotoTask, journal: Journal) -> str:
-    """`new`, `restored` by an earlier run under whatever settings, or `taken` by a file that no run wrote."""
+    """`new`, `restored` by an earlier run with any settings, or `taken` by a file that no run wrote."""
     if journal.is_done(task.relative.as_posix(), task.source, None, task.output):
         return "restored"
     return "taken" if os.path.lexists(task.output) and not journal.owns(task.output) else "new"
 
 
 def run_photos(plan: Plan, restoration: Restoration, how: OutputOptions, reporter: Reporter) -> int:
-    """Runs a plan, tells each result as it comes, and gives the number of failed photos."""
+    """Run a plan, report each result, and return the number of failed photos."""
     import time
 
     from gfprestore.batch.output_folder import prepare_output
@@ -282,17 +283,17 @@ def run_photos(plan: Plan, restoration: Restoration, how: OutputOptions, reporte
 
 
 def _line_of(result: PhotoResult) -> str:
-    """The quiet line of one photo."""
+    """The line of one photo."""
     if result.status == "failed":
         return result.error or f"{result.source} failed"
     if result.status == "skipped":
-        return f"{result.source}: skipped, {result.error or 'done already'}"
+        return f"{result.source}: skipped, {result.error or 'already done'}"
     faces = f"{result.restored_faces} face{'' if result.restored_faces == 1 else 's'}"
     return f"{result.source}: {faces}, {result.width} x {result.height}, {result.seconds:.1f} s -> {result.output}"
 
 
 def _summarize(results: Sequence[PhotoResult], total: int, seconds: float, plan: Plan, reporter: Reporter) -> None:
-    """The final table, and the summary line of `--json`."""
+    """Show the final table, and write the summary of `--json`."""
     counts = {
         status: sum(result.status == status for result in results) for status in ("restored", "skipped", "failed")
     }
@@ -307,8 +308,8 @@ def _summarize(results: Sequence[PhotoResult], total: int, seconds: float, plan:
         "output": [str(folder) for folder in plan.output_folders],
     }
     reporter.record({"summary": summary})
-    not_begun = total - len(results)
-    numbers = [str(number) for number in (total, *counts.values(), not_begun)]
-    columns = ["photos", *counts, "not begun", "faces restored", "seconds"]
+    not_started = total - len(results)
+    numbers = [str(number) for number in (total, *counts.values(), not_started)]
+    columns = ["photos", *counts, "not started", "faces restored", "seconds"]
     reporter.table("", columns, [[*numbers, f"{restored_faces} of {faces}", f"{seconds:.1f}"]])
     reporter.note("written to " + ", ".join(str(folder) for folder in plan.output_folders))

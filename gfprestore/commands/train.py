@@ -109,7 +109,7 @@ def train(
     ] = None,
     without: Annotated[
         list[str] | None,
-        typer.Option("--without", metavar="LOSS", help="Leave out a loss; repeatable.", rich_help_panel=LOSSES),
+        typer.Option("--without", metavar="LOSS", help="Remove a loss; repeatable.", rich_help_panel=LOSSES),
     ] = None,
     ablation: Annotated[
         str | None,
@@ -187,7 +187,7 @@ def train(
     json_output: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train GFP-GAN as the paper does; the same command resumes."""
+    """Train GFP-GAN as in its paper; the same command resumes."""
     from gfprestore.console import Reporter
     from gfprestore.training.config import TrainSettings, make_config
     from gfprestore.training.plan import plan
@@ -221,7 +221,7 @@ def train(
         steps=steps,
         batch_size=batch_size,
         size=size,
-        perceptual_network=cast("PerceptualNetwork | None", perceptual),  # make_config refuses other names
+        perceptual_network=cast("PerceptualNetwork | None", perceptual),  # make_config rejects other names
         identity_network=cast("IdentityNetwork | None", identity),
     )
     reporter = Reporter(json_output)
