@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -36,6 +37,7 @@ from gfprestore.weights.table import Role
 log = logging.getLogger(__name__)
 
 DownloadReport = Callable[[str], Callable[[int, int | None], None]]
+Network = TypeVar("Network", bound=Restorer | Background | Detector)
 
 DEFAULT_RESTORER = "gfpgan-1.4"
 EMBEDDED_RESTORER = "compact-restorer"
@@ -109,11 +111,9 @@ class Opener:
         if name == "none":
             return None
         if name == "auto":
-            best, name = auto_choices("restorer", self.device)
-            try:
-                return self._gfpgan(self._load(best), best)
-            except WeightsMissingError as error:
-                self._report_missing(error, best, f"using {name} instead")
+            return self._first_available(
+                auto_choices("restorer", self.device), lambda name: self._gfpgan(self._load(name), name)
+            )
         self._check_role(name, "restorer")
         return self._gfpgan(self._load(name), name)
 
@@ -131,17 +131,10 @@ class Opener:
         if name != "auto":
             self._check_role(name, "background")
             return self._network_background(name, tile)
-        *better, embedded = auto_choices("background", self.device, upscale)
-        if not better:
+        choices = auto_choices("background", self.device, upscale)
+        if self.device.type == "cpu":
             self._tell_cost()
-            return self._network_background(embedded, tile)
-        for candidate in better:
-            try:
-                return self._network_background(candidate, tile)
-            except WeightsMissingError as error:
-                self._report_missing(error, candidate, "using the next background instead")
-        log.info(f"background: Real-ESRGAN is not available; using {embedded} instead.")
-        return self._network_background(embedded, tile)
+        return self._first_available(choices, lambda name: self._network_background(name, tile))
 
     def detector(self, name: str) -> Detector:
         """Open the face detector: `auto`, `mtcnn`, or a RetinaFace in the weights table.
@@ -155,12 +148,7 @@ class Opener:
         if name != "auto":
             self._check_role(name, "detector")
             return self._retinaface(name)
-        best, _ = auto_choices("detector", self.device)
-        try:
-            return self._retinaface(best)
-        except WeightsMissingError as error:
-            self._report_missing(error, best, "using the embedded MTCNN instead")
-            return MTCNNDetector()
+        return self._first_available(auto_choices("detector", self.device), self.detector)
 
     def parser(self) -> FaceParser | None:
         """Open the face parser, or return None if its weights are missing; a face-shaped mask is used then.
@@ -203,18 +191,33 @@ class Opener:
             f"{max(seconds / 60, 0.1):.1f} minutes per megapixel on this machine."
         )
 
-    def _report_missing(self, error: WeightsMissingError, name: str, consequence: str) -> None:
-        """Report missing weights in one line; after a failed download, do not use the network again."""
-        if isinstance(error, OfflineError):
-            row = self.store.row(name)
+    def _first_available(self, names: tuple[str, ...], open_network: Callable[[str], Network]) -> Network:
+        """Open the first network whose weights are available; if it is not the best one, say so in one line.
+
+        Raises:
+            WeightsMissingError: The weights of all networks are missing.
+        """
+        missing: WeightsMissingError | None = None
+        for name in names:
+            try:
+                network = open_network(name)
+            except WeightsMissingError as error:
+                log.debug(str(error))
+                if isinstance(error, DownloadError):
+                    self.store.offline = True
+                if name == names[-1]:
+                    raise
+                missing = missing or error
+            else:
+                break
+        if missing is not None:
+            best = self.store.row(names[0])
+            state = "could not be downloaded" if isinstance(missing, DownloadError) else "is not available"
             log.info(
-                f"{name} is not available offline; {consequence}. "
-                f"Run `gfprestore weights fetch {name}` to download it ({row.size_text})."
+                f"{best.name} {state}{' offline' if isinstance(missing, OfflineError) else ''}; using {name} instead. "
+                f"Run `gfprestore weights fetch {best.name}` to download it ({best.size_text})."
             )
-        else:
-            log.info(f"{name} is not available; {consequence}: {error}")
-        if isinstance(error, DownloadError):
-            self.store.offline = True
+        return network
 
     def _check_role(self, name: str, role: Role) -> None:
         """Reject the name of a network with another role.
