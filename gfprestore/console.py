@@ -120,12 +120,7 @@ class Reporter:
         sys.stdout.flush()
 
     def new_bar(self, *columns: ProgressColumn, transient: bool = True) -> Progress | None:
-        """Make a progress bar for `show`, or return None if stderr is not a terminal.
-
-        Args:
-            columns: Columns of the bar.
-            transient: Remove the bar from the terminal when it ends.
-        """
+        """Make a progress bar for `show`, removed at its end if `transient`; None if stderr is not a terminal."""
         if not self.console.is_terminal:
             return None
         # rich would redirect stdout to stderr, so that the file of `--json > FILE` would stay empty
