@@ -10,9 +10,6 @@ import typer
 
 from gfprestore.commands.boundary import command
 from gfprestore.commands.options import (
-    BEHAVIOR,
-    FACES,
-    INPUT_OUTPUT,
     Debug,
     DetectorName,
     Device,
@@ -24,6 +21,9 @@ from gfprestore.commands.options import (
     Split,
     Threads,
     WeightsDir,
+    behavior_option,
+    faces_option,
+    io_option,
 )
 from gfprestore.errors import ExitCode
 
@@ -36,60 +36,29 @@ if TYPE_CHECKING:
 @command
 def prepare(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of photos, or FFHQ with its landmark file.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Output folder.", rich_help_panel=INPUT_OUTPUT)
-    ],
-    size: Annotated[
-        int, typer.Option("--size", metavar="PX", help="Side of the images.", rich_help_panel=INPUT_OUTPUT)
-    ] = 512,
+    output: Annotated[Path, io_option("--output", "-o", metavar="DIR", help="Output folder.")],
+    size: Annotated[int, io_option("--size", metavar="PX", help="Side of the images.")] = 512,
     min_eye_distance: Annotated[
         float | None,
-        typer.Option(
-            "--min-eye-distance",
-            metavar="PX",
-            help="Minimum eye distance in the photo; default: a fifth of --size.",
-            rich_help_panel=FACES,
+        faces_option(
+            "--min-eye-distance", metavar="PX", help="Minimum eye distance in the photo; default: a fifth of --size."
         ),
     ] = None,
     min_sharpness: Annotated[
-        float,
-        typer.Option(
-            "--min-sharpness",
-            help="Minimum variance of the Laplacian of the face, for a crop of 512.",
-            rich_help_panel=FACES,
-        ),
+        float, faces_option("--min-sharpness", help="Minimum variance of the Laplacian of the face, for a crop of 512.")
     ] = 15.0,
     max_yaw: Annotated[
-        float,
-        typer.Option(
-            "--max-yaw",
-            help="Maximum distance of the nose from between the eyes, in eye distances.",
-            rich_help_panel=FACES,
-        ),
+        float, faces_option("--max-yaw", help="Maximum distance of the nose from between the eyes, in eye distances.")
     ] = 0.45,
     max_outside: Annotated[
-        float,
-        typer.Option(
-            "--max-outside",
-            metavar="0..1",
-            help="Maximum share of a crop outside the photo.",
-            rich_help_panel=FACES,
-        ),
+        float, faces_option("--max-outside", metavar="0..1", help="Maximum share of a crop outside the photo.")
     ] = 0.15,
     min_score: Annotated[
-        float | None,
-        typer.Option(
-            "--detection-threshold", metavar="0..1", help="Minimum score of a detection.", rich_help_panel=FACES
-        ),
+        float | None, faces_option("--detection-threshold", metavar="0..1", help="Minimum score of a detection.")
     ] = None,
     quality: Annotated[
         int | None,
-        typer.Option(
-            "--quality",
-            metavar="1..100",
-            help="Write the crops as JPEG of this quality; default: PNG.",
-            rich_help_panel=INPUT_OUTPUT,
-        ),
+        io_option("--quality", metavar="1..100", help="Write the crops as JPEG of this quality; default: PNG."),
     ] = None,
     exclude: Exclude = None,
     detector: DetectorName = "auto",
@@ -136,14 +105,9 @@ def degrade(
     output: SetOutput,
     seed: SetSeed,
     preset: Annotated[
-        str,
-        typer.Option(
-            "--preset", help="Ranges: celeba-test, paper, official, heavy or old-prints.", rich_help_panel=BEHAVIOR
-        ),
+        str, behavior_option("--preset", help="Ranges: celeba-test, paper, official, heavy or old-prints.")
     ] = "celeba-test",
-    size: Annotated[
-        int, typer.Option("--size", metavar="PX", help="Side of the images.", rich_help_panel=INPUT_OUTPUT)
-    ] = 512,
+    size: Annotated[int, io_option("--size", metavar="PX", help="Side of the images.")] = 512,
     split: Split = None,
     exclude: Exclude = None,
     workers: Threads = 2,
@@ -168,29 +132,20 @@ def retouch(
     seed: SetSeed,
     preset: Annotated[
         str,
-        typer.Option(
-            "--preset",
-            help="Levels: deepfrr (all at 100), mixed, or single-OPERATION-LEVEL such as single-smooth-60.",
-            rich_help_panel=BEHAVIOR,
+        behavior_option(
+            "--preset", help="Levels: deepfrr (all at 100), mixed, or single-OPERATION-LEVEL such as single-smooth-60."
         ),
     ] = "deepfrr",
-    variants: Annotated[
-        int,
-        typer.Option("--variants", metavar="K", help="Number of pairs per face.", rich_help_panel=BEHAVIOR),
-    ] = 1,
+    variants: Annotated[int, behavior_option("--variants", metavar="K", help="Number of pairs per face.")] = 1,
     keep_alignment: Annotated[
         bool,
-        typer.Option(
+        faces_option(
             "--keep-alignment",
             help="Keep the alignment of the originals instead of aligning pairs on the retouched face.",
-            rich_help_panel=FACES,
         ),
     ] = False,
     size: Annotated[
-        int | None,
-        typer.Option(
-            "--size", metavar="PX", help="Side of the images; default: that of each face.", rich_help_panel=INPUT_OUTPUT
-        ),
+        int | None, io_option("--size", metavar="PX", help="Side of the images; default: that of each face.")
     ] = None,
     split: Split = None,
     exclude: Exclude = None,
@@ -215,11 +170,7 @@ def retouch(
     finder = None
     if not keep_alignment:
         store = WeightsStore(weights_dir, offline=offline)
-        opener = Opener(
-            store=store,
-            device=choose_device(device),
-            download_report=download_reporter(reporter),
-        )
+        opener = Opener(store=store, device=choose_device(device), download_report=download_reporter(reporter))
         finder = opener.detector(detector)
     with StageProgress(reporter) as progress:
         report = retouch_folder(

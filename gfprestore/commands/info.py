@@ -10,8 +10,6 @@ import typer
 
 from gfprestore.commands.boundary import command
 from gfprestore.commands.options import (
-    BEHAVIOR,
-    INPUT_OUTPUT,
     BackgroundName,
     BatchSize,
     Debug,
@@ -26,6 +24,8 @@ from gfprestore.commands.options import (
     Tile,
     Upscale,
     WeightsDir,
+    behavior_option,
+    io_option,
 )
 from gfprestore.commands.run import run_photos
 from gfprestore.errors import ExitCode
@@ -59,13 +59,8 @@ def bench(
     photo: Annotated[
         Path | None, typer.Argument(metavar="PHOTO", help="Photo to measure with; default: a portrait of the demo.")
     ] = None,
-    megapixels: Annotated[
-        float, typer.Option("--megapixels", help="Size to which the photo is resized.", rich_help_panel=BEHAVIOR)
-    ] = 0.5,
-    rounds: Annotated[
-        int,
-        typer.Option("--rounds", metavar="N", help="Number of times each part is measured.", rich_help_panel=BEHAVIOR),
-    ] = 3,
+    megapixels: Annotated[float, behavior_option("--megapixels", help="Size to which the photo is resized.")] = 0.5,
+    rounds: Annotated[int, behavior_option("--rounds", metavar="N", help="Number of times each part is measured.")] = 3,
     restorer: RestorerName = "auto",
     weights: OwnRestorer = None,
     background: BackgroundName = "auto",
@@ -100,11 +95,7 @@ def bench(
     )
     reporter = Reporter(json_output)
     report = time_parts(
-        options,
-        photo,
-        megapixels=megapixels,
-        rounds=rounds,
-        download_progress=download_reporter(reporter),
+        options, photo, megapixels=megapixels, rounds=rounds, download_progress=download_reporter(reporter)
     )
     if json_output:
         reporter.record(asdict(report))
@@ -119,9 +110,9 @@ def bench(
 
 @command
 def demo(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Output folder.", rich_help_panel=INPUT_OUTPUT)
-    ] = Path("gfprestore-demo"),
+    output: Annotated[Path, io_option("--output", "-o", metavar="DIR", help="Output folder.")] = Path(
+        "gfprestore-demo"
+    ),
     restorer: RestorerName = "auto",
     weights: OwnRestorer = None,
     background: BackgroundName = "auto",

@@ -12,10 +12,6 @@ import typer
 
 from gfprestore.commands.boundary import command
 from gfprestore.commands.options import (
-    BEHAVIOR,
-    FACES,
-    INPUT_OUTPUT,
-    PERFORMANCE,
     BackgroundName,
     BatchSize,
     Color,
@@ -33,6 +29,10 @@ from gfprestore.commands.options import (
     Tile,
     Upscale,
     WeightsDir,
+    behavior_option,
+    faces_option,
+    io_option,
+    performance_option,
 )
 from gfprestore.errors import ExitCode
 
@@ -51,12 +51,8 @@ def run(
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            help="Output folder; default: <folder>-restored beside the input folder.",
-            rich_help_panel=INPUT_OUTPUT,
+        io_option(
+            "--output", "-o", metavar="DIR", help="Output folder; default: <folder>-restored beside the input folder."
         ),
     ] = None,
     upscale: Upscale = 2.0,
@@ -64,99 +60,60 @@ def run(
     weights: OwnRestorer = None,
     background: BackgroundName = "auto",
     strength: Annotated[
-        float,
-        typer.Option(
-            "--strength",
-            metavar="0..1",
-            help="Blend of the restored (1) and the original (0) face.",
-            rich_help_panel=FACES,
-        ),
+        float, faces_option("--strength", metavar="0..1", help="Blend of the restored (1) and the original (0) face.")
     ] = 1.0,
     color: Annotated[
         Color,
-        typer.Option(
+        faces_option(
             "--color",
             "--colour",
             help="Toned photos: keep their tone (auto, keep), or let the network color them (restore).",
-            rich_help_panel=FACES,
         ),
     ] = Color.AUTO,
-    aligned: Annotated[
-        bool, typer.Option("--aligned", help="Treat the inputs as aligned face crops.", rich_help_panel=FACES)
-    ] = False,
+    aligned: Annotated[bool, faces_option("--aligned", help="Treat the inputs as aligned face crops.")] = False,
     only_center_face: Annotated[
-        bool,
-        typer.Option("--only-center-face", help="Restore only the face nearest the center.", rich_help_panel=FACES),
+        bool, faces_option("--only-center-face", help="Restore only the face nearest the center.")
     ] = False,
     min_face: Annotated[
-        float,
-        typer.Option("--min-face", metavar="PX", help="Minimum size of a face in the photo.", rich_help_panel=FACES),
+        float, faces_option("--min-face", metavar="PX", help="Minimum size of a face in the photo.")
     ] = 16.0,
     detector: DetectorName = "auto",
     detection_threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--detection-threshold", metavar="0..1", help="Minimum score of a detection.", rich_help_panel=FACES
-        ),
+        float | None, faces_option("--detection-threshold", metavar="0..1", help="Minimum score of a detection.")
     ] = None,
     device: Device = "auto",
     precision: NamedPrecision = Precision.AUTO,
     batch_size: BatchSize = None,
     tile: Tile = None,
     workers: Annotated[
-        int,
-        typer.Option(
-            "--workers", metavar="N", min=1, help="Number of threads that read and write.", rich_help_panel=PERFORMANCE
-        ),
+        int, performance_option("--workers", metavar="N", min=1, help="Number of threads that read and write.")
     ] = 2,
-    file_format: Annotated[
-        Format, typer.Option("--format", help="Format of the outputs.", rich_help_panel=INPUT_OUTPUT)
-    ] = Format.KEEP,
+    file_format: Annotated[Format, io_option("--format", help="Format of the outputs.")] = Format.KEEP,
     quality: Annotated[
         int | None,
-        typer.Option(
+        io_option(
             "--quality",
             metavar="1..100",
             min=1,
             max=100,
             help="Quality of JPEG, WebP, AVIF or HEIC; default: the source's or better.",
-            rich_help_panel=INPUT_OUTPUT,
         ),
     ] = None,
     save_faces: Annotated[
-        bool,
-        typer.Option(
-            "--save-faces", help="Write each face, before and after, to _faces.", rich_help_panel=INPUT_OUTPUT
-        ),
+        bool, io_option("--save-faces", help="Write each face, before and after, to _faces.")
     ] = False,
-    compare: Annotated[
-        bool,
-        typer.Option("--compare", help="Write a side-by-side comparison to _compare.", rich_help_panel=INPUT_OUTPUT),
-    ] = False,
+    compare: Annotated[bool, io_option("--compare", help="Write a side-by-side comparison to _compare.")] = False,
     exclude: Exclude = None,
     max_pixels: Annotated[
-        int | None,
-        typer.Option(
-            "--max-pixels", metavar="N", help="Maximum number of pixels of a photo.", rich_help_panel=INPUT_OUTPUT
-        ),
+        int | None, io_option("--max-pixels", metavar="N", help="Maximum number of pixels of a photo.")
     ] = None,
     overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite", help="Restore finished photos again, and replace other files.", rich_help_panel=BEHAVIOR
-        ),
+        bool, behavior_option("--overwrite", help="Restore finished photos again, and replace other files.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan and restore nothing.", rich_help_panel=BEHAVIOR)
-    ] = False,
+    dry_run: Annotated[bool, behavior_option("--dry-run", help="Show the plan and restore nothing.")] = False,
     seed: Annotated[
         int | None,
-        typer.Option(
-            "--seed",
-            metavar="N",
-            help="Random seed of the network's noise; default: the stored noise.",
-            rich_help_panel=BEHAVIOR,
-        ),
+        behavior_option("--seed", metavar="N", help="Random seed of the network's noise; default: the stored noise."),
     ] = None,
     weights_dir: WeightsDir = None,
     offline: Offline = False,

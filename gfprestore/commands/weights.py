@@ -77,8 +77,7 @@ def weights_fetch(
 @command
 def weights_verify(
     names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="NAME...", help="Names from `weights list`; default: all available."),
+        list[str] | None, typer.Argument(metavar="NAME...", help="Names from `weights list`; default: all available.")
     ] = None,
     weights_dir: WeightsDir = None,
     debug: Debug = False,
