@@ -1,6 +1,6 @@
-"""What people see: messages, progress and tables on stderr, JSON lines on stdout. The only door to rich.
+"""Messages, progress and tables on stderr, JSON lines on stdout. The only module that imports rich.
 
-On a terminal a run shows one moving bar; elsewhere it writes one quiet line a photo. Imports nothing of ours.
+On a terminal, a run shows a progress bar; elsewhere, it writes one line per photo. Imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -12,25 +12,35 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
-_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # to a terminal; line ends are not
+Bar = TypeVar("Bar", bound="_ProgressBar")
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # but not tab and line feed
 
 
 def printable(text: str) -> str:
-    """Text that any stream can encode and no terminal obeys: what a hostile file name may hold becomes escapes."""
+    """Escape characters that control a terminal or cannot be encoded, such as those of a hostile file name."""
     encodable = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), encodable)
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), encodable)
 
 
 class ConsoleHandler(logging.Handler):
-    """Shows the log of the package on stderr: warnings and errors marked, debug records with their logger's name."""
+    """Print log records on stderr; mark warnings and errors, and add the logger's name to debug records."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,11 +60,7 @@ class ConsoleHandler(logging.Handler):
 
 @contextlib.contextmanager
 def log_on_console(level: int = logging.INFO) -> Iterator[None]:
-    """Show the log of the package on stderr while the block runs.
-
-    Args:
-        level: The least level that is shown.
-    """
+    """Print the package's log records of at least this level on stderr while the block runs."""
     logger, handler = logging.getLogger("gfprestore"), ConsoleHandler()
     level_before = logger.level
     logger.addHandler(handler)
@@ -67,58 +73,77 @@ def log_on_console(level: int = logging.INFO) -> Iterator[None]:
 
 
 def _console() -> Console:
-    """The console that the log is shown on, so that a progress bar and messages share the terminal; else a new one."""
+    """The console of the log, so that messages do not tear a progress bar; a new one if the log is not shown."""
     handlers = logging.getLogger("gfprestore").handlers
     shared = [handler.console for handler in handlers if isinstance(handler, ConsoleHandler)]
     return shared[-1] if shared else Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class Reporter:
-    """Tells people on stderr what happens and, with `json_output`, scripts on stdout what came out.
-
-    Args:
-        json_output: Write one JSON object a line to stdout.
-    """
+    """Messages for people on stderr and, with `json_output`, one JSON object per line for scripts on stdout."""
 
     def __init__(self, json_output: bool = False) -> None:
         self.json_output = json_output
         self.console = _console()
+        self._bars: list[Progress] = []
 
     def note(self, message: str) -> None:
-        """One plain line."""
+        """Print a message."""
         self.console.print(escape(printable(message)))
 
     def warn(self, message: str) -> None:
-        """One line that deserves attention; the work goes on."""
+        """Print a warning."""
         self.console.print(f"[yellow]warning:[/yellow] {escape(printable(message))}")
 
     def error(self, message: str) -> None:
-        """One line that says what failed and what to do."""
+        """Print an error."""
         self.console.print(f"[red]error:[/red] {escape(printable(message))}")
 
     def record(self, values: Mapping[str, Any]) -> None:
-        """One JSON object on stdout, written out at once; nothing without `json_output`."""
+        """Write one JSON object to stdout and flush it, if `json_output` is set."""
         if self.json_output:
             sys.stdout.write(json.dumps(values, ensure_ascii=True) + "\n")
             sys.stdout.flush()
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table on stderr."""
+        """Print a table on stderr."""
         self.console.print(make_table(title, columns, rows))
 
     def listing(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table on stdout, for commands whose answer it is; wide where stdout is no terminal, so nothing is cut."""
+        """Print a table on stdout; 400 columns wide if stdout is not a terminal, so that no cell is wrapped."""
         out = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=400)
         out.print(make_table(title, columns, rows))
 
     def answer(self, text: str) -> None:
-        """One line on stdout, for commands whose answer it is."""
+        """Print one line on stdout."""
         sys.stdout.write(printable(text) + "\n")
         sys.stdout.flush()
 
+    def new_bar(self, *columns: ProgressColumn, transient: bool = True) -> Progress | None:
+        """Make a progress bar for `show`, removed at its end if `transient`; None if stderr is not a terminal."""
+        if not self.console.is_terminal:
+            return None
+        # rich would redirect stdout to stderr, so that the file of `--json > FILE` would stay empty
+        return Progress(*columns, console=self.console, transient=transient, redirect_stdout=sys.stdout.isatty())
+
+    def show(self, bar: Progress) -> None:
+        """Show a progress bar in place of the present one, which returns when this one is hidden."""
+        if self._bars:
+            self._bars[-1].stop()
+        self._bars.append(bar)
+        bar.start()
+
+    def hide(self, bar: Progress) -> None:
+        """End a progress bar that `show` started."""
+        bar.stop()
+        was_visible = self._bars[-1] is bar
+        self._bars.remove(bar)
+        if was_visible and self._bars:
+            self._bars[-1].start()
+
 
 def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A rich table of plain texts; markup in them is shown, not obeyed."""
+    """Make a rich table of plain texts, in which markup has no effect."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -127,57 +152,54 @@ def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     return table
 
 
-class RunProgress:
-    """Progress of a run: a bar with photos, faces, rate and time left on a terminal, one line a photo elsewhere.
+class _ProgressBar:
+    """Base of the progress that shows a bar, on a terminal, while its block runs."""
 
-    Args:
-        reporter: Where to write.
-        total: Number of photos of the run.
-    """
+    def __init__(self, reporter: Reporter, *columns: ProgressColumn) -> None:
+        self.reporter = reporter
+        self.bar = reporter.new_bar(*columns)
+
+    def __enter__(self: Bar) -> Bar:
+        if self.bar is not None:
+            self.reporter.show(self.bar)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None:
+            self.reporter.hide(self.bar)
+
+
+class RunProgress(_ProgressBar):
+    """Progress of a run: a bar with photos, faces, rate and time left on a terminal, one line per photo elsewhere."""
 
     def __init__(self, reporter: Reporter, total: int) -> None:
-        self.reporter = reporter
+        super().__init__(
+            reporter,
+            TextColumn("{task.completed:.0f}/{task.total:.0f} photos"),
+            BarColumn(),
+            TextColumn("{task.fields[faces]} faces"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[current]}"),
+        )
         self.total = total
         self.done = 0
         self.faces = 0
         self.started = time.monotonic()
-        self.bar: Progress | None = None
-        self.task: TaskID | None = None
-        if reporter.console.is_terminal:
-            self.bar = Progress(
-                TextColumn("{task.completed:.0f}/{task.total:.0f} photos"),
-                BarColumn(),
-                TextColumn("{task.fields[faces]} faces"),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[current]}"),
-                console=reporter.console,
-                transient=True,
-            )
+        self.task = TaskID(0)
+        if self.bar is not None:
             self.task = self.bar.add_task("run", total=total, faces=0, rate="", current="")
 
-    def __enter__(self) -> RunProgress:
-        if self.bar is not None:
-            self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-
     def working_on(self, what: str, fraction: float = 0.0) -> None:
-        """Shows what is being done now, with the done share 0..1 of this photo; only on a terminal."""
-        if self.bar is not None and self.task is not None:
-            self.bar.update(
-                self.task, current=escape(printable(what)), completed=min(self.done + fraction, float(self.total))
-            )
+        """Show the current step and the finished fraction (0 to 1) of the current photo; only on a terminal."""
+        if self.bar is not None:
+            completed = min(self.done + fraction, float(self.total))
+            self.bar.update(self.task, current=escape(printable(what)), completed=completed)
 
     def at(self, done: int, total: int) -> None:
-        """So many photos of so many are done; a line at every tenth where there is no bar."""
+        """Show the number of finished photos; print a line at each tenth if there is no bar."""
         self.done, self.total = done, total
-        if self.bar is not None and self.task is not None:
+        if self.bar is not None:
             self.bar.update(self.task, completed=done, total=total, rate=self._rate())
         elif 10 * done // max(total, 1) != 10 * (done - 1) // max(total, 1):
             self.reporter.note(f"[{done}/{total}]")
@@ -187,7 +209,7 @@ class RunProgress:
         return f"{rate:.1f} photos/s" if rate >= 1 else f"{1 / max(rate, 1e-9):.1f} s/photo"
 
     def advance(self, line: str, faces: int, failed: bool) -> None:
-        """One photo is finished; `line` is its quiet line, shown on a terminal only where it failed."""
+        """Count a finished photo. A terminal shows its line only if the photo failed."""
         self.done += 1
         self.faces += faces
         if self.bar is None:
@@ -196,45 +218,25 @@ class RunProgress:
             return
         if failed:
             self.reporter.error(line)
-        if self.task is not None:
-            self.bar.update(self.task, completed=self.done, faces=self.faces, rate=self._rate())
+        self.bar.update(self.task, completed=self.done, faces=self.faces, rate=self._rate())
 
 
-class StageProgress:
-    """Progress of work in several stages: a bar for the present one on a terminal, a line at each tenth elsewhere.
-
-    Args:
-        reporter: Where to write.
-    """
+class StageProgress(_ProgressBar):
+    """Progress of work in stages: a bar for the current stage on a terminal, a line at each tenth elsewhere."""
 
     def __init__(self, reporter: Reporter) -> None:
-        self.reporter = reporter
+        super().__init__(
+            reporter,
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeRemainingColumn(),
+        )
         self.last: tuple[str, int] = ("", -1)
         self.task: TaskID | None = None
-        self.bar: Progress | None = None
-        if reporter.console.is_terminal:
-            self.bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-                TimeRemainingColumn(),
-                console=reporter.console,
-                transient=True,
-            )
-
-    def __enter__(self) -> StageProgress:
-        if self.bar is not None:
-            self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.bar is not None:
-            self.bar.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """So many of so many are done in a stage."""
+        """Show how much of a stage is done."""
         now = (stage, 10 * done // max(total, 1))
         if self.bar is None:
             if now != self.last and done:
@@ -249,33 +251,47 @@ class StageProgress:
 
 
 class DownloadProgress:
-    """Progress of one download: a bar on a terminal, a line at every tenth elsewhere.
+    """Progress of a download: a bar with size, speed and time left on a terminal, a line at each tenth elsewhere.
 
-    Args:
-        reporter: Where to write.
-        name: What is being downloaded.
+    The bar is visible from the first report to the end of the `with` block.
     """
 
     def __init__(self, reporter: Reporter, name: str) -> None:
         self.reporter = reporter
         self.name = name
         self.last_tenth = -1
+        self.task: TaskID | None = None
+        self.bar = reporter.new_bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            transient=False,
+        )
+
+    def __enter__(self) -> DownloadProgress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.bar is not None and self.task is not None:
+            self.reporter.hide(self.bar)
+            self.bar.remove_task(self.task)
+            self.task = None
 
     def __call__(self, received: int, total: int | None) -> None:
-        """Told by the download: bytes received so far, and the total where the server says it."""
-        if not total:
-            return
-        tenth = 10 * received // total
-        if tenth == self.last_tenth:
-            return
-        self.last_tenth = tenth
-        line = f"{self.name}: {received / 1e6:.0f} of {total / 1e6:.0f} MB"
-        if self.reporter.console.is_terminal and received < total:
-            self.reporter.console.print(escape(line), end="\r")
+        """Show the number of bytes received so far, and the total if the server sent it."""
+        if self.bar is None:
+            if total and 10 * received // total != self.last_tenth:
+                self.last_tenth = 10 * received // total
+                self.reporter.note(f"{self.name}: {received / 1e6:.0f} of {total / 1e6:.0f} MB")
+        elif self.task is None:  # bytes of an earlier attempt do not count as speed
+            self.task = self.bar.add_task(escape(printable(self.name)), total=total, completed=received)
+            self.reporter.show(self.bar)
         else:
-            self.reporter.note(line)
+            self.bar.update(self.task, completed=received, total=total)
 
 
 def download_reporter(reporter: Reporter) -> Callable[[str], DownloadProgress]:
-    """A factory of download progress by name, for the weights store's callers."""
+    """Return a function that makes the progress of a download from the name of the weights."""
     return lambda name: DownloadProgress(reporter, name)

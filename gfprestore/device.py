@@ -17,7 +17,7 @@ PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device to compute on.
+    """Choose the device to compute on.
 
     Args:
         name: `auto` (CUDA, else MPS, else CPU) or a torch name such as `cpu`, `cuda`, `cuda:1`, `mps`.
@@ -49,7 +49,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The floating-point type of the networks.
+    """Choose the floating-point type of the networks.
 
     `auto` is fp16 on CUDA (results are checked and run again in fp32 where half precision overflowed), fp32 elsewhere.
 
@@ -61,12 +61,12 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name not in PRECISIONS:
         raise DeviceError(f"--precision {name} is unknown. Use auto, fp32, fp16 or bf16.")
     if device.type == "cpu" and name == "fp16":
-        raise DeviceError("--precision fp16 needs a GPU. Use fp32, or bf16 where the processor has it (AMX, AVX512).")
+        raise DeviceError("--precision fp16 needs a GPU. Use fp32, or bf16 if the processor supports it (AMX, AVX512).")
     return PRECISIONS[name]
 
 
 def precision_name(dtype: torch.dtype) -> str:
-    """The name of a floating-point type without its package: `float16`."""
+    """Name of a floating-point type without its package, such as `float16`."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -105,13 +105,13 @@ def release_memory(device: torch.device) -> None:
 
 
 def face_seed(seed: int, photo: str, face: int) -> int:
-    """The 63-bit seed of one face: depends on the run's seed, the photo and the face's index, on nothing else."""
+    """63-bit seed of one face, which depends only on the seed of the run, the photo and the index of the face."""
     digest = hashlib.sha256(f"{seed}\0{photo}\0{face}".encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _container_headroom() -> int:
-    """Bytes left below the control group's memory limit (versions 2 and 1); unlimited where there is none."""
+    """Bytes left below the control group's memory limit (versions 2 and 1); unlimited if there is none."""
     for limit_file, usage_file in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),

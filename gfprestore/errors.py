@@ -1,7 +1,7 @@
 """Exit codes and every error a user can meet.
 
-A message says what happened, to which file, and what to do next. The class carries the exit code, so that the command
-line maps errors to codes in one place. Imports nothing of ours.
+A message says what happened, to which file, and what to do next. The class has the exit code, so that the command line
+maps errors to codes in one place. Imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
 
 
 class GfprestoreError(Exception):
-    """Base of all errors that are told to the user without a traceback."""
+    """Base of all errors that the user sees without a traceback."""
 
     exit_code: ExitCode = ExitCode.SOME_FAILED
 
@@ -46,35 +46,33 @@ class DeviceError(GfprestoreError):
 
 
 class WeightsError(GfprestoreError):
-    """Weights are missing, damaged or of another network."""
+    """Weights are missing, damaged or for another network."""
 
     exit_code = ExitCode.WEIGHTS
 
 
 class PhotoError(GfprestoreError):
-    """One photo could not be read, restored or written; the others go on."""
-
-    exit_code = ExitCode.SOME_FAILED
+    """One photo could not be read, restored or written; the run continues with the others."""
 
 
 class WeightsMissingError(WeightsError):
-    """A weights file is neither here nor to be had."""
+    """A weights file is missing and not available."""
 
 
 class OfflineError(WeightsMissingError):
-    """A weights file is not here, and downloads are switched off."""
+    """A weights file is missing, and downloads are disabled."""
 
 
 class DownloadError(WeightsMissingError):
-    """A weights file is not here, and its download failed."""
+    """A weights file is missing, and its download failed."""
 
 
 class WeightsDamagedError(WeightsError):
-    """A weights file is empty, cut short, changed, or no weights file at all."""
+    """A weights file is empty, truncated, modified, or not a weights file."""
 
 
 class WeightsUnsafeError(WeightsError):
-    """A weights file holds pickled code, which is never run."""
+    """A weights file contains pickled code, which is never run."""
 
 
 class WeightsMismatchError(WeightsError):
@@ -86,38 +84,38 @@ class FaceError(PhotoError):
 
 
 class UnreadablePhotoError(PhotoError):
-    """A photo's file is missing, locked, empty, damaged, or no photo at all."""
+    """The file of a photo is missing, locked, empty, damaged, or not an image."""
 
 
 class UnsupportedPhotoError(PhotoError):
-    """A photo's file is intact but of a kind that is not restored: animated, of several pages, floating point."""
+    """The file of a photo is intact but unsupported: animated, with several pages, or floating-point."""
 
 
 class PhotoTooLargeError(PhotoError):
-    """A photo has more pixels than the limit allows or memory holds."""
+    """A photo has more pixels than the limit allows or the memory can hold."""
 
 
 class PhotoWriteError(PhotoError):
-    """A restored photo could not be written; nothing is left under its name."""
+    """A restored photo could not be written; no incomplete file remains."""
 
 
 class TrainingDivergedError(GfprestoreError):
-    """The losses of a training are no numbers, and going back with lower rates did not help."""
+    """The losses of a training diverged, and rollbacks at lower learning rates did not help."""
 
 
 class TrainingInterruptedError(GfprestoreError):
-    """A training was stopped; its checkpoint is written."""
+    """A training was interrupted; its checkpoint is written."""
 
     exit_code = ExitCode.INTERRUPTED
 
 
-class MetricUnavailable(GfprestoreError):  # noqa: N818 (a state of this machine, no fault)
-    """A metric cannot be computed here; the others can.
+class MetricUnavailable(GfprestoreError):  # noqa: N818 (a state of this machine, not an error)
+    """A metric cannot be computed on this machine; the others can.
 
     Args:
-        label: The metric, for people.
-        reason: What is missing, as a sentence.
-        remedy: The command that gets it, as a sentence; empty where the reason names it.
+        label: Name of the metric in messages.
+        reason: Sentence that says what is missing.
+        remedy: Sentence with the command that installs it; empty if the reason names it.
     """
 
     exit_code = ExitCode.WEIGHTS

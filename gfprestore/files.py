@@ -1,4 +1,4 @@
-"""Files written whole or not at all, hashed, appended to: the one place that does this.
+"""The only module that writes files atomically, appends to them and hashes them.
 
 A file is written under a temporary name in its own folder, forced to the disk, and then moved to its final name. A
 process that is killed while it writes leaves at most a temporary file, which `is_leftover` recognizes by its name.
@@ -19,20 +19,20 @@ from typing import BinaryIO
 from gfprestore.errors import FolderError
 
 TEMPORARY_PREFIX = ".gfprestore-"
-"""What the names of unfinished files begin with; a killed process may leave one behind."""
+"""Prefix of the names of unfinished files, which a killed process may leave behind."""
 
 _LEFTOVER = re.compile(re.escape(TEMPORARY_PREFIX) + r"[0-9a-f]{16}\.part")
 _BLOCK = 1 << 20
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file name is that of an unfinished file."""
+    """Whether this is the name of an unfinished file."""
     return _LEFTOVER.fullmatch(name) is not None
 
 
 @contextlib.contextmanager
 def whole_file(path: Path, times: tuple[int, int] | None = None) -> Iterator[BinaryIO]:
-    """A stream that becomes `path` when the block ends without an error; otherwise `path` stays as it was.
+    """Open a stream that becomes `path` if the block ends without an error; otherwise `path` is unchanged.
 
     Args:
         path: The final name; its folder exists.
@@ -59,7 +59,7 @@ def whole_file(path: Path, times: tuple[int, int] | None = None) -> Iterator[Bin
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under its name when all of it is on the disk.
+    """Write a file that appears under its name only when it is complete.
 
     Raises:
         FolderError: It cannot be written.
@@ -72,7 +72,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def append(path: Path, data: bytes, line_end: bytes = b"") -> None:
-    """Add to the end of a file in one write; an incomplete last line before it is ended first.
+    """Append to a file in one write, after ending an incomplete last line.
 
     Args:
         path: The file, created where it is missing.
@@ -94,7 +94,7 @@ def append(path: Path, data: bytes, line_end: bytes = b"") -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a new name survive a power cut, where the file system can."""
+    """Make a new file name survive a power failure, if the file system supports it."""
     if os.name != "posix":
         return
     with contextlib.suppress(OSError):
@@ -139,5 +139,5 @@ def remove_leftovers(folder: Path) -> list[Path]:
 
 def _unwritable(path: Path, error: OSError) -> FolderError:
     return FolderError(
-        f"{path} cannot be written: {error.strerror or error}. Make room or name another folder with --output."
+        f"{path} cannot be written: {error.strerror or error}. Free some space, or choose another folder with --output."
     )

@@ -1,4 +1,4 @@
-"""Files that installed packages carry: networks and images that need no download."""
+"""Files inside installed packages: networks and images that need no download."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 
 def packaged_file(package: str, inner: str | Path) -> Path | None:
-    """Where an installed package keeps a file; the package itself is not imported.
+    """Find a file of an installed package without importing the package.
 
     Args:
         package: The name that it is imported by.
         inner: The file's path within it.
 
     Returns:
-        The file, or None where the package is not installed or does not carry it.
+        The file, or None if the package is not installed or does not contain it.
     """
     spec = importlib.util.find_spec(package)
     folders = spec.submodule_search_locations if spec is not None else None

@@ -1,4 +1,4 @@
-"""Pixels (H, W, 3) as NumPy arrays: 16 to 8 bits, resizing, luma weights and the test for gray.
+"""Pixels (H, W, 3) as NumPy arrays: rounding to levels, 16 to 8 bits, resizing, luma weights and the test for gray.
 
 Pixels are RGB uint8 (0..255) or uint16 (0..65535). Imports nothing of ours.
 """
@@ -17,6 +17,14 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Luma weights of red, green and blue (ITU-R BT.601), as JPEG uses them."""
 
 _BAND_PIXELS = 1 << 18  # compared at once by `is_gray`, so that a large image needs no mask of its own size
+
+
+def nearest_levels(values: Pixels, dtype: np.dtype[Any] | type[np.uint8 | np.uint16]) -> Pixels:
+    """Round values of any shape to the nearest levels of `dtype` (uint8 or uint16) and clip them to its range.
+
+    The values are on the scale of the levels: an image in [0, 1] is multiplied by 255 or 65535 first.
+    """
+    return np.asarray(np.rint(np.clip(values, 0, np.iinfo(dtype).max)), dtype)
 
 
 def to_8_bit(pixels: Pixels) -> NDArray[np.uint8]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from gfprestore.commands.app import main
 from gfprestore.data.degradation import DegradationOptions
 from gfprestore.errors import MetricUnavailable
-from gfprestore.evaluation.metrics.opening import METRICS
+from gfprestore.evaluation.metrics.specs import METRICS
 from gfprestore.faces.detection import DetectedFace
 from gfprestore.restoration.restoration import Restoration, RunOptions
 from gfprestore.restoration.restorers import FaceLimits

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import struct
 import zlib
 from collections.abc import Callable
@@ -256,3 +258,14 @@ def feature_sets(name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     one = stream.uniform(-1, 1, shape) @ mixing
     other = stream.uniform(-1, 1, shape) @ np.flip(mixing) * 0.8 + 0.3
     return one.astype(np.float32), other.astype(np.float32)
+
+
+def journal_states(folder: Path) -> dict[str, str]:
+    """Last status of each photo in the journal of an output folder; incomplete lines are skipped."""
+    states = {}
+    for line in (folder / ".gfprestore.jsonl").read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            if isinstance(entry, dict) and "relative" in entry:
+                states[entry["relative"]] = entry["status"]
+    return states

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gfprestore.pixels import LUMA, is_gray, resized, to_8_bit
+from gfprestore.pixels import LUMA, is_gray, nearest_levels, resized, to_8_bit
 
 
 def test_every_16_bit_level_becomes_the_nearest_8_bit_level() -> None:
@@ -19,6 +19,14 @@ def test_every_16_bit_level_becomes_the_nearest_8_bit_level() -> None:
 def test_8_bit_pixels_stay_the_same_array() -> None:
     pixels = np.zeros((2, 3, 3), np.uint8)
     assert to_8_bit(pixels) is pixels
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_values_become_the_nearest_levels_within_the_range(dtype: type[np.uint8 | np.uint16], most: int) -> None:
+    values = np.array([-3.0, -0.4, 0.49, 1.51, most - 0.6, most - 0.4, most + 0.6, 1e9], np.float32)
+    levels = nearest_levels(values, dtype)
+    assert levels.dtype == dtype
+    assert levels.tolist() == [0, 0, 0, 2, most - 1, most, most, most]
 
 
 @pytest.mark.parametrize(

@@ -45,12 +45,17 @@ def test_the_library_example_runs(
     assert capsys.readouterr().out.strip() == "(120, 160, 3) uint8 0"
 
 
-def test_every_option_of_run_is_in_the_readme_and_every_one_there_exists(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("command", "heading", "end"),
+    [("run", "## Restore photos", "With `--json`, stdout"), ("train", "## Train", "A prior trains fastest")],
+)
+def test_every_option_of_run_and_train_is_in_the_readme_and_every_one_there_exists(
+    command: str, heading: str, end: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = README[README.index("| Option |") : README.index("With `--json`, stdout")]
+    section = README[README.index(heading) : README.index(end)]
+    table = section[section.index("| Option |") :]
     documented = set(re.findall(r"--[a-z][a-z-]+", table))
-    offered = set(re.findall(r"--[a-z][a-z-]+", help_of("run", capsys, monkeypatch))) - {"--help"}
+    offered = set(re.findall(r"--[a-z][a-z-]+", help_of(command, capsys, monkeypatch))) - {"--help"}
     assert documented == offered
 
 

@@ -20,11 +20,10 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import TypeAlias
 
 from gfprestore._version import __version__
@@ -49,7 +48,6 @@ class JournalEntry:
         status: `started`, `restored` or `failed`.
         output: the result's path in the output folder with forward slashes; None if there is no result.
         output_size: the result's size in bytes.
-        output_sha256: the result's hash, if it was computed.
         source: the original's absolute path.
         source_sha256: the original's hash; None if it could not be read, as for the next two fields.
         source_size: the original's size in bytes.
@@ -67,7 +65,6 @@ class JournalEntry:
     status: str
     output: str | None = None
     output_size: int | None = None
-    output_sha256: str | None = None
     source: str
     source_sha256: str | None = None
     source_size: int | None = None
@@ -170,9 +167,7 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -187,9 +182,6 @@ class Journal:
         """Photos that a killed run started but did not finish, sorted by name."""
         with self._guard:
             return tuple(sorted(self._begun))
-
-    def __len__(self) -> int:
-        return len(self._last)
 
     def note_settings(self, settings: Mapping[str, Json]) -> str:
         """Record settings that are new to this journal and return their fingerprint.
@@ -220,13 +212,6 @@ class Journal:
             with os.fdopen(os.dup(self._descriptor), "rb") as file:
                 entry = _parse_entry(file.readline(LONGEST_LINE))
         return entry if entry is not None and entry.relative == relative else None
-
-    def entries(self) -> Iterator[JournalEntry]:
-        """Last entry of every photo, in the order of first appearance."""
-        for relative in list(self._last):
-            entry = self.last(relative)
-            if entry is not None:
-                yield entry
 
     def is_done(self, relative: str, source: Path, fingerprint: str | None, output: Path | None = None) -> bool:
         """Whether a photo was restored with these settings and neither original nor result has changed since.

@@ -21,7 +21,7 @@ from gfprestore.commands.weights import weights_app
 
 app = typer.Typer(
     name="gfprestore",
-    help="Restore folders of old photos: faces with GFP-GAN, the rest with Real-ESRGAN, all else of the file kept.",
+    help="Restore folders of old photos: faces with GFP-GAN, the rest with Real-ESRGAN; metadata are kept.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with a code of `ExitCode`."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end a run
+            stream.reconfigure(errors="backslashreplace")  # a file name that the terminal cannot encode must not end it
     app(args=list(sys.argv[1:] if argv is None else argv), prog_name="gfprestore")
 
 
@@ -49,7 +49,7 @@ def gfprestore(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Restore folders of old photos: faces with GFP-GAN, the rest with Real-ESRGAN, all else of the file kept."""
+    """Restore folders of old photos: faces with GFP-GAN, the rest with Real-ESRGAN; metadata are kept."""
 
 
 app.command()(run)

@@ -1,6 +1,6 @@
-"""`gfprestore bench`: how long a face and a megapixel take on this machine, with the networks that `run` would take.
+"""`gfprestore bench`: time per face and per megapixel on this machine, with the networks that `run` would use.
 
-Times networks, not files: reading, pasting and writing come on top, and are little beside them.
+Only networks are timed. Reading, pasting and writing take little time in comparison.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -22,6 +20,7 @@ from gfprestore.commands.demo import PORTRAITS, portrait_path
 from gfprestore.device import precision_name
 from gfprestore.errors import UsageError
 from gfprestore.photo.reading import read_photo
+from gfprestore.pixels import resized
 from gfprestore.restoration.background import NetworkBackground
 from gfprestore.restoration.model_loader import DownloadReport
 from gfprestore.restoration.restoration import Restoration, RunOptions, whole_image_crop
@@ -34,16 +33,16 @@ LEAST_MEGAPIXELS = 0.01
 
 @dataclass(frozen=True)
 class Timing:
-    """How long one part of a restoration takes.
+    """Duration of one part of a restoration.
 
     Attributes:
         part: `detector`, `restorer` or `background`.
-        name: Of the network or method.
-        precision: What it computes in; None where it is no network.
-        per: What the seconds are for: a `face`, or a `megapixel` of the photo as it comes.
-        seconds: Median over the rounds.
-        fastest: Of the rounds.
-        slowest: Of the rounds.
+        name: Name of the network or method.
+        precision: Floating-point type; None if it is not a network.
+        per: Unit of the time: `face`, or `megapixel` of the input photo.
+        seconds: Median of the rounds.
+        fastest: Fastest round in seconds.
+        slowest: Slowest round in seconds.
     """
 
     part: Literal["detector", "restorer", "background"]
@@ -57,7 +56,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """What was timed: on which device, and each part's time."""
+    """Device and duration of each part."""
 
     device: str
     parts: tuple[Timing, ...]
@@ -71,25 +70,25 @@ def bench(
     rounds: int = 3,
     download_progress: DownloadReport | None = None,
 ) -> BenchReport:
-    """Times the parts of a restoration, each once to warm up and then `rounds` times.
+    """Time the parts of a restoration: each once to warm up, then `rounds` times.
 
     Args:
-        options: What `run` would be asked for.
-        photo: What to time on; None takes a portrait of the demo. Only the detector's time depends on what it shows.
-        megapixels: Size that the photo is resized to.
-        rounds: How often to time.
+        options: Options of `run`.
+        photo: Input; None uses a portrait of the demo. Only the time of the detector depends on its content.
+        megapixels: Size to which the photo is resized.
+        rounds: Number of measurements.
         download_progress: See `Restoration`.
 
     Raises:
-        UsageError: A value is out of range, or no photo was named and no package has the portrait.
+        UsageError: A value is out of range, or no photo is given and the package with the portrait is missing.
         PhotoError: The photo cannot be read.
-        WeightsError: Weights are missing, damaged or of another network.
-        DeviceError: The device is not usable, or its memory does not suffice.
+        WeightsError: Weights are missing, damaged or for another network.
+        DeviceError: The device is not usable or has too little memory.
     """
     if not LEAST_MEGAPIXELS <= megapixels < math.inf:
-        raise UsageError(f"--megapixels is {LEAST_MEGAPIXELS} or more, not {megapixels:g}.")
+        raise UsageError(f"--megapixels must be at least {LEAST_MEGAPIXELS}, not {megapixels:g}.")
     if rounds < 1:
-        raise UsageError(f"--rounds is 1 or more, not {rounds}.")
+        raise UsageError(f"--rounds must be at least 1, not {rounds}.")
     options.check()
     package, file, _ = PORTRAITS["astronaut"]
     source = read_photo(photo or portrait_path(package, file), options.max_pixels)
@@ -117,15 +116,14 @@ def _timings(restoration: Restoration, pixels: Pixels, rounds: int) -> Iterator[
 
 
 def of_size(pixels: Pixels, count: float) -> Pixels:
-    """An image (H, W, 3) resized to about `count` pixels, its shape kept."""
+    """Resize an image (H, W, 3) to about `count` pixels at the same aspect ratio."""
     scale = math.sqrt(count / (pixels.shape[0] * pixels.shape[1]))
     width, height = (max(1, round(side * scale)) for side in (pixels.shape[1], pixels.shape[0]))
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(pixels, (width, height), interpolation=interpolation))
+    return resized(pixels, width, height)
 
 
 def _durations(work: Callable[[], object], rounds: int, amount: float) -> list[float]:
-    """Seconds for one unit, each round's, when `work` does `amount` of them."""
+    """Seconds per unit in each round; `work` processes `amount` units."""
     work()
     durations = []
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""The border between commands and the shell: errors become messages and exit codes."""
+"""Boundary between commands and the shell: errors become messages and exit codes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def command(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
 
 
 def _run(function: Callable[[], None], debug: bool) -> None:
-    """Run a command; log its error and leave with the error's exit code.
+    """Run a command; log its error and exit with the error's exit code.
 
     Raises:
         typer.Exit: The command failed or was interrupted.

@@ -10,9 +10,6 @@ import typer
 
 from gfprestore.commands.boundary import command
 from gfprestore.commands.options import (
-    BEHAVIOR,
-    FACES,
-    INPUT_OUTPUT,
     BatchSize,
     Debug,
     DetectorName,
@@ -25,6 +22,9 @@ from gfprestore.commands.options import (
     Split,
     Threads,
     WeightsDir,
+    behavior_option,
+    faces_option,
+    io_option,
 )
 from gfprestore.errors import ExitCode
 
@@ -37,60 +37,29 @@ if TYPE_CHECKING:
 @command
 def prepare(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of photos, or FFHQ with its landmark file.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Output folder.", rich_help_panel=INPUT_OUTPUT)
-    ],
-    size: Annotated[
-        int, typer.Option("--size", metavar="PX", help="Side of the images.", rich_help_panel=INPUT_OUTPUT)
-    ] = 512,
+    output: Annotated[Path, io_option("--output", "-o", metavar="DIR", help="Output folder.")],
+    size: Annotated[int, io_option("--size", metavar="PX", help="Side of the images.")] = 512,
     min_eye_distance: Annotated[
         float | None,
-        typer.Option(
-            "--min-eye-distance",
-            metavar="PX",
-            help="Minimum eye distance in the photo; default: a fifth of --size.",
-            rich_help_panel=FACES,
+        faces_option(
+            "--min-eye-distance", metavar="PX", help="Minimum eye distance in the photo; default: a fifth of --size."
         ),
     ] = None,
     min_sharpness: Annotated[
-        float,
-        typer.Option(
-            "--min-sharpness",
-            help="Minimum variance of the Laplacian of the face, for a crop of 512.",
-            rich_help_panel=FACES,
-        ),
+        float, faces_option("--min-sharpness", help="Minimum variance of the Laplacian of the face, for a crop of 512.")
     ] = 15.0,
     max_yaw: Annotated[
-        float,
-        typer.Option(
-            "--max-yaw",
-            help="Maximum distance of the nose from between the eyes, in eye distances.",
-            rich_help_panel=FACES,
-        ),
+        float, faces_option("--max-yaw", help="Maximum distance of the nose from between the eyes, in eye distances.")
     ] = 0.45,
     max_outside: Annotated[
-        float,
-        typer.Option(
-            "--max-outside",
-            metavar="0..1",
-            help="Maximum share of a crop that lies outside the photo.",
-            rich_help_panel=FACES,
-        ),
+        float, faces_option("--max-outside", metavar="0..1", help="Maximum share of a crop outside the photo.")
     ] = 0.15,
     min_score: Annotated[
-        float | None,
-        typer.Option(
-            "--detection-threshold", metavar="0..1", help="Minimum score of a detection.", rich_help_panel=FACES
-        ),
+        float | None, faces_option("--detection-threshold", metavar="0..1", help="Minimum score of a detection.")
     ] = None,
     quality: Annotated[
         int | None,
-        typer.Option(
-            "--quality",
-            metavar="1..100",
-            help="Write the crops as JPEG of this quality; default: PNG.",
-            rich_help_panel=INPUT_OUTPUT,
-        ),
+        io_option("--quality", metavar="1..100", help="Write the crops as JPEG of this quality; default: PNG."),
     ] = None,
     exclude: Exclude = None,
     detector: DetectorName = "auto",
@@ -124,7 +93,7 @@ def prepare(
     counts = {"photos": report.photos, "done_before": report.done_before, "faces": report.faces}
     rejected = dict(report.rejected)
     reporter.record({"summary": {**counts, "rejected": rejected, "failed": len(report.failed)}})
-    rows = [*counts.items(), *((f"left out: {reason}", count) for reason, count in rejected.items())]
+    rows = [*counts.items(), *((f"rejected: {reason}", count) for reason, count in rejected.items())]
     reporter.table("", ["what", "count"], [[name, str(count)] for name, count in rows])
     reporter.note(f"index: {report.index}")
     if report.failed:
@@ -138,22 +107,19 @@ def degrade(
     seed: SetSeed,
     preset: Annotated[
         str,
-        typer.Option(
+        behavior_option(
             "--preset",
             help="Ranges: celeba-test, celeba-test-sr4 (4x super-resolution), paper, official, heavy or old-prints.",
-            rich_help_panel=BEHAVIOR,
         ),
     ] = "celeba-test",
-    size: Annotated[
-        int, typer.Option("--size", metavar="PX", help="Side of the images.", rich_help_panel=INPUT_OUTPUT)
-    ] = 512,
+    size: Annotated[int, io_option("--size", metavar="PX", help="Side of the images.")] = 512,
     split: Split = None,
     exclude: Exclude = None,
     workers: Threads = 2,
     json_output: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make a low-quality test set as CelebA-Test was made; the same command gives the same bytes."""
+    """Make a low-quality test set in the way of CelebA-Test; the same command gives the same bytes."""
     from gfprestore.console import Reporter, StageProgress
     from gfprestore.data.degrade_folder import DegradeOptions, degrade_folder
 
@@ -171,29 +137,20 @@ def retouch(
     seed: SetSeed,
     preset: Annotated[
         str,
-        typer.Option(
-            "--preset",
-            help="Levels: deepfrr (all at 100), mixed, or single-OPERATION-LEVEL such as single-smooth-60.",
-            rich_help_panel=BEHAVIOR,
+        behavior_option(
+            "--preset", help="Levels: deepfrr (all at 100), mixed, or single-OPERATION-LEVEL such as single-smooth-60."
         ),
     ] = "deepfrr",
-    variants: Annotated[
-        int,
-        typer.Option("--variants", metavar="K", help="Number of pairs made of each face.", rich_help_panel=BEHAVIOR),
-    ] = 1,
+    variants: Annotated[int, behavior_option("--variants", metavar="K", help="Number of pairs per face.")] = 1,
     keep_alignment: Annotated[
         bool,
-        typer.Option(
+        faces_option(
             "--keep-alignment",
-            help="Leave the pairs as the originals are aligned, instead of aligning them on the retouched face.",
-            rich_help_panel=FACES,
+            help="Keep the alignment of the originals instead of aligning pairs on the retouched face.",
         ),
     ] = False,
     size: Annotated[
-        int | None,
-        typer.Option(
-            "--size", metavar="PX", help="Side of the images; default: that of each face.", rich_help_panel=INPUT_OUTPUT
-        ),
+        int | None, io_option("--size", metavar="PX", help="Side of the images; default: that of each face.")
     ] = None,
     split: Split = None,
     exclude: Exclude = None,
@@ -205,7 +162,7 @@ def retouch(
     json_output: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make pairs of retouched and original faces as deepFRR has them; the same command gives the same bytes."""
+    """Make pairs of retouched and original faces in the way of deepFRR; the same command gives the same bytes."""
     from gfprestore.console import Reporter, StageProgress, download_reporter
     from gfprestore.data.dlib_landmarks import open_landmarks
     from gfprestore.data.retouch_folder import RetouchOptions, retouch_folder
@@ -218,11 +175,7 @@ def retouch(
     finder = None
     if not keep_alignment:
         store = WeightsStore(weights_dir, offline=offline)
-        opener = Opener(
-            store=store,
-            device=choose_device(device),
-            download_report=download_reporter(reporter),
-        )
+        opener = Opener(store=store, device=choose_device(device), download_report=download_reporter(reporter))
         finder = opener.detector(detector)
     with StageProgress(reporter) as progress:
         report = retouch_folder(
@@ -240,23 +193,20 @@ def sample(
             help="StyleGAN2 prior: a file such as `train --stage prior` writes, or stylegan2-ffhq-512.",
         ),
     ],
-    count: Annotated[int, typer.Option("--count", metavar="N", help="Number of faces.", rich_help_panel=INPUT_OUTPUT)],
+    count: Annotated[int, io_option("--count", metavar="N", help="Number of faces.")],
     output: SetOutput,
     seed: SetSeed,
     truncation: Annotated[
         float,
-        typer.Option(
+        behavior_option(
             "--truncation",
             metavar="0..1",
             help="Variety: 1 draws from the whole distribution, less gives more typical faces, 0 the mean face.",
-            rich_help_panel=BEHAVIOR,
         ),
     ] = 1.0,
     size: Annotated[
         int | None,
-        typer.Option(
-            "--size", metavar="PX", help="Side of the images; default: the prior's.", rich_help_panel=INPUT_OUTPUT
-        ),
+        io_option("--size", metavar="PX", help="Side of the images; default: the prior's."),
     ] = None,
     device: Device = "auto",
     batch_size: BatchSize = None,
@@ -288,7 +238,7 @@ def sample(
 def _report_set(
     reporter: Reporter, report: DegradeReport | RetouchReport, output: Path, what: str, next_step: str = ""
 ) -> None:
-    """Report what became of each image of a set; failed images end the command with their exit code."""
+    """Report the images of a set; exit with an error if any failed."""
     for entry in report.failed:
         reporter.error(f"{entry.path}: {entry.reason}")
     counts = {"made": report.made, "done_before": report.done_before, "failed": len(report.failed)}

@@ -1,6 +1,6 @@
-"""What `gfprestore doctor` finds: versions, devices, memory, weights, and what `run` would use here.
+"""Findings of `gfprestore doctor`: versions, devices, memory, weights, and what `run` would use.
 
-Looks and computes nothing large, asks nothing of the network.
+Computes nothing large and never uses the network.
 """
 
 from __future__ import annotations
@@ -17,16 +17,9 @@ import torch
 from gfprestore._version import __version__
 from gfprestore.device import choose_device, choose_precision, free_memory, precision_name, total_memory
 from gfprestore.restoration.background import fastest_precision
-from gfprestore.restoration.model_loader import (
-    DEFAULT_DETECTOR,
-    DEFAULT_RESTORER,
-    DOUBLING_BACKGROUND,
-    EMBEDDED_BACKGROUND,
-    EMBEDDED_RESTORER,
-    PARSER,
-    SLOW_BACKGROUND,
-)
+from gfprestore.restoration.model_loader import PARSER, auto_choices
 from gfprestore.weights.store import WeightsStatus, WeightsStore
+from gfprestore.weights.table import Role
 
 PACKAGES = (
     "torch",
@@ -45,7 +38,7 @@ USABLE = ("embedded", "verified", "unverified", "converted", "package")
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: what was looked at, what was found, and what to do about it where something is to do."""
+    """One line of the report, with advice if there is something to do."""
 
     name: str
     value: str
@@ -53,14 +46,10 @@ class Finding:
 
 
 def examine(device_name: str = "auto", weights_dir: Path | None = None) -> list[Finding]:
-    """Looks at this machine.
-
-    Args:
-        device_name: The device that `run` would be given.
-        weights_dir: The folder of weights that `run` would be given.
+    """Examine this machine, with the values that `run` would get for --device and --weights-dir.
 
     Raises:
-        DeviceError: The device is not here.
+        DeviceError: The device is not available.
     """
     device = choose_device(device_name)
     states = {row.file.name: row for row in WeightsStore(weights_dir, offline=True).status()}
@@ -104,7 +93,7 @@ def _devices() -> list[Finding]:
 
 
 def _folder_text(folder: Path) -> str:
-    return str(folder) if folder.is_dir() else f"{folder} (made by the first download)"
+    return str(folder) if folder.is_dir() else f"{folder} (created by the first download)"
 
 
 def _weights(row: WeightsStatus) -> Finding:
@@ -112,29 +101,29 @@ def _weights(row: WeightsStatus) -> Finding:
 
 
 def _what_run_uses(device: torch.device, states: dict[str, WeightsStatus]) -> list[Finding]:
-    """The networks that `auto` would take, as far as can be said without asking the network."""
+    """The networks that `auto` selects for `--upscale 2`, as far as known without a download."""
 
-    def here(name: str) -> bool:
+    def usable(name: str) -> bool:
         return states[name].state in USABLE
 
-    restorer = Finding("run restores faces with", DEFAULT_RESTORER)
-    if not here(DEFAULT_RESTORER):
+    def choice(role: Role) -> str:
+        best, *others = auto_choices(role, device)
+        if not others or usable(best):
+            return best
+        return f"{best} if it can be downloaded, else {next(filter(usable, others[:-1]), others[-1])}"
+
+    best, embedded = auto_choices("restorer", device)
+    restorer = Finding("run restores faces with", best)
+    if not usable(best):
         restorer = Finding(
             restorer.name,
-            f"{DEFAULT_RESTORER} if it can be downloaded ({states[DEFAULT_RESTORER].file.size_text}), "
-            f"else {EMBEDDED_RESTORER}",
-            f"The large face restorer is not here yet. `gfprestore weights fetch {DEFAULT_RESTORER}` brings it.",
+            f"{best} if it can be downloaded ({states[best].file.size_text}), else {embedded}",
+            f"The large face restorer is not downloaded yet. Run `gfprestore weights fetch {best}`.",
         )
-    detector = DEFAULT_DETECTOR if here(DEFAULT_DETECTOR) else f"{DEFAULT_DETECTOR} if it can be downloaded, else mtcnn"
-    mask = PARSER if here(PARSER) else f"a face-shaped mask; `gfprestore weights fetch {PARSER}` brings a finer one"
-    background = EMBEDDED_BACKGROUND
-    if device.type != "cpu":
-        names = [name for name in (DOUBLING_BACKGROUND, SLOW_BACKGROUND) if here(name)]
-        downloaded = f"{DOUBLING_BACKGROUND} if it can be downloaded, else {EMBEDDED_BACKGROUND}"
-        background = names[0] if names else downloaded
+    mask = PARSER if usable(PARSER) else f"a face-shaped mask; for a finer one, run `gfprestore weights fetch {PARSER}`"
     return [
         restorer,
-        Finding("run finds faces with", detector),
+        Finding("run finds faces with", choice("detector")),
         Finding("run masks faces with", mask),
-        Finding("run enlarges with", background),
+        Finding("run enlarges with", choice("background")),
     ]

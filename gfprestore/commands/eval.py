@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from gfprestore.commands.boundary import command
 from gfprestore.commands.options import (
-    BEHAVIOR,
-    FACES,
-    INPUT_OUTPUT,
     Alignment,
     BatchSize,
     Debug,
@@ -23,105 +20,67 @@ from gfprestore.commands.options import (
     OwnRestorer,
     Precision,
     WeightsDir,
+    behavior_option,
+    faces_option,
+    io_option,
 )
 from gfprestore.errors import ExitCode
-
-if TYPE_CHECKING:
-    pass
 
 
 @command
 def evaluate(
     test_set: Annotated[
         str | None,
-        typer.Option(
+        io_option(
             "--set",
             metavar="NAME|DIR",
             help="celeba-test, celeba-test-sr4, lfw-test, celebchild-test, webphoto-test, or any folder.",
-            rich_help_panel=INPUT_OUTPUT,
         ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(
-            "--data",
-            metavar="DIR",
-            help="Folder of the named set; a missing set says where it is expected.",
-            rich_help_panel=INPUT_OUTPUT,
-        ),
+        io_option("--data", metavar="DIR", help="Folder of the named set; a missing set says where it is expected."),
     ] = None,
     restored: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--restored",
-            metavar="DIR",
-            help="Folder of restored images to score, from any method; repeatable.",
-            rich_help_panel=INPUT_OUTPUT,
-        ),
+        io_option("--restored", metavar="DIR", help="Folder of restored images to score, from any method; repeatable."),
     ] = None,
     gt: Annotated[
-        Path | None,
-        typer.Option(
-            "--gt",
-            metavar="DIR",
-            help="Folder of ground truth images; default: the set's own.",
-            rich_help_panel=INPUT_OUTPUT,
-        ),
+        Path | None, io_option("--gt", metavar="DIR", help="Folder of ground truth images; default: the set's own.")
     ] = None,
     lq: Annotated[
-        Path | None,
-        typer.Option(
-            "--lq",
-            metavar="DIR",
-            help="Folder of low-quality inputs; default: the set's own.",
-            rich_help_panel=INPUT_OUTPUT,
-        ),
+        Path | None, io_option("--lq", metavar="DIR", help="Folder of low-quality inputs; default: the set's own.")
     ] = None,
     metrics: Annotated[
         str | None,
-        typer.Option(
-            "--metrics",
-            metavar="A,B",
-            help="Metrics to compute; default: all. A wrong name lists them.",
-            rich_help_panel=BEHAVIOR,
-        ),
+        behavior_option("--metrics", metavar="A,B", help="Metrics to compute; default: all. A wrong name lists them."),
     ] = None,
     statistics: Annotated[
         Path | None,
-        typer.Option(
+        behavior_option(
             "--statistics",
             metavar="FILE|DIR",
             help="Statistics for the FID, or a folder of images to compute them from.",
-            rich_help_panel=BEHAVIOR,
         ),
     ] = None,
     restorer: Annotated[
         str | None,
-        typer.Option(
+        faces_option(
             "--restorer",
             metavar="NAME",
             help="Face restorer, as for run; with --restored, nothing is restored unless named.",
-            rich_help_panel=FACES,
         ),
     ] = None,
     weights: OwnRestorer = None,
     alignment: Annotated[
         Alignment,
-        typer.Option(
-            "--alignment",
-            help="Kind of inputs: aligned crops, or whole photos with one face each.",
-            rich_help_panel=FACES,
-        ),
+        faces_option("--alignment", help="Kind of inputs: aligned crops, or whole photos with one face each."),
     ] = Alignment.AUTO,
     detector: DetectorName = "auto",
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            help="Output folder; default: gfprestore-eval-<set> in the current folder.",
-            rich_help_panel=INPUT_OUTPUT,
+        io_option(
+            "--output", "-o", metavar="DIR", help="Output folder; default: gfprestore-eval-<set> in the current folder."
         ),
     ] = None,
     device: Device = "auto",
@@ -132,7 +91,7 @@ def evaluate(
     json_output: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Restore a test set, score it, and report beside the published rows; or score anyone's images."""
+    """Restore and score a test set and compare it with published results, or score existing images."""
     from gfprestore.console import Reporter, StageProgress, download_reporter
     from gfprestore.evaluation.evaluate import EvalOptions, Evaluation, Listener
     from gfprestore.evaluation.report import as_json, published_notes, table_of

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from gfprestore.commands.boundary import command
 from gfprestore.commands.options import (
-    BEHAVIOR,
-    INPUT_OUTPUT,
     BackgroundName,
     BatchSize,
     Debug,
@@ -26,12 +24,11 @@ from gfprestore.commands.options import (
     Tile,
     Upscale,
     WeightsDir,
+    behavior_option,
+    io_option,
 )
 from gfprestore.commands.run import run_photos
 from gfprestore.errors import ExitCode
-
-if TYPE_CHECKING:
-    pass
 
 
 @command
@@ -60,15 +57,10 @@ def doctor(
 @command
 def bench(
     photo: Annotated[
-        Path | None, typer.Argument(metavar="PHOTO", help="What to time on; default: a portrait of the demo.")
+        Path | None, typer.Argument(metavar="PHOTO", help="Photo to measure with; default: a portrait of the demo.")
     ] = None,
-    megapixels: Annotated[
-        float, typer.Option("--megapixels", help="Size that the photo is resized to.", rich_help_panel=BEHAVIOR)
-    ] = 0.5,
-    rounds: Annotated[
-        int,
-        typer.Option("--rounds", metavar="N", help="Number of times each part is measured.", rich_help_panel=BEHAVIOR),
-    ] = 3,
+    megapixels: Annotated[float, behavior_option("--megapixels", help="Size to which the photo is resized.")] = 0.5,
+    rounds: Annotated[int, behavior_option("--rounds", metavar="N", help="Number of times each part is measured.")] = 3,
     restorer: RestorerName = "auto",
     weights: OwnRestorer = None,
     background: BackgroundName = "auto",
@@ -83,7 +75,7 @@ def bench(
     json_output: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Time a face and a megapixel on this machine, with the networks that `run` would take."""
+    """Measure the time per face and per megapixel with the networks that `run` would use."""
     from gfprestore.commands.bench import bench as time_parts
     from gfprestore.console import Reporter, download_reporter
     from gfprestore.restoration.restoration import RunOptions
@@ -103,28 +95,24 @@ def bench(
     )
     reporter = Reporter(json_output)
     report = time_parts(
-        options,
-        photo,
-        megapixels=megapixels,
-        rounds=rounds,
-        download_progress=download_reporter(reporter),
+        options, photo, megapixels=megapixels, rounds=rounds, download_progress=download_reporter(reporter)
     )
     if json_output:
         reporter.record(asdict(report))
         return
     rows = [
-        [timing.part, timing.name, timing.precision or "", f"{timing.seconds:.3g} s a {timing.per}",
+        [timing.part, timing.name, timing.precision or "", f"{timing.seconds:.3g} s per {timing.per}",
          f"{timing.fastest:.3g} to {timing.slowest:.3g}"]
         for timing in report.parts
     ]  # fmt: skip
-    reporter.listing(f"on {report.device}", ["part", "by", "computes in", "takes", "rounds"], rows)
+    reporter.listing(f"on {report.device}", ["part", "network", "precision", "median", "rounds"], rows)
 
 
 @command
 def demo(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Output folder.", rich_help_panel=INPUT_OUTPUT)
-    ] = Path("gfprestore-demo"),
+    output: Annotated[Path, io_option("--output", "-o", metavar="DIR", help="Output folder.")] = Path(
+        "gfprestore-demo"
+    ),
     restorer: RestorerName = "auto",
     weights: OwnRestorer = None,
     background: BackgroundName = "auto",
@@ -135,7 +123,7 @@ def demo(
     json_output: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Age two public-domain portraits, restore them, and write before and after."""
+    """Age two public-domain portraits, restore them, and write a side-by-side comparison."""
     from gfprestore.batch.folders import plan_photos
     from gfprestore.batch.results import OutputOptions
     from gfprestore.commands.demo import write_aged_portraits
@@ -156,7 +144,7 @@ def demo(
     options.check()
     reporter = Reporter(json_output)
     aged = write_aged_portraits(output / "aged")
-    reporter.note(f"{len(aged)} portraits were aged into {output / 'aged'}")
+    reporter.note(f"{len(aged)} aged portraits were written to {output / 'aged'}")
     restoration = Restoration(options, download_reporter(reporter))
     plan = plan_photos(
         [output / "aged"],
@@ -165,6 +153,6 @@ def demo(
         rename=lambda source: output_suffix(source, "keep"),
     )
     failed = run_photos(plan, restoration, OutputOptions(overwrite=True, compare=True), reporter)
-    reporter.note(f"before and after, side by side: {output / 'restored' / '_compare'}")
+    reporter.note(f"Comparison of before and after: {output / 'restored' / '_compare'}")
     if failed:
         raise typer.Exit(int(ExitCode.SOME_FAILED))

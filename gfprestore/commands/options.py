@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,8 +21,24 @@ REVERSAL = "Face retouching reversal (an estimate, no evidence of how a person l
 TRAINING = "Training"
 
 
+def _in_panel(name: str) -> Callable[..., Any]:
+    """`typer.Option` for one panel of the help."""
+    return functools.partial(typer.Option, rich_help_panel=name)
+
+
+io_option = _in_panel(INPUT_OUTPUT)
+faces_option = _in_panel(FACES)
+background_option = _in_panel(BACKGROUND)
+performance_option = _in_panel(PERFORMANCE)
+behavior_option = _in_panel(BEHAVIOR)
+initial_weights_option = _in_panel(INITIAL_WEIGHTS)
+losses_option = _in_panel(LOSSES)
+reversal_option = _in_panel(REVERSAL)
+training_option = _in_panel(TRAINING)
+
+
 class Color(str, Enum):
-    """What happens to the tone of a monochrome, sepia or otherwise toned photo."""
+    """Treatment of the tone of a monochrome, sepia or otherwise toned photo."""
 
     AUTO = "auto"
     KEEP = "keep"
@@ -28,7 +46,7 @@ class Color(str, Enum):
 
 
 class Precision(str, Enum):
-    """The floating-point type of the networks."""
+    """Floating-point type of the networks."""
 
     AUTO = "auto"
     FP32 = "fp32"
@@ -37,7 +55,7 @@ class Precision(str, Enum):
 
 
 class Format(str, Enum):
-    """The format of the outputs."""
+    """Format of the outputs."""
 
     KEEP = "keep"
     JPG = "jpg"
@@ -47,125 +65,75 @@ class Format(str, Enum):
 
 
 class Alignment(str, Enum):
-    """What the inputs of an evaluation are."""
+    """Kind of the inputs of an evaluation."""
 
     AUTO = "auto"
     ALIGNED = "aligned"
     PHOTO = "photo"
 
 
-Offline = Annotated[
-    bool,
-    typer.Option("--offline", help="Never use the network.", rich_help_panel=BEHAVIOR),
-]
+Offline = Annotated[bool, behavior_option("--offline", help="Never use the network.")]
 
 
 WeightsDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--weights-dir", metavar="DIR", help="Folder of weights that is searched first.", rich_help_panel=BEHAVIOR
-    ),
+    Path | None, behavior_option("--weights-dir", metavar="DIR", help="Folder of weights that is searched first.")
 ]
 
 
-Debug = Annotated[
-    bool,
-    typer.Option("--debug", help="Show tracebacks and log messages.", rich_help_panel=BEHAVIOR),
-]
+Debug = Annotated[bool, behavior_option("--debug", help="Show tracebacks and log messages.")]
 
 
-Json = Annotated[
-    bool,
-    typer.Option("--json", help="Write one JSON object per line to stdout and nothing else.", rich_help_panel=BEHAVIOR),
-]
+Json = Annotated[bool, behavior_option("--json", help="Write one JSON object per line to stdout and nothing else.")]
 
 
-Device = Annotated[
-    str,
-    typer.Option(
-        "--device", metavar="NAME", help="Device: auto, cpu, cuda, cuda:N or mps.", rich_help_panel=PERFORMANCE
-    ),
-]
+Device = Annotated[str, performance_option("--device", metavar="NAME", help="Device: auto, cpu, cuda, cuda:N or mps.")]
 
 
 Exclude = Annotated[
-    list[str] | None,
-    typer.Option("--exclude", metavar="PATTERN", help="Skip matching names; repeatable.", rich_help_panel=INPUT_OUTPUT),
+    list[str] | None, io_option("--exclude", metavar="PATTERN", help="Skip matching names; repeatable.")
 ]
 Upscale = Annotated[
     float | None,
-    typer.Option(
-        "--upscale",
-        metavar="1..4",
-        help="Enlargement of the photo; default: 2, or 1 with frrffusion.",
-        rich_help_panel=INPUT_OUTPUT,
-    ),
+    io_option("--upscale", metavar="1..4", help="Enlargement of the photo; default: 2, or 1 with frrffusion."),
 ]
 RestorerName = Annotated[
     str,
-    typer.Option(
+    faces_option(
         "--restorer",
         metavar="NAME",
         help="Face restorer: auto, none, frrffusion (reverses face retouching), or a name from `weights list`.",
-        rich_help_panel=FACES,
     ),
 ]
 OwnRestorer = Annotated[
-    Path | None,
-    typer.Option(
-        "--weights", metavar="FILE", help="Your own face restorer, recognized by its tensors.", rich_help_panel=FACES
-    ),
+    Path | None, faces_option("--weights", metavar="FILE", help="Your own face restorer, recognized by its tensors.")
 ]
 DetectorName = Annotated[
     str,
-    typer.Option(
-        "--detector",
-        metavar="NAME",
-        help="Face detector: auto, mtcnn, retinaface-resnet50 or retinaface-mobilenet.",
-        rich_help_panel=FACES,
+    faces_option(
+        "--detector", metavar="NAME", help="Face detector: auto, mtcnn, retinaface-resnet50 or retinaface-mobilenet."
     ),
 ]
 BackgroundName = Annotated[
     str,
-    typer.Option(
+    background_option(
         "--background",
         metavar="NAME",
         help="Background network: auto (none with frrffusion), none, lanczos, or a name from `weights list`.",
-        rich_help_panel=BACKGROUND,
     ),
 ]
-NamedPrecision = Annotated[
-    Precision,
-    typer.Option("--precision", help="Floating-point type of the networks.", rich_help_panel=PERFORMANCE),
-]
+NamedPrecision = Annotated[Precision, performance_option("--precision", help="Floating-point type of the networks.")]
 BatchSize = Annotated[
-    int | None,
-    typer.Option("--batch-size", metavar="N", help="Maximum number of faces per batch.", rich_help_panel=PERFORMANCE),
+    int | None, performance_option("--batch-size", metavar="N", help="Maximum number of faces per batch.")
 ]
 Tile = Annotated[
     int | None,
-    typer.Option(
-        "--tile",
-        metavar="PX",
-        help="Side of the background's tiles; default: by available memory.",
-        rich_help_panel=PERFORMANCE,
-    ),
+    performance_option("--tile", metavar="PX", help="Side of the background's tiles; default: by available memory."),
 ]
 
 
-SetOutput = Annotated[
-    Path, typer.Option("--output", "-o", metavar="DIR", help="Output folder.", rich_help_panel=INPUT_OUTPUT)
-]
-SetSeed = Annotated[int, typer.Option("--seed", metavar="N", help="Random seed.", rich_help_panel=BEHAVIOR)]
+SetOutput = Annotated[Path, io_option("--output", "-o", metavar="DIR", help="Output folder.")]
+SetSeed = Annotated[int, behavior_option("--seed", metavar="N", help="Random seed.")]
 Split = Annotated[
-    str | None,
-    typer.Option(
-        "--split",
-        metavar="NAME",
-        help="Use only these rows of the source's index.csv.",
-        rich_help_panel=INPUT_OUTPUT,
-    ),
+    str | None, io_option("--split", metavar="NAME", help="Use only these rows of the source's index.csv.")
 ]
-Threads = Annotated[
-    int, typer.Option("--workers", metavar="N", min=1, help="Number of threads.", rich_help_panel=PERFORMANCE)
-]
+Threads = Annotated[int, performance_option("--workers", metavar="N", min=1, help="Number of threads.")]

@@ -12,11 +12,6 @@ import typer
 
 from gfprestore.commands.boundary import command
 from gfprestore.commands.options import (
-    BEHAVIOR,
-    FACES,
-    INPUT_OUTPUT,
-    PERFORMANCE,
-    REVERSAL,
     BackgroundName,
     BatchSize,
     Color,
@@ -34,6 +29,11 @@ from gfprestore.commands.options import (
     Tile,
     Upscale,
     WeightsDir,
+    behavior_option,
+    faces_option,
+    io_option,
+    performance_option,
+    reversal_option,
 )
 from gfprestore.errors import ExitCode
 
@@ -52,12 +52,8 @@ def run(
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            help="Output folder; default: <folder>-restored beside the input folder.",
-            rich_help_panel=INPUT_OUTPUT,
+        io_option(
+            "--output", "-o", metavar="DIR", help="Output folder; default: <folder>-restored beside the input folder."
         ),
     ] = None,
     upscale: Upscale = None,
@@ -65,128 +61,82 @@ def run(
     weights: OwnRestorer = None,
     background: BackgroundName = "auto",
     strength: Annotated[
-        float,
-        typer.Option(
-            "--strength",
-            metavar="0..1",
-            help="Blend of the restored (1) and the original (0) face.",
-            rich_help_panel=FACES,
-        ),
+        float, faces_option("--strength", metavar="0..1", help="Blend of the restored (1) and the original (0) face.")
     ] = 1.0,
     color: Annotated[
         Color,
-        typer.Option(
+        faces_option(
             "--color",
             "--colour",
             help="Toned photos: keep their tone (auto, keep), or let the network color them (restore).",
-            rich_help_panel=FACES,
         ),
     ] = Color.AUTO,
-    aligned: Annotated[
-        bool, typer.Option("--aligned", help="Treat the inputs as aligned face crops.", rich_help_panel=FACES)
-    ] = False,
+    aligned: Annotated[bool, faces_option("--aligned", help="Treat the inputs as aligned face crops.")] = False,
     only_center_face: Annotated[
-        bool,
-        typer.Option("--only-center-face", help="Restore only the face nearest the center.", rich_help_panel=FACES),
+        bool, faces_option("--only-center-face", help="Restore only the face nearest the center.")
     ] = False,
     min_face: Annotated[
-        float,
-        typer.Option("--min-face", metavar="PX", help="Minimum size of a face in the photo.", rich_help_panel=FACES),
+        float, faces_option("--min-face", metavar="PX", help="Minimum size of a face in the photo.")
     ] = 16.0,
     detector: DetectorName = "auto",
     detection_threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--detection-threshold", metavar="0..1", help="Minimum score of a detection.", rich_help_panel=FACES
-        ),
+        float | None, faces_option("--detection-threshold", metavar="0..1", help="Minimum score of a detection.")
     ] = None,
     retouch_levels: Annotated[
         str,
-        typer.Option(
+        reversal_option(
             "--retouch-levels",
             metavar="LEVELS",
-            help="How strongly the faces were retouched: auto (estimated), 0 to 100, or a list such as "
-            "smooth=30,slim=60.",
-            rich_help_panel=REVERSAL,
+            help="How strongly the faces were retouched: auto (estimated), 0 to 100, or such as smooth=30,slim=60.",
         ),
     ] = "auto",
     sampler: Annotated[
-        str,
-        typer.Option(
-            "--sampler", metavar="NAME", help="Sampler of the diffusion: ddim or ddpm.", rich_help_panel=REVERSAL
-        ),
+        str, reversal_option("--sampler", metavar="NAME", help="Sampler of the diffusion: ddim or ddpm.")
     ] = "ddim",
     sampling_steps: Annotated[
         int | None,
-        typer.Option(
+        reversal_option(
             "--sampling-steps",
             metavar="N",
             help="Number of DDIM steps; default: those that the network was tuned for.",
-            rich_help_panel=REVERSAL,
         ),
     ] = None,
     eta: Annotated[
-        float,
-        typer.Option("--eta", metavar="0..1", help="Share of fresh noise in each DDIM step.", rich_help_panel=REVERSAL),
+        float, reversal_option("--eta", metavar="0..1", help="Share of fresh noise in each DDIM step.")
     ] = 0.0,
     device: Device = "auto",
     precision: NamedPrecision = Precision.AUTO,
     batch_size: BatchSize = None,
     tile: Tile = None,
     workers: Annotated[
-        int,
-        typer.Option(
-            "--workers", metavar="N", min=1, help="Number of threads that read and write.", rich_help_panel=PERFORMANCE
-        ),
+        int, performance_option("--workers", metavar="N", min=1, help="Number of threads that read and write.")
     ] = 2,
-    file_format: Annotated[
-        Format, typer.Option("--format", help="Format of the outputs.", rich_help_panel=INPUT_OUTPUT)
-    ] = Format.KEEP,
+    file_format: Annotated[Format, io_option("--format", help="Format of the outputs.")] = Format.KEEP,
     quality: Annotated[
         int | None,
-        typer.Option(
+        io_option(
             "--quality",
             metavar="1..100",
             min=1,
             max=100,
             help="Quality of JPEG, WebP, AVIF or HEIC; default: the source's or better.",
-            rich_help_panel=INPUT_OUTPUT,
         ),
     ] = None,
     save_faces: Annotated[
-        bool,
-        typer.Option(
-            "--save-faces", help="Write each face, before and after, to _faces.", rich_help_panel=INPUT_OUTPUT
-        ),
+        bool, io_option("--save-faces", help="Write each face, before and after, to _faces.")
     ] = False,
-    compare: Annotated[
-        bool,
-        typer.Option("--compare", help="Write a side-by-side comparison to _compare.", rich_help_panel=INPUT_OUTPUT),
-    ] = False,
+    compare: Annotated[bool, io_option("--compare", help="Write a side-by-side comparison to _compare.")] = False,
     exclude: Exclude = None,
     max_pixels: Annotated[
-        int | None,
-        typer.Option(
-            "--max-pixels", metavar="N", help="Maximum number of pixels of a photo.", rich_help_panel=INPUT_OUTPUT
-        ),
+        int | None, io_option("--max-pixels", metavar="N", help="Maximum number of pixels of a photo.")
     ] = None,
     overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite", help="Restore again what is already done, and replace other files.", rich_help_panel=BEHAVIOR
-        ),
+        bool, behavior_option("--overwrite", help="Restore finished photos again, and replace other files.")
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done and do nothing.", rich_help_panel=BEHAVIOR)
-    ] = False,
+    dry_run: Annotated[bool, behavior_option("--dry-run", help="Show the plan and restore nothing.")] = False,
     seed: Annotated[
         int | None,
-        typer.Option(
-            "--seed",
-            metavar="N",
-            help="Random seed of the network's noise; default: the stored noise.",
-            rich_help_panel=BEHAVIOR,
-        ),
+        behavior_option("--seed", metavar="N", help="Random seed of the network's noise; default: the stored noise."),
     ] = None,
     weights_dir: WeightsDir = None,
     offline: Offline = False,
@@ -247,7 +197,7 @@ def run(
 
 
 def _show_plan(plan: Plan, how: OutputOptions, reporter: Reporter) -> None:
-    """What `--dry-run` tells: each photo, where its result would go and what is there; opens no network."""
+    """Show each photo, its output path and what is there now; open no network."""
     from gfprestore.batch.journal import Journal
 
     counts = dict.fromkeys(("new", "restored", "taken"), 0)
@@ -264,28 +214,29 @@ def _show_plan(plan: Plan, how: OutputOptions, reporter: Reporter) -> None:
     reporter.note(f"{counts['new']} photos would be restored into {folders}")
     if counts["restored"]:
         reporter.note(
-            f"{counts['restored']} were restored by an earlier run: skipped where the settings are the same, restored "
-            "again where they are not"
+            f"{counts['restored']} were restored by an earlier run. They are skipped if the settings are the same, and "
+            "restored again otherwise."
         )
     if counts["taken"]:
-        reporter.note(f"{counts['taken']} would be skipped: a file that no run wrote is in their place (--overwrite)")
+        reporter.note(
+            f"{counts['taken']} would be skipped: a file that no run wrote is there. Use --overwrite to replace it."
+        )
     if reporter.json_output:
         reporter.record({"summary": {"photos": len(plan.tasks), **counts, "dry_run": True}})
 
 
-# What the plan says after a photo: nothing stands in its place, a result of an earlier run, or a file of the user.
 _PLANNED = {"new": "", "restored": " (restored before)", "taken": " (exists and no run wrote it)"}
 
 
 def _state_of(task: PhotoTask, journal: Journal) -> str:
-    """`new`, `restored` by an earlier run under whatever settings, or `taken` by a file that no run wrote."""
+    """`new`, `restored` by an earlier run with any settings, or `taken` by a file that no run wrote."""
     if journal.is_done(task.relative.as_posix(), task.source, None, task.output):
         return "restored"
     return "taken" if os.path.lexists(task.output) and not journal.owns(task.output) else "new"
 
 
 def run_photos(plan: Plan, restoration: Restoration, how: OutputOptions, reporter: Reporter) -> int:
-    """Runs a plan, tells each result as it comes, and gives the number of failed photos."""
+    """Run a plan, report each result, and return the number of failed photos."""
     import time
 
     from gfprestore.batch.output_folder import prepare_output
@@ -315,11 +266,11 @@ def run_photos(plan: Plan, restoration: Restoration, how: OutputOptions, reporte
 
 
 def _line_of(result: PhotoResult) -> str:
-    """The quiet line of one photo."""
+    """The line of one photo."""
     if result.status == "failed":
         return result.error or f"{result.source} failed"
     if result.status == "skipped":
-        return f"{result.source}: skipped, {result.error or 'done already'}"
+        return f"{result.source}: skipped, {result.error or 'already done'}"
     faces = f"{result.restored_faces} face{'' if result.restored_faces == 1 else 's'}"
     if result.untouched_faces:
         faces += f" ({result.untouched_faces} more taken for untouched and left unchanged)"
@@ -327,7 +278,7 @@ def _line_of(result: PhotoResult) -> str:
 
 
 def _summarize(results: Sequence[PhotoResult], total: int, seconds: float, plan: Plan, reporter: Reporter) -> None:
-    """The final table, and the summary line of `--json`."""
+    """Show the final table, and write the summary of `--json`."""
     counts = {
         status: sum(result.status == status for result in results) for status in ("restored", "skipped", "failed")
     }
@@ -342,8 +293,8 @@ def _summarize(results: Sequence[PhotoResult], total: int, seconds: float, plan:
         "output": [str(folder) for folder in plan.output_folders],
     }
     reporter.record({"summary": summary})
-    not_begun = total - len(results)
-    numbers = [str(number) for number in (total, *counts.values(), not_begun)]
-    columns = ["photos", *counts, "not begun", "faces restored", "seconds"]
+    not_started = total - len(results)
+    numbers = [str(number) for number in (total, *counts.values(), not_started)]
+    columns = ["photos", *counts, "not started", "faces restored", "seconds"]
     reporter.table("", columns, [[*numbers, f"{restored_faces} of {faces}", f"{seconds:.1f}"]])
     reporter.note("written to " + ", ".join(str(folder) for folder in plan.output_folders))

@@ -6,22 +6,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
-import typer
-
 from gfprestore.commands.boundary import command
 from gfprestore.commands.options import (
-    BEHAVIOR,
-    INITIAL_WEIGHTS,
-    INPUT_OUTPUT,
-    LOSSES,
-    PERFORMANCE,
-    TRAINING,
     Debug,
     Device,
     Json,
     NamedPrecision,
     Precision,
     WeightsDir,
+    behavior_option,
+    initial_weights_option,
+    io_option,
+    losses_option,
+    performance_option,
+    training_option,
 )
 
 if TYPE_CHECKING:
@@ -32,169 +30,108 @@ if TYPE_CHECKING:
 @command
 def train(
     data: Annotated[
-        Path,
-        typer.Option(
-            "--data",
-            metavar="DIR",
-            help="Folder of aligned faces: FFHQ, or a set made by `prepare`.",
-            rich_help_panel=INPUT_OUTPUT,
-        ),
+        Path, io_option("--data", metavar="DIR", help="Folder of aligned faces: FFHQ, or a set made by `prepare`.")
     ],
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            help="Output folder; default: gfprestore-<preset> in the current folder.",
-            rich_help_panel=INPUT_OUTPUT,
+        io_option(
+            "--output", "-o", metavar="DIR", help="Output folder; default: gfprestore-<preset> in the current folder."
         ),
     ] = None,
     preset: Annotated[
         str,
-        typer.Option(
+        training_option(
             "--preset",
             help="Preset: paper, official, compact or finetune; for the stages fmar and hfdg: frrffusion or "
             "frrffusion-compact.",
-            rich_help_panel=TRAINING,
         ),
     ] = "paper",
     stage: Annotated[
         str,
-        typer.Option(
+        training_option(
             "--stage",
             help="Stage: prior (StyleGAN2), restoration, background (the network that enlarges photos), fmar or hfdg "
             "(FRRffusion).",
-            rich_help_panel=TRAINING,
         ),
     ] = "restoration",
     weights: Annotated[
-        Path | None,
-        typer.Option(
-            "--weights", metavar="FILE", help="Initial weights: a prior or a restorer.", rich_help_panel=INITIAL_WEIGHTS
-        ),
+        Path | None, initial_weights_option("--weights", metavar="FILE", help="Initial weights: a prior or a restorer.")
     ] = None,
     prior: Annotated[
         Path | None,
-        typer.Option(
-            "--prior",
-            metavar="FILE",
-            help="Prior to put into the restorer from --weights.",
-            rich_help_panel=INITIAL_WEIGHTS,
-        ),
+        initial_weights_option("--prior", metavar="FILE", help="Prior to put into the restorer from --weights."),
     ] = None,
     teacher: Annotated[
-        Path | None, typer.Option("--teacher", metavar="FILE", help="Restorer to distill from.", rich_help_panel=LOSSES)
+        Path | None, losses_option("--teacher", metavar="FILE", help="Restorer to distill from.")
     ] = None,
     values: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Change a value of the preset, such as losses.identity=8; repeatable.",
-            rich_help_panel=TRAINING,
+        training_option(
+            "--set", metavar="NAME=VALUE", help="Change a value of the preset, such as losses.identity=8; repeatable."
         ),
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", metavar="N", help="Total number of steps.", rich_help_panel=TRAINING)
-    ] = None,
+    steps: Annotated[int | None, training_option("--steps", metavar="N", help="Total number of steps.")] = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option("--batch-size", metavar="N", help="Number of images per step.", rich_help_panel=TRAINING),
+        int | None, training_option("--batch-size", metavar="N", help="Number of images per step.")
     ] = None,
     accumulate: Annotated[
         int,
-        typer.Option(
-            "--accumulate",
-            metavar="N",
-            help="Number of parts that a step is computed in, to save memory.",
-            rich_help_panel=PERFORMANCE,
+        performance_option(
+            "--accumulate", metavar="N", help="Number of parts that a step is computed in, to save memory."
         ),
     ] = 1,
-    size: Annotated[
-        int | None, typer.Option("--size", metavar="PX", help="Side of the images.", rich_help_panel=TRAINING)
-    ] = None,
+    size: Annotated[int | None, training_option("--size", metavar="PX", help="Side of the images.")] = None,
     without: Annotated[
-        list[str] | None,
-        typer.Option("--without", metavar="LOSS", help="Leave out a loss; repeatable.", rich_help_panel=LOSSES),
+        list[str] | None, losses_option("--without", metavar="LOSS", help="Remove a loss; repeatable.")
     ] = None,
     ablation: Annotated[
-        str | None,
-        typer.Option(
-            "--ablation", metavar="NAME", help="Ablation of the paper; a wrong name lists them.", rich_help_panel=LOSSES
-        ),
+        str | None, losses_option("--ablation", metavar="NAME", help="Ablation of the paper; a wrong name lists them.")
     ] = None,
     perceptual: Annotated[
         str | None,
-        typer.Option(
+        losses_option(
             "--perceptual",
             metavar="NET",
             help="Network of the perceptual loss: vgg19 (the paper's) or vgg16 (extra train).",
-            rich_help_panel=LOSSES,
         ),
     ] = None,
     perceptual_weights: Annotated[
         Path | None,
-        typer.Option(
-            "--perceptual-weights",
-            metavar="FILE",
-            help="torchvision's weights file of that network.",
-            rich_help_panel=LOSSES,
-        ),
+        losses_option("--perceptual-weights", metavar="FILE", help="torchvision's weights file of that network."),
     ] = None,
     identity: Annotated[
         str | None,
-        typer.Option(
+        losses_option(
             "--identity",
             metavar="NET",
             help="Network of the identity loss: arcface (the paper's) or dlib (extra train).",
-            rich_help_panel=LOSSES,
         ),
     ] = None,
     identity_weights: Annotated[
-        Path | None,
-        typer.Option(
-            "--identity-weights", metavar="FILE", help="Weights file of the face recognizer.", rich_help_panel=LOSSES
-        ),
+        Path | None, losses_option("--identity-weights", metavar="FILE", help="Weights file of the face recognizer.")
     ] = None,
     device: Device = "auto",
     precision: NamedPrecision = Precision.AUTO,
     workers: Annotated[
         int | None,
-        typer.Option(
-            "--workers",
-            metavar="N",
-            help="Number of processes that load images; default: measured.",
-            rich_help_panel=PERFORMANCE,
-        ),
+        performance_option("--workers", metavar="N", help="Number of processes that load images; default: measured."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Random seed.", rich_help_panel=TRAINING)] = 0,
+    seed: Annotated[int, training_option("--seed", metavar="N", help="Random seed.")] = 0,
     log_every: Annotated[
-        int,
-        typer.Option(
-            "--log-every", metavar="N", help="Number of steps between lines of the log.", rich_help_panel=INPUT_OUTPUT
-        ),
+        int, io_option("--log-every", metavar="N", help="Number of steps between lines of the log.")
     ] = 10,
     sample_every: Annotated[
-        int,
-        typer.Option(
-            "--sample-every", metavar="N", help="Number of steps between sample images.", rich_help_panel=INPUT_OUTPUT
-        ),
+        int, io_option("--sample-every", metavar="N", help="Number of steps between sample images.")
     ] = 500,
     save_every: Annotated[
-        int,
-        typer.Option(
-            "--save-every", metavar="N", help="Number of steps between checkpoints.", rich_help_panel=INPUT_OUTPUT
-        ),
+        int, io_option("--save-every", metavar="N", help="Number of steps between checkpoints.")
     ] = 500,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan and the memory it needs.", rich_help_panel=BEHAVIOR)
-    ] = False,
+    dry_run: Annotated[bool, behavior_option("--dry-run", help="Show the plan and the memory it needs.")] = False,
     weights_dir: WeightsDir = None,
     json_output: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train GFP-GAN or FRRffusion as the papers do; the same command resumes."""
+    """Train GFP-GAN or FRRffusion as in their papers; the same command resumes."""
     from gfprestore.console import Reporter
     from gfprestore.training.config import TrainSettings, make_config
     from gfprestore.training.plan import plan
@@ -228,7 +165,7 @@ def train(
         steps=steps,
         batch_size=batch_size,
         size=size,
-        perceptual_network=cast("PerceptualNetwork | None", perceptual),  # make_config refuses other names
+        perceptual_network=cast("PerceptualNetwork | None", perceptual),  # make_config rejects other names
         identity_network=cast("IdentityNetwork | None", identity),
     )
     reporter = Reporter(json_output)

@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gfprestore.commands.boundary import command
-from gfprestore.commands.options import (
-    Debug,
-    Json,
-    Offline,
-    WeightsDir,
-)
+from gfprestore.commands.options import Debug, Json, Offline, WeightsDir
 from gfprestore.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -21,7 +16,7 @@ if TYPE_CHECKING:
 
 
 weights_app = typer.Typer(
-    help="The released networks: list, fetch, verify, find them.",
+    help="List, download, verify and locate released networks.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -30,7 +25,7 @@ weights_app = typer.Typer(
 @weights_app.command("list")
 @command
 def weights_list(weights_dir: WeightsDir = None, json_output: Json = False, debug: Debug = False) -> None:
-    """Show the known networks: what is here, its size and its license."""
+    """List the known networks with their state on this machine, size and license."""
     from gfprestore.console import Reporter
     from gfprestore.weights.store import WeightsStore
 
@@ -45,7 +40,7 @@ def weights_list(weights_dir: WeightsDir = None, json_output: Json = False, debu
         return
     reporter.listing(
         f"Weights in {store.folder}",
-        ["name", "for", "here", "size", "license", "note"],
+        ["name", "role", "state", "size", "license", "note"],
         [
             [row.file.name, row.file.role, row.state, row.file.size_text, row.file.license, _note_on(row)]
             for row in rows
@@ -54,19 +49,19 @@ def weights_list(weights_dir: WeightsDir = None, json_output: Json = False, debu
 
 
 def _note_on(row: WeightsStatus) -> str:
-    """What a careful user should know of a network, and where its model card lies."""
+    """Note on a network, and the path of its model card."""
     return row.file.note if row.card is None else f"{row.file.note} Card: {row.card}".strip()
 
 
 @weights_app.command("fetch")
 @command
 def weights_fetch(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of `weights list`.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names from `weights list`.")],
     weights_dir: WeightsDir = None,
     offline: Offline = False,
     debug: Debug = False,
 ) -> None:
-    """Download networks, check their SHA-256 and keep them."""
+    """Download networks and verify their SHA-256."""
     from gfprestore.console import DownloadProgress, Reporter
     from gfprestore.weights.store import WeightsStore
 
@@ -82,25 +77,25 @@ def weights_fetch(
 @command
 def weights_verify(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME...", help="Names of `weights list`; default: all that are here.")
+        list[str] | None, typer.Argument(metavar="NAME...", help="Names from `weights list`; default: all available.")
     ] = None,
     weights_dir: WeightsDir = None,
     debug: Debug = False,
 ) -> None:
-    """Check the SHA-256 of the networks that are here."""
+    """Verify the SHA-256 of the available networks."""
     from gfprestore.console import Reporter
     from gfprestore.weights.store import WeightsStore
 
     reporter = Reporter()
     store = WeightsStore(weights_dir, offline=True)
-    here = names or [row.file.name for row in store.status() if row.state not in ("missing", "partial")]
-    checked = [store.verify(name) for name in here]
+    available = names or [row.file.name for row in store.status() if row.state not in ("missing", "partial")]
+    checked = [store.verify(name) for name in available]
     for row in checked:
         reporter.answer(f"{row.file.name}: {row.state} {row.path}")
         if row.problem:
             reporter.error(row.problem)
     if not checked:
-        reporter.note(f"no weights are in {store.folder}; `gfprestore weights fetch NAME` brings them")
+        reporter.note(f"No weights are in {store.folder}. Run `gfprestore weights fetch NAME` to download them.")
     if any(row.problem for row in checked):
         raise typer.Exit(int(ExitCode.WEIGHTS))
 
@@ -109,12 +104,12 @@ def weights_verify(
 @command
 def weights_path(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="A name of `weights list`; default: the folder itself.")
+        str | None, typer.Argument(metavar="NAME", help="Name from `weights list`; default: the folder itself.")
     ] = None,
     weights_dir: WeightsDir = None,
     debug: Debug = False,
 ) -> None:
-    """Show where a network is, or where a download would put it."""
+    """Show the path of a network, or where a download would store it."""
     from gfprestore.console import Reporter
     from gfprestore.weights.store import WeightsStore
 

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from gfprestore.pixels import LUMA, nearest_levels
+
 Image = NDArray[np.float32]
 Range = tuple[float, float]
-
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def gaussian_kernel(size: int, sigma_x: float, sigma_y: float, angle: float) -> NDArray[np.float64]:
@@ -36,7 +36,7 @@ def gaussian_kernel(size: int, sigma_x: float, sigma_y: float, angle: float) -> 
 
 def jpeg(image: Image, quality: int) -> Image:
     """Compress an image (H, W, 3) in [0, 1] with OpenCV's JPEG encoder and decode it."""
-    levels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    levels = nearest_levels(image * 255, np.uint8)
     _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(levels[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
     decoded = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
     return np.asarray(decoded[..., ::-1].astype(np.float32) / np.float32(255))

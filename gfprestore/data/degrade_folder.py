@@ -28,7 +28,7 @@ from gfprestore.batch.output_folder import prepare_output
 from gfprestore.batch.walk import Skipped
 from gfprestore.data.capture import gray_of
 from gfprestore.data.degradation import CELEBA_TEST, HEAVY, OFFICIAL, OLD_PRINTS, PAPER, DegradationOptions, degrade
-from gfprestore.data.images import Pixels, image_name, read_pixels, sha256_of
+from gfprestore.data.images import image_name, read_pixels, sha256_of, square_face
 from gfprestore.data.pair_folders import (
     GT,
     LQ,
@@ -43,8 +43,9 @@ from gfprestore.data.pair_folders import (
     write_part,
 )
 from gfprestore.data.super_resolution import SUPER_RESOLUTION_4, SuperResolutionOptions, shrunk_and_enlarged
-from gfprestore.errors import FolderError, GfprestoreError, PhotoError, UsageError
+from gfprestore.errors import FolderError, GfprestoreError, UsageError
 from gfprestore.files import append, write_whole
+from gfprestore.pixels import nearest_levels
 
 PRESETS: dict[str, DegradationOptions | SuperResolutionOptions] = {
     "celeba-test": CELEBA_TEST,
@@ -197,8 +198,8 @@ def degraded_pair(
         return np.rint(lq * 255).astype(np.uint8), gt, {"downscale": float(options.factor)}
     degraded = degrade(levels, options, np.random.default_rng(_seed_of(seed, name)))
     if options.gray_gt and "grey" in degraded.parameters:
-        gt = np.rint(gray_of(levels) * 255).astype(np.uint8)
-    return np.rint(degraded.lq * 255).astype(np.uint8), gt, degraded.parameters
+        gt = nearest_levels(gray_of(levels) * 255, np.uint8)
+    return nearest_levels(degraded.lq * 255, np.uint8), gt, degraded.parameters
 
 
 def read_pairs(folder: Path) -> list[DegradedPair]:
@@ -229,7 +230,7 @@ def _degrade_one(
         done = known.get(name)
         if done is not None and done.source_sha256 == digest and _is_complete(output, done):
             return done
-        gt = _square(path, options.size)
+        gt = square_face(path, read_pixels(path).pixels, options.size, "the set needs")
         lq, gt, parameters = degraded_pair(gt, PRESETS[options.preset], options.seed, name)
         hashes = [write_part(pixels, output, part, name) for part, pixels in ((GT, gt), (LQ, lq))]
         relative = path.relative_to(source).as_posix()
@@ -243,27 +244,6 @@ def _degrade_one(
 def _is_complete(output: Path, pair: DegradedPair) -> bool:
     """Whether both files of a pair are unchanged."""
     return is_whole(output, pair.name, {LQ: pair.lq_sha256, GT: pair.gt_sha256})
-
-
-def _square(path: Path, size: int) -> Pixels:
-    """Read an image and downscale it to the size of the set.
-
-    Raises:
-        PhotoError: The image is damaged, not square, or too small.
-    """
-    pixels = read_pixels(path).pixels
-    height, width = pixels.shape[:2]
-    if height != width:
-        raise PhotoError(
-            f"{path} is not square ({width} x {height} pixels). Run `gfprestore prepare` to align the faces."
-        )
-    if height < size:
-        raise PhotoError(
-            f"{path} is too small: it has {height} pixels a side, but the set needs {size}. Use --size {height}."
-        )
-    if height > size:
-        pixels = np.asarray(cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
-    return pixels
 
 
 def _sources(source: Path, options: DegradeOptions) -> dict[str, Path | Skipped]:

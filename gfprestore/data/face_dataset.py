@@ -41,9 +41,11 @@ from gfprestore.data.component_boxes import (
 from gfprestore.data.degradation import DegradationOptions, degrade
 from gfprestore.data.epoch_order import EpochOrder
 from gfprestore.data.image_folders import TABLE_NAME, images_in, is_held_out, table_error, table_rows
+from gfprestore.data.images import square_face
 from gfprestore.data.prepared_index import INDEX_NAME, read_index
 from gfprestore.errors import FolderError, PhotoError
 from gfprestore.photo.reading import read_photo
+from gfprestore.pixels import nearest_levels
 from gfprestore.tensors import full_scale, pixels_to_signed
 
 WORKER_GRACE_SECONDS = 300
@@ -201,19 +203,7 @@ class FaceDataset(torch.utils.data.Dataset[Sample]):
             PhotoError: The image is damaged, not square, or too small.
         """
         pixels = read_photo(path).pixels
-        height, width = pixels.shape[:2]
-        if height != width:
-            raise PhotoError(
-                f"{path} is not square ({width} x {height} pixels). Run `gfprestore prepare` to align the faces."
-            )
-        if height < self.size:
-            raise PhotoError(
-                f"{path} is too small: it has {height} pixels a side, but the training is at {self.size}. "
-                f"Use --size {height}."
-            )
-        if height > self.size:
-            pixels = cv2.resize(pixels, (self.size, self.size), interpolation=cv2.INTER_AREA)
-        return pixels, height
+        return square_face(path, pixels, self.size, "the training is at"), len(pixels)
 
     def _pair(
         self,
@@ -234,8 +224,8 @@ class FaceDataset(torch.utils.data.Dataset[Sample]):
         gt = pixels.astype(np.float32) / np.float32(levels)
         degraded = degrade(gt, self.degradation, random)
         if self.degradation.gray_gt and "grey" in degraded.parameters:
-            pixels = np.rint(gray_of(gt) * levels).astype(pixels.dtype)
-        lq = np.rint(degraded.lq * 255).astype(np.uint8)
+            pixels = nearest_levels(gray_of(gt) * levels, pixels.dtype)
+        lq = nearest_levels(degraded.lq * 255, np.uint8)
         return Sample(_tensor(lq), _tensor(pixels), torch.from_numpy(known), skipped)
 
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gfprestore.batch.source_state import read_source_state
+from gfprestore.errors import PhotoError
 from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.photo import Photo
 from gfprestore.photo.reading import read_photo
 from gfprestore.photo.writing import write_photo
-from gfprestore.pixels import resized as resized
-from gfprestore.pixels import to_8_bit
+from gfprestore.pixels import resized, to_8_bit
 
 Pixels = NDArray[np.uint8]
 
@@ -53,6 +54,28 @@ def read_pixels(path: Path) -> ReadImage:
     if photo.alpha is not None:
         notes.append("alpha")
     return ReadImage(np.asarray(pixels, np.uint8), photo.gray, tuple(notes))
+
+
+def square_face(path: Path, pixels: NDArray[Any], size: int, need: str) -> NDArray[Any]:
+    """Downscale an aligned face (S, S, 3) of any pixel type to (size, size, 3).
+
+    Args:
+        path: File of the face, for the messages.
+        pixels: The face.
+        size: Side of the result.
+        need: What requires this size, for the message: "the set needs".
+
+    Raises:
+        PhotoError: The image is not square, or smaller than `size`.
+    """
+    height, width = pixels.shape[:2]
+    if height != width:
+        raise PhotoError(
+            f"{path} is not square ({width} x {height} pixels). Run `gfprestore prepare` to align the faces."
+        )
+    if height < size:
+        raise PhotoError(f"{path} is too small: it has {height} pixels a side, but {need} {size}. Use --size {height}.")
+    return pixels if height == size else resized(pixels, size, size)
 
 
 def image_name(path: Path, folder: Path) -> str:

@@ -1,7 +1,7 @@
 """Helpers of the commands that write sets of image pairs: sources, description, work ahead, files of a pair.
 
-A set is a folder with `lq/NAME.png`, `gt/NAME.png` and `set.json`, which holds the options it was made with. A set is
-only resumed with the same options, and never lies in its source.
+A set is a folder with `lq/NAME.png`, `gt/NAME.png` and its options in `set.json`. A set is only resumed with the same
+options, and is never inside its source.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ Result = TypeVar("Result")
 
 
 def find_sources(source: Path, split: str | None, exclude: Sequence[str]) -> list[Path]:
-    """List the images that a set is made of, in natural order.
+    """List the source images of a set in natural order.
 
     Args:
         source: The folder.
-        split: Take only the rows of the folder's `index.csv` with this `split`; None takes every image.
+        split: Use only the rows of the folder's `index.csv` with this `split`; None uses all images.
         exclude: Shell patterns of names and paths to skip.
 
     Raises:
         FolderError: The folder cannot be read or has no images.
-        UsageError: There is no such split.
+        UsageError: The split does not exist.
     """
     if not source.is_dir():
         raise FolderError(f"{source} is not a folder. Use a folder of aligned faces.")
@@ -68,15 +68,15 @@ def read_description(folder: Path) -> dict[str, Any] | None:
 
 
 def check_apart(source: Path, output: Path) -> None:
-    """Check that neither the set lies within the source nor the source within the set.
+    """Check that neither the set is within the source nor the source within the set.
 
     Raises:
-        FolderError: One lies within the other.
+        FolderError: One is within the other.
     """
     inner, outer = output.resolve(), source.resolve()
     if inner.is_relative_to(outer) or outer in ((inner / LQ).resolve(), (inner / GT).resolve()):
         raise FolderError(
-            f"The set {output} would lie within its source {source}, which is never modified. "
+            f"The set {output} would be within its source {source}, which is never modified. "
             "Use another folder with --output."
         )
 
@@ -86,24 +86,24 @@ def check_description(output: Path, wanted: Mapping[str, Any]) -> dict[str, Any]
 
     Args:
         output: The set.
-        wanted: What it is made with, values that JSON knows.
+        wanted: Options of the set, with values that JSON supports.
 
     Returns:
-        The description as JSON gives it back.
+        The description as read back from JSON.
 
     Raises:
-        FolderError: The folder holds a set made with other options, or images that are not a set.
+        FolderError: The folder has a set with other options, or images that are not a set.
     """
     description: dict[str, Any] = json.loads(json.dumps(wanted))
     found = read_description(output)
     if found is None:
         if any((output / part).exists() for part in (LQ, GT)):
-            raise FolderError(f"{output} holds images that this command did not create. Use another folder.")
+            raise FolderError(f"{output} contains images that this command did not create. Use another folder.")
         write_description(output, description)
         return description
     changed = [key for key, value in description.items() if found.get(key) != value]
     if changed:
-        raise FolderError(f"{output} holds a set with another {', '.join(changed)}. Use another folder with --output.")
+        raise FolderError(f"{output} is a set with another {', '.join(changed)}. Use another folder with --output.")
     return description
 
 
@@ -132,7 +132,7 @@ def worked_ahead(work: Callable[[Item], Result], items: Iterable[Item], workers:
 
 
 def folded(name: str) -> str:
-    """A name without regard to case and Unicode normalization, as some file systems compare it."""
+    """A name without case and Unicode normalization, as some file systems compare names."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
@@ -152,7 +152,7 @@ def write_part(pixels: Pixels, output: Path, part: str, name: str) -> str:
     """Write an image of a set and return the SHA-256 of its file.
 
     Raises:
-        FolderError: The set is gone.
+        FolderError: The set no longer exists.
         PhotoError: The image cannot be written.
     """
     path = image_path(output, part, name)

@@ -35,7 +35,7 @@ from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.photo import PHOTO_SUFFIXES, Photo
 from gfprestore.photo.reading import read_photo
 from gfprestore.photo.writing import write_photo
-from gfprestore.pixels import to_8_bit
+from gfprestore.pixels import resized, to_8_bit
 
 log = logging.getLogger(__name__)
 
@@ -343,9 +343,7 @@ class _PhotoPreparer:
         if height < size:
             found.rejected[SMALL] += 1
             return found
-        levels = to_8_bit(pixels)
-        if height > size:
-            levels = np.asarray(cv2.resize(levels, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+        levels = resized(to_8_bit(pixels), size, size)
         centers = (boxes[:2, :2] + boxes[:2, 2:]) / 2 * height
         entry = IndexedFace(
             self._file(task, 1),

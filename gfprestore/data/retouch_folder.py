@@ -26,7 +26,7 @@ from gfprestore.batch.output_folder import prepare_output
 from gfprestore.batch.walk import Skipped
 from gfprestore.data.dlib_landmarks import FindLandmarks
 from gfprestore.data.image_folders import TABLE_NAME, table_error, table_rows
-from gfprestore.data.images import Pixels, image_name, read_pixels, resized, sha256_of
+from gfprestore.data.images import Pixels, image_name, read_pixels, sha256_of
 from gfprestore.data.pair_folders import (
     GT,
     LQ,
@@ -45,10 +45,11 @@ from gfprestore.data.retouching import RECIPE_VERSION, limit_levels, retouch
 from gfprestore.data.retouching_geometry import Points, retouched_places
 from gfprestore.data.retouching_levels import draw_levels, generator_of
 from gfprestore.errors import FolderError, GfprestoreError, PhotoError, UsageError
-from gfprestore.faces.alignment import FFHQ_TEMPLATE, TEMPLATE_SIZE, align_face
+from gfprestore.faces.alignment import FFHQ_TEMPLATE, TEMPLATE_SIZE, align_face, cropped
 from gfprestore.faces.detection import DetectedFace, Detector, select_faces
-from gfprestore.faces.geometry import aligned, rescaled, transformed
+from gfprestore.faces.geometry import rescaled, transformed
 from gfprestore.files import append, write_whole
+from gfprestore.pixels import resized
 
 SMALLEST_SIDE = 64
 LARGEST_MISS = 0.5  # of the eye distance: a face found further from where the retouched one lies is another face
@@ -254,7 +255,7 @@ class _Maker:
             moved = self._found(retouched, moved, task.path)
             shaken = moved + random.normal(0, self.options.jitter * len(original) / TEMPLATE_SIZE, moved.shape)
             crop = align_face(retouched, _face(shaken), size)
-            matrix, lq, gt = crop.photo_to_crop, crop.pixels, _cut(original, crop.photo_to_crop, size)
+            matrix, lq, gt = crop.photo_to_crop, crop.pixels, cropped(original, crop.photo_to_crop, size)
         hashes = {part: write_part(pixels, self.output, part, task.name) for part, pixels in ((GT, gt), (LQ, lq))}
         return RetouchedPair(
             name=task.name,
@@ -324,11 +325,6 @@ class _Maker:
 def _face(landmarks: Points) -> DetectedFace:
     box = np.concatenate([landmarks.min(axis=0), landmarks.max(axis=0)])
     return DetectedFace(box.astype(np.float32), landmarks.astype(np.float32), 1.0)
-
-
-def _cut(pixels: Pixels, matrix: Points, size: int) -> Pixels:
-    """The square of `size` to which `matrix` brings a part of the image, 8 bits, as `align_face` cuts it."""
-    return np.rint(np.clip(aligned(pixels, matrix, size), 0, 255)).astype(np.uint8)
 
 
 def _enlargement(scale: float) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ from gfprestore.batch.walk import Skipped
 from gfprestore.data.component_boxes import unknown_boxes
 from gfprestore.data.epoch_order import EpochOrder
 from gfprestore.data.face_dataset import Sample, list_faces
-from gfprestore.data.images import Pixels, read_pixels, resized
+from gfprestore.data.images import Pixels, read_pixels
 from gfprestore.data.pair_folders import GT, LQ, image_path
 from gfprestore.data.retouched_pairs import (
     ORIGINAL_FOLDER,
@@ -32,6 +32,7 @@ from gfprestore.data.retouched_pairs import (
     read_retouched_pairs,
 )
 from gfprestore.errors import FolderError, PhotoError
+from gfprestore.pixels import resized
 from gfprestore.tensors import pixels_to_signed
 
 _ORDER, _PAIR = 0, 1  # purposes of random generators with the same seed

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from gfprestore.data.retouching_geometry import FaceShape, face_shape, pixel_grid, warp_field
 from gfprestore.data.retouching_levels import Levels
+from gfprestore.pixels import LUMA, nearest_levels
 
 __all__ = ["RECIPE_VERSION", "Levels", "face_region", "limit_levels", "retouch", "skin_mask", "warp_field"]
 
@@ -41,7 +42,6 @@ FACE_SOFTNESS, FEATURE_SOFTNESS, SKIN_SOFTNESS = 8.0, 4.0, 3.0
 
 MARGIN, CANVAS = 96, 704  # masks are drawn on the template with a margin all around
 SUBPIXEL = 4  # bits of OpenCV's drawing coordinates after the binary point
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def limit_levels(levels: Levels, landmarks: NDArray[Any], *, has_face_mask: bool = False) -> Levels:
@@ -98,7 +98,7 @@ def retouch(
         dx, dy = shape.displacement(levels, x, y)
         from_x, from_y = x - np.float32(columns.start) + dx, y - np.float32(rows.start) + dy
         image = np.asarray(cv2.remap(image, from_x, from_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101))
-    result[box] = np.rint(np.clip(image, 0, 1) * np.float32(255)).astype(np.uint8)
+    result[box] = nearest_levels(image * np.float32(255), np.uint8)
     return result
 
 

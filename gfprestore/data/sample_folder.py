@@ -25,11 +25,12 @@ from gfprestore._version import __version__
 from gfprestore.batch.journal import Journal
 from gfprestore.batch.output_folder import create_folder_within, prepare_output
 from gfprestore.data.image_folders import TABLE_NAME, images_in
-from gfprestore.data.images import Pixels, resized, sha256_of, write_png
+from gfprestore.data.images import Pixels, sha256_of, write_png
 from gfprestore.data.pair_folders import check_description, read_description, worked_ahead, write_description
 from gfprestore.data.sampled_faces import MEAN_SAMPLES, FacePrior
 from gfprestore.errors import FolderError, PhotoError, UsageError
 from gfprestore.files import append, write_whole
+from gfprestore.pixels import resized
 from gfprestore.tensors import signed_to_pixels
 from gfprestore.weights.checkpoints import LoadedNetwork
 

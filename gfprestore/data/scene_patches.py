@@ -25,6 +25,7 @@ from gfprestore.data.epoch_order import EpochOrder
 from gfprestore.data.image_folders import TABLE_NAME, images_in, is_held_out, table_rows
 from gfprestore.errors import FolderError, PhotoError
 from gfprestore.photo.reading import photo_size, read_photo
+from gfprestore.pixels import nearest_levels
 from gfprestore.tensors import full_scale
 
 PIXELS_PER_PATCH = 512 * 512
@@ -139,7 +140,7 @@ class ScenePatches:
             image = degrade(image, self.options.degradation, random).lq
         top, left = (int(place) for place in random.integers(RIM, size=2, endpoint=True))
         kept = image[top : top + self.options.size, left : left + self.options.size]
-        return np.asarray(np.rint(np.clip(kept, 0, 1) * 255), np.uint8)
+        return nearest_levels(kept * 255, np.uint8)
 
     def _nothing_usable(self) -> FolderError:
         first = next(iter(self._unusable.values()))

@@ -19,11 +19,12 @@ import jinja2
 import numpy as np
 
 from gfprestore.batch.output_folder import create_folder_within
-from gfprestore.data.images import read_pixels, resized
+from gfprestore.data.images import read_pixels
 from gfprestore.errors import PhotoError
-from gfprestore.evaluation.metrics.opening import METRICS
+from gfprestore.evaluation.metrics.specs import METRICS
 from gfprestore.evaluation.report import ARROWS, MethodReport, Report, number_text, published_notes, table_of
 from gfprestore.files import write_whole
+from gfprestore.pixels import resized
 
 TEMPLATE = "report.html.j2"
 THUMBNAILS = "thumbnails"

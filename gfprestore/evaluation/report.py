@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gfprestore.data.test_sets import CHECKSUM_RULE, TestSet, listed
-from gfprestore.evaluation.metrics.opening import METRICS
+from gfprestore.evaluation.metrics.specs import METRICS
 from gfprestore.evaluation.published import NOT_INCLUDED, PublishedProtocol, PublishedTable, RelativeGains
 from gfprestore.evaluation.scoring import READING_RULE, SIZE_RULE, MethodScores, MetricScore, Subject
 

@@ -15,12 +15,13 @@ from typing import Protocol, cast
 import numpy as np
 import torch
 
-from gfprestore.data.images import Pixels, ReadImage, read_pixels, resized
+from gfprestore.data.images import Pixels, ReadImage, read_pixels
 from gfprestore.data.test_sets import listed
 from gfprestore.device import is_out_of_memory, release_memory
-from gfprestore.errors import GfprestoreError, PhotoError
+from gfprestore.errors import GfprestoreError, MetricUnavailable, PhotoError
 from gfprestore.evaluation.cache import FeatureCache, ScoreCache, image_key, metric_key
-from gfprestore.evaluation.metrics.opening import METRICS, ImageMetric, MetricSpec, MetricUnavailable, SetMetric
+from gfprestore.evaluation.metrics.specs import METRICS, ImageMetric, MetricSpec, SetMetric
+from gfprestore.pixels import resized
 
 SAME_ASPECT = 0.01  # largest relative difference of aspect ratio for images of two sizes to count as the same view
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gfprestore.faces.detection import DetectedFace
 from gfprestore.faces.geometry import Matrix, aligned, fit_similarity, rescaled, transformed
-from gfprestore.tensors import full_scale
+from gfprestore.pixels import nearest_levels
 
 TEMPLATE_SIZE = 512
 FFHQ_TEMPLATE: Matrix = np.array(
@@ -66,8 +66,12 @@ def align_face(pixels: NDArray[Any], face: DetectedFace, size: int) -> FaceCrop:
     """
     template = rescaled(FFHQ_TEMPLATE, size / TEMPLATE_SIZE)
     photo_to_crop = fit_landmarks(face.landmarks.astype(np.float64), template)
-    crop = np.rint(np.clip(aligned(pixels, photo_to_crop, size), 0, full_scale(pixels.dtype)))
-    return FaceCrop(crop.astype(pixels.dtype), photo_to_crop)
+    return FaceCrop(cropped(pixels, photo_to_crop, size), photo_to_crop)
+
+
+def cropped(pixels: NDArray[Any], photo_to_crop: Matrix, size: int) -> NDArray[Any]:
+    """The crop (size, size, 3) of a photo (H, W, 3) uint8 or uint16 that `photo_to_crop` maps to, in the same type."""
+    return nearest_levels(aligned(pixels, photo_to_crop, size), pixels.dtype)
 
 
 def face_turn(landmarks: NDArray[Any]) -> float:

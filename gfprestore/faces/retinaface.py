@@ -23,7 +23,6 @@ class RetinaFaceDetector(BoundedDetector):
         state: The released weights without the prefix `module.`; the tensor names tell the backbone, ResNet-50 or
             MobileNet 0.25.
         device: Device to compute on.
-        dtype: Floating-point type of the network; coordinates are always computed in float32.
         longest_side: Longest side of the photo for detection; larger photos are downscaled.
 
     Raises:
@@ -33,13 +32,7 @@ class RetinaFaceDetector(BoundedDetector):
     name = "retinaface"
     default_threshold = 0.8
 
-    def __init__(
-        self,
-        state: Mapping[str, Tensor],
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-        longest_side: int = 1600,
-    ) -> None:
+    def __init__(self, state: Mapping[str, Tensor], device: torch.device, longest_side: int = 1600) -> None:
         super().__init__(longest_side, shortest_side=480)
         network = "resnet50" if "body.layer1.0.conv1.weight" in state else "mobile0.25"
         with warnings.catch_warnings():
@@ -51,22 +44,21 @@ class RetinaFaceDetector(BoundedDetector):
             self._network.load_state_dict(dict(state), strict=True)
         except RuntimeError as error:
             raise WeightsError(f"These are not RetinaFace weights: {str(error).splitlines()[-1].strip()}") from None
-        self._network.to(device=device, dtype=dtype).eval()
+        self._network.to(device).eval()
         self._device = device
-        self._dtype = dtype
 
     def _candidates(self, image: NDArray[np.uint8]) -> list[DetectedFace]:
         height, width = image.shape[:2]
         bgr = image[:, :, ::-1].astype(np.float32) - np.array(RETINAFACE_MEAN_BGR, np.float32)
         batch = torch.from_numpy(np.ascontiguousarray(bgr.transpose(2, 0, 1)))[None]  # (1, 3, H, W)
         with torch.inference_mode():
-            shifts, classes, points = self._network(batch.to(self._device, self._dtype))
+            shifts, classes, points = self._network(batch.to(self._device))
         priors = retinaface_priors(height, width)  # (N, 4)
-        scores = classes[0, :, 1].float().cpu()
+        scores = classes[0, :, 1].cpu()
         passed = scores > RETINAFACE_SCORE
         shifts, points, priors, scores = (
-            shifts[0].float().cpu()[passed],
-            points[0].float().cpu()[passed],
+            shifts[0].cpu()[passed],
+            points[0].cpu()[passed],
             priors[passed],
             scores[passed],
         )

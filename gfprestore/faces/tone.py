@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gfprestore.pixels import LUMA
+from gfprestore.pixels import LUMA, nearest_levels
 from gfprestore.tensors import full_scale
 
 Floats = NDArray[np.float32]
@@ -56,7 +56,7 @@ class Toning:
         red, blue = chroma[..., 0], chroma[..., 1]
         green = -(LUMA[0] * red + LUMA[2] * blue) / LUMA[1]
         toned = luma[..., None] + np.stack([red, green, blue], axis=-1)
-        return np.asarray(np.rint(np.clip(toned, 0, 1) * levels), pixels.dtype)
+        return nearest_levels(toned * levels, pixels.dtype)
 
 
 def toning_of(pixels: NDArray[Any], boxes: Sequence[NDArray[Any]] = ()) -> Toning | None:
@@ -96,14 +96,13 @@ def match_brightness(restored: NDArray[Any], original: NDArray[Any], mask: Float
         original: (S, S, 3) the crop before restoration, of the same type.
         mask: (T, T) float32 in [0, 1], where the face is.
     """
-    levels = full_scale(restored.dtype)
     before = cv2.resize(original, restored.shape[1::-1], interpolation=cv2.INTER_AREA).astype(np.float32) @ LUMA
     after = restored.astype(np.float32) @ LUMA
     means = [float((luma * mask).sum()) for luma in (before, after)]
     if min(means) <= 0:
         return restored
     factor = float(np.clip(means[0] / means[1], 1 - BRIGHTNESS_LIMIT, 1 + BRIGHTNESS_LIMIT))
-    return np.asarray(np.rint(np.clip(restored * np.float32(factor), 0, levels)), restored.dtype)
+    return nearest_levels(restored * np.float32(factor), restored.dtype)
 
 
 def _residual_and_tone(sample: Floats) -> tuple[Floats, float]:

@@ -20,9 +20,9 @@ LUMA = (0.299, 0.587, 0.114)
 """Luma weights of red, green and blue (ITU-R BT.601)."""
 
 
-def luma(images: Tensor) -> Tensor:
-    """Convert RGB images (B, 3, H, W) to luma (B, 1, H, W)."""
-    return (images * torch.tensor(LUMA, device=images.device).view(3, 1, 1)).sum(1, keepdim=True)
+def luma(images: Tensor, weights: tuple[float, float, float] = LUMA) -> Tensor:
+    """Convert RGB images (B, 3, H, W) to luma (B, 1, H, W), or to gray with other `weights` of red, green and blue."""
+    return (images * torch.tensor(weights, device=images.device).view(3, 1, 1)).sum(1, keepdim=True)
 
 
 def stored_number(state: Mapping[str, Tensor], name: str) -> float:

@@ -21,6 +21,7 @@ from gfprestore.photo import containers, exif, icc
 from gfprestore.photo.containers import Container, FileContentError
 from gfprestore.photo.icc import bands
 from gfprestore.photo.metadata import Metadata
+from gfprestore.pixels import nearest_levels
 
 Pixels = NDArray[Any]
 
@@ -260,7 +261,7 @@ def _deep_tiff(data: bytes, structure: exif.Structure, photometric: int) -> Deco
     alpha = np.ascontiguousarray(raw[..., colors])
     if extra[0] == 1:
         share = 65535 / np.maximum(alpha, 1)[..., None].astype(np.float64)
-        pixels = np.clip(np.rint(pixels * share), 0, 65535).astype(np.uint16)
+        pixels = nearest_levels(pixels * share, np.uint16)
     return Decoded(pixels, alpha, notes)
 
 

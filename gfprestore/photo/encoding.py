@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
+import piexif
 from numpy.typing import NDArray
 from PIL import Image, features
 
@@ -313,8 +314,18 @@ def _hexadecimal(name: bytes, content: bytes) -> bytes:
 
 def _carried(found: Metadata) -> dict[str, bytes]:
     """EXIF, ICC and XMP as arguments of Pillow's writers."""
-    values = {"exif": found.exif, "icc_profile": found.icc, "xmp": found.xmp}
+    block = found.exif
+    if block is None and found.dpi is not None:
+        block = _resolution_block(found.dpi)
+    values = {"exif": block, "icc_profile": found.icc, "xmp": found.xmp}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _resolution_block(dpi: tuple[float, float]) -> bytes:
+    """New EXIF block with the resolution, for formats that store it nowhere else."""
+    across, down = ((min(max(round(value * 100), 1), 0xFFFFFFFF), 100) for value in dpi)
+    first = {exif.X_RESOLUTION: across, exif.Y_RESOLUTION: down, exif.RESOLUTION_UNIT: 2}
+    return bytes(piexif.dump({"0th": first}))[len(containers.EXIF_HEADER) :]
 
 
 def _webp(stream: BinaryIO, output_image: OutputImage, found: Metadata, quality: int | None) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from gfprestore.pixels import nearest_levels
+
 Pixels = NDArray[Any]
 Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -135,8 +137,7 @@ def from_working(pixels: Pixels, conversion: Conversion, residual: Pixels | None
     if residual is None:
         return stored
     levels = stored.astype(np.float32) + _residual_band(residual, rows, height, pixels.shape[1])
-    clipped: Pixels = np.clip(np.rint(levels), 0, np.iinfo(stored.dtype).max).astype(stored.dtype)
-    return clipped
+    return nearest_levels(levels, stored.dtype)
 
 
 def _residual_band(residual: Pixels, rows: slice, height: int, width: int) -> NDArray[np.float32]:

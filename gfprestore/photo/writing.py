@@ -45,13 +45,12 @@ def output_suffix(path: Path, format: str = "keep") -> str:
     return path.suffix if path.suffix.lower() in SUFFIXES[name] else SUFFIXES[name][0]
 
 
-def write_photo(photo: Photo, path: Path, *, format: str | None = None, quality: int | None = None) -> tuple[str, ...]:
+def write_photo(photo: Photo, path: Path, *, quality: int | None = None) -> tuple[str, ...]:
     """Write a photo with all its metadata, adjusted to its size; the output file is never incomplete.
 
     Args:
         photo: The photo; its pixels may have another size than its file.
-        path: The output; its folder must exist.
-        format: A key of `FORMATS`; None or "keep" uses the suffix of `path`.
+        path: The output; its suffix decides the format, and its folder must exist.
         quality: 1 to 100 for JPEG, WebP, AVIF and HEIC; None uses 95, or the source's quality if that is better.
 
     Returns:
@@ -61,7 +60,7 @@ def write_photo(photo: Photo, path: Path, *, format: str | None = None, quality:
         PhotoWriteError: `path` is the source itself, the format cannot store the photo, the disk is full, or the folder
             is missing or not writable.
     """
-    name = _format_for(path, format)
+    name = _format_for(path)
     single = photo.gray and is_gray(photo.pixels)
     found, notes = _output_metadata(photo, name, single)
     output_image, losses = _output_image(photo, name, found, single)
@@ -81,9 +80,7 @@ def write_photo(photo: Photo, path: Path, *, format: str | None = None, quality:
     return (*losses, *notes)
 
 
-def _format_for(path: Path, format: str | None) -> str:
-    if format is not None and format != "keep":
-        return FORMATS[format]
+def _format_for(path: Path) -> str:
     suffix = path.suffix.lower()
     for name in encoding.writable_formats():
         if suffix in SUFFIXES[name]:

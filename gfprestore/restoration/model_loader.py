@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -38,11 +39,13 @@ from gfprestore.weights.table import Role
 log = logging.getLogger(__name__)
 
 DownloadReport = Callable[[str], Callable[[int, int | None], None]]
+Network = TypeVar("Network", bound=Restorer | Background | Detector)
 
 DEFAULT_RESTORER = "gfpgan-1.4"
 EMBEDDED_RESTORER = "compact-restorer"
 EMBEDDED_FRRFFUSION = "frrffusion-compact"
 DEFAULT_DETECTOR = "retinaface-resnet50"
+EMBEDDED_DETECTOR = "mtcnn"
 PARSER = "parsenet"
 SLOW_BACKGROUND = "real-esrgan-x4plus"
 DOUBLING_BACKGROUND = "real-esrgan-x2plus"
@@ -56,6 +59,26 @@ PRIOR_ADVICE = (
 
 EMBEDDED_LIMITS = FaceLimits(least_side=(24.0, 32.0), sharpness=(0.60, 0.75), most_share=0.8)
 """Faces that the embedded restorer improves; measured, see its model card."""
+
+
+def auto_choices(role: Role, device: torch.device, upscale: float = 2.0) -> tuple[str, ...]:
+    """Networks that `auto` tries for a role, best first; the last one ships with the package.
+
+    Args:
+        role: `restorer`, `detector` or `background`.
+        device: Device to compute on; Real-ESRGAN is too slow on a CPU.
+        upscale: Enlargement of the photo, which decides between the networks of the background.
+    """
+    if role == "restorer":
+        return DEFAULT_RESTORER, EMBEDDED_RESTORER
+    if role == "detector":
+        return DEFAULT_DETECTOR, EMBEDDED_DETECTOR
+    assert role == "background"
+    if device.type == "cpu":
+        return (EMBEDDED_BACKGROUND,)
+    if upscale <= 2:
+        return DOUBLING_BACKGROUND, SLOW_BACKGROUND, EMBEDDED_BACKGROUND
+    return SLOW_BACKGROUND, DOUBLING_BACKGROUND, EMBEDDED_BACKGROUND
 
 
 class Opener:
@@ -109,11 +132,9 @@ class Opener:
         if name == FRRFFUSION:
             name = EMBEDDED_FRRFFUSION
         if name == "auto":
-            try:
-                return self._opened(self._load(DEFAULT_RESTORER), DEFAULT_RESTORER)
-            except WeightsMissingError as error:
-                self._report_missing(error, DEFAULT_RESTORER, f"using {EMBEDDED_RESTORER} instead")
-                name = EMBEDDED_RESTORER
+            return self._first_available(
+                auto_choices("restorer", self.device), lambda name: self._opened(self._load(name), name)
+            )
         self._check_role(name, "restorer")
         return self._opened(self._load(name), name, reversal)
 
@@ -131,17 +152,10 @@ class Opener:
         if name != "auto":
             self._check_role(name, "background")
             return self._network_background(name, tile)
+        choices = auto_choices("background", self.device, upscale)
         if self.device.type == "cpu":
             self._tell_cost()
-            return self._network_background(EMBEDDED_BACKGROUND, tile)
-        names = (DOUBLING_BACKGROUND, SLOW_BACKGROUND) if upscale <= 2 else (SLOW_BACKGROUND, DOUBLING_BACKGROUND)
-        for candidate in names:
-            try:
-                return self._network_background(candidate, tile)
-            except WeightsMissingError as error:
-                self._report_missing(error, candidate, "using the next background instead")
-        log.info(f"background: Real-ESRGAN is not available; using {EMBEDDED_BACKGROUND} instead.")
-        return self._network_background(EMBEDDED_BACKGROUND, tile)
+        return self._first_available(choices, lambda name: self._network_background(name, tile))
 
     def detector(self, name: str) -> Detector:
         """Open the face detector: `auto`, `mtcnn`, or a RetinaFace in the weights table.
@@ -150,16 +164,12 @@ class Opener:
             UsageError: The name is unknown or not a detector.
             WeightsError: The weights are missing or damaged.
         """
-        if name == "mtcnn":
+        if name == EMBEDDED_DETECTOR:
             return MTCNNDetector()
         if name != "auto":
             self._check_role(name, "detector")
             return self._retinaface(name)
-        try:
-            return self._retinaface(DEFAULT_DETECTOR)
-        except WeightsMissingError as error:
-            self._report_missing(error, DEFAULT_DETECTOR, "using the embedded MTCNN instead")
-            return MTCNNDetector()
+        return self._first_available(auto_choices("detector", self.device), self.detector)
 
     def parser(self) -> FaceParser | None:
         """Open the face parser, or return None if its weights are missing; a face-shaped mask is used then.
@@ -238,18 +248,33 @@ class Opener:
             f"{max(seconds / 60, 0.1):.1f} minutes per megapixel on this machine."
         )
 
-    def _report_missing(self, error: WeightsMissingError, name: str, consequence: str) -> None:
-        """Report missing weights in one line; after a failed download, do not use the network again."""
-        if isinstance(error, OfflineError):
-            row = self.store.row(name)
+    def _first_available(self, names: tuple[str, ...], open_network: Callable[[str], Network]) -> Network:
+        """Open the first network whose weights are available; if it is not the best one, say so in one line.
+
+        Raises:
+            WeightsMissingError: The weights of all networks are missing.
+        """
+        missing: WeightsMissingError | None = None
+        for name in names:
+            try:
+                network = open_network(name)
+            except WeightsMissingError as error:
+                log.debug(str(error))
+                if isinstance(error, DownloadError):
+                    self.store.offline = True
+                if name == names[-1]:
+                    raise
+                missing = missing or error
+            else:
+                break
+        if missing is not None:
+            best = self.store.row(names[0])
+            state = "could not be downloaded" if isinstance(missing, DownloadError) else "is not available"
             log.info(
-                f"{name} is not available offline; {consequence}. "
-                f"Run `gfprestore weights fetch {name}` to download it ({row.size_text})."
+                f"{best.name} {state}{' offline' if isinstance(missing, OfflineError) else ''}; using {name} instead. "
+                f"Run `gfprestore weights fetch {best.name}` to download it ({best.size_text})."
             )
-        else:
-            log.info(f"{name} is not available; {consequence}: {error}")
-        if isinstance(error, DownloadError):
-            self.store.offline = True
+        return network
 
     def _check_role(self, name: str, role: Role) -> None:
         """Reject the name of a network with another role.

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gfprestore.data.images import Pixels, resized, sha256_of, write_png
+from gfprestore.data.images import Pixels, sha256_of, write_png
 from gfprestore.data.retouched_dataset import ENLARGEMENT, PairFiles, list_pairs, square_pixels
 from gfprestore.data.retouched_pairs import ORIGINAL_FOLDER, PAIRS_NAME, RETOUCHED_FOLDER
 from gfprestore.device import face_seed
 from gfprestore.errors import FolderError, PhotoError
+from gfprestore.pixels import resized
 from gfprestore.restoration.frrffusion import FRRffusionRestorer
 from gfprestore.tensors import pixels_to_signed, signed_to_pixels
 from gfprestore.training.config import TrainConfig

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torchvision.ops import roi_align
 
 from gfprestore.networks.dlib_resnet import SIZE as CHIP_SIZE
+from gfprestore.networks.layers import luma
 from gfprestore.networks.vgg import VGGLayout
 
 Component = Literal["left_eye", "right_eye", "mouth"]
@@ -51,7 +52,7 @@ degrees in rotation.
 """
 
 GRAY_WEIGHTS = (0.2989, 0.5870, 0.1140)
-"""Weights of red, green and blue with which the recognizer was trained."""
+"""Weights of red, green and blue with which the recognizer was trained; BT.601 with one more digit."""
 
 
 def reconstruction_loss(restored: Tensor, gt: Tensor) -> Tensor:
@@ -251,7 +252,7 @@ def identity_loss(embeddings: Tensor, gt_embeddings: Tensor) -> Tensor:
 
 def gray_for_identity(images: Tensor, size: int = 128) -> Tensor:
     """Input of ArcFace from images (B, 3, S, S): gray (B, 1, 128, 128) float32 in [-1, 1], resized bilinearly."""
-    return F.interpolate(_gray(images), size=(size, size), mode="bilinear", align_corners=False)
+    return F.interpolate(luma(images.float(), GRAY_WEIGHTS), size=(size, size), mode="bilinear", align_corners=False)
 
 
 def embedding_distance(embeddings: Tensor, gt_embeddings: Tensor) -> Tensor:
@@ -269,7 +270,7 @@ def chip_for_identity(images: Tensor, size: int = CHIP_SIZE) -> Tensor:
     left, top, right, bottom = (round(edge * images.shape[-1] / 512) for edge in DLIB_CHIP)
     face = images[..., top:bottom, left:right].float()
     neutral = face.mean(1, keepdim=True)
-    chips = (_gray(face).detach() + (neutral - neutral.detach())).expand(-1, 3, -1, -1)
+    chips = (luma(face, GRAY_WEIGHTS).detach() + (neutral - neutral.detach())).expand(-1, 3, -1, -1)
     return F.interpolate(chips, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
 
 
@@ -279,12 +280,6 @@ def gram(features: Tensor) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
         places = features.float().permute(0, 2, 3, 1).flatten(1, 2)  # (B, HW, C)
         return places.transpose(1, 2) @ places / (channels * height * width)
-
-
-def _gray(images: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (B, 1, H, W) float32."""
-    weights = images.new_tensor(GRAY_WEIGHTS, dtype=torch.float32).view(1, 3, 1, 1)
-    return (images.float() * weights).sum(1, keepdim=True)
 
 
 def _component_features_loss(features: Sequence[Tensor], gt_features: Sequence[Tensor]) -> Tensor:

@@ -163,7 +163,7 @@ def _reversal_plan(config: TrainConfig, device: torch.device, dtype: torch.dtype
     ]
 
 
-def memory_needed(config: TrainConfig, dtype: torch.dtype, processes: int = 1) -> Memory:
+def memory_needed(config: TrainConfig, dtype: torch.dtype) -> Memory:
     """Device memory that a training needs, counted on fake tensors.
 
     The patches of eyes and mouths need little memory and are not counted.
@@ -171,9 +171,8 @@ def memory_needed(config: TrainConfig, dtype: torch.dtype, processes: int = 1) -
     Args:
         config: Configuration of the training.
         dtype: Precision of the computation.
-        processes: Number of processes that share the batch.
     """
-    share = max(1, config.preset.batch_size // (config.accumulate * processes))
+    share = max(1, config.preset.batch_size // config.accumulate)
     whole_faces = replace(config, preset=replace(config.preset, losses=config.preset.losses.without("components")))
     teacher = _teacher_config(config)
     with FakeTensorMode():

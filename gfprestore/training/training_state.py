@@ -64,13 +64,12 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     write_whole(path, lambda stream: torch.save(payload, stream))
 
 
-def read_checkpoint(path: Path, sizes: Sizes, device: torch.device | None = None) -> Checkpoint:
-    """Read a checkpoint and check that it fits networks of these sizes.
+def read_checkpoint(path: Path, sizes: Sizes) -> Checkpoint:
+    """Read a checkpoint onto the CPU and check that it fits networks of these sizes.
 
     Args:
         path: A file written by `write_checkpoint`.
         sizes: Sizes of the networks that will load it.
-        device: Device of its tensors; the CPU by default.
 
     Raises:
         WeightsMissingError: The file does not exist.
@@ -79,7 +78,7 @@ def read_checkpoint(path: Path, sizes: Sizes, device: torch.device | None = None
     """
     advice = "Use another --output folder to start from the beginning, or delete the file."
     try:
-        payload = torch.load(path, map_location=device or "cpu", weights_only=True)
+        payload = torch.load(path, map_location="cpu", weights_only=True)
         checkpoint = Checkpoint(
             int(payload["step"]),
             int(payload["position"]),

@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -103,7 +103,8 @@ class Downloader:
             row: The file to download.
             folder: The target folder; created if it does not exist.
             is_ready: Tells whether the target file is already complete. Called while this process holds the lock.
-            progress: Called with the bytes received and the total.
+            progress: Called with the bytes received and the total. If it is also a context manager, such as a progress
+                bar, it is entered before the download and left after it.
 
         Returns:
             Path of the complete file.
@@ -117,7 +118,7 @@ class Downloader:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             part = _PartialFile(folder, row)
-            with _only_process(folder, row, part, report):
+            with _shown(progress), _only_process(folder, row, part, report):
                 if not is_ready(target):
                     part.prepare()
                     _check_room(folder, row, part)
@@ -379,6 +380,11 @@ def _folder_message(row: WeightsFile, folder: Path, error: OSError) -> str:
         f"{row.file_name} cannot be written to {folder}: {error.strerror or error}. "
         "Choose another folder with --weights-dir or GFPRESTORE_WEIGHTS."
     )
+
+
+def _shown(progress: Progress | None) -> AbstractContextManager[object]:
+    """The progress itself if it is a context manager, else one that does nothing."""
+    return progress if isinstance(progress, AbstractContextManager) else nullcontext()
 
 
 @contextmanager

@@ -20,31 +20,10 @@ import platformdirs
 
 from gfprestore.errors import OfflineError, WeightsDamagedError, WeightsMissingError
 from gfprestore.files import sha256_of
-from gfprestore.weights.checkpoints import LoadedNetwork, load_network, load_state, network_from_state, read_metadata
+from gfprestore.weights.checkpoints import LoadedNetwork, load_network, network_from_state
 from gfprestore.weights.download import Downloader, Patience, Progress, placing_advice
 from gfprestore.weights.ncnn import find_packaged_ncnn, rrdbnet_state_from_ncnn
-from gfprestore.weights.table import WEIGHTS_FILES, Role, WeightsFile, find_row
-
-__all__ = [
-    "FOLDER_VARIABLE",
-    "WEIGHTS_FILES",
-    "LoadedNetwork",
-    "Patience",
-    "Progress",
-    "Role",
-    "WeightsFile",
-    "WeightsState",
-    "WeightsStatus",
-    "WeightsStore",
-    "embedded_folder",
-    "find_row",
-    "load_network",
-    "load_state",
-    "network_from_state",
-    "read_metadata",
-    "sha256_of",
-    "user_folder",
-]
+from gfprestore.weights.table import WEIGHTS_FILES, WeightsFile, find_row
 
 FOLDER_VARIABLE = "GFPRESTORE_WEIGHTS"
 

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from samples import journal_states
 
 from gfprestore._version import __version__
 from gfprestore.batch import journal as journal_module
@@ -273,7 +274,6 @@ def test_damaged_lines_are_counted_and_skipped(damage: bytes, done: tuple[Path, 
     path.write_bytes(damage + whole + damage)
     with Journal.open(folder) as journal:
         assert journal.damaged_lines == 2
-        assert len(journal) == 1
         assert journal.is_done("a.jpg", source, fingerprint)
 
 
@@ -306,7 +306,7 @@ def test_a_second_run_into_the_same_folder_is_refused_until_the_first_ends(folde
         with Journal.open(folder, read_only=True) as onlooker:
             assert onlooker.last("a.jpg") is not None
     with Journal.open(folder) as second:
-        assert len(second) == 1
+        assert second.last("a.jpg") is not None
 
 
 WRITER = """
@@ -338,7 +338,7 @@ def test_a_killed_run_loses_no_finished_line_and_leaves_no_lock(folder: Path) ->
         process.communicate()
         with Journal.open(folder) as journal:
             assert journal.damaged_lines <= attempt + 1
-            numbers = [int(entry.relative.removesuffix(".jpg")) for entry in journal.entries()]
+            numbers = [int(relative.removesuffix(".jpg")) for relative in journal_states(folder)]
         own = [number for number in numbers if number >= attempt * 100_000]
         assert own == list(range(attempt * 100_000, attempt * 100_000 + len(own))), "no line is missing in between"
         assert len(numbers) >= seen
@@ -435,7 +435,6 @@ def test_a_journal_that_is_a_link_a_pipe_or_a_folder_is_refused_and_nothing_else
 def test_reading_only_creates_repairs_and_locks_nothing(folder: Path, source: Path) -> None:
     with Journal.open(folder, read_only=True) as journal:
         assert not journal.is_done("a.jpg", source, "f")
-        assert list(journal.entries()) == []
         with pytest.raises(ValueError, match="reading only"):
             journal.record(finished(source, folder))
     assert not (folder / JOURNAL_NAME).exists()
@@ -497,7 +496,6 @@ def test_a_hundred_thousand_entries_load_in_seconds(folder: Path, source: Path) 
     before = time.process_time()
     with Journal.open(folder) as journal:
         assert time.process_time() - before < 10
-        assert len(journal) == 50_000
         last = journal.last("album/49999.jpg")
         assert last is not None
         assert last.relative == "album/49999.jpg"

@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from samples import save
+from samples import journal_states, save
 
 from gfprestore.batch.journal import Journal
 
@@ -208,7 +208,7 @@ def assert_finished(out: Path, whole: dict[str, bytes], kills: int = 1) -> None:
     """
     assert outputs(out) == whole
     with Journal.open(out, read_only=True) as journal:
-        states = {entry.relative: entry.status for entry in journal.entries()}
+        states = journal_states(out)
         assert journal.interrupted == ()
         assert journal.damaged_lines <= kills
     done = {name for name in whole if not name.startswith("_")}

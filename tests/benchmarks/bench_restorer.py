@@ -35,6 +35,7 @@ from gfprestore.evaluation.metrics.opening import open_metric
 from gfprestore.faces.alignment import crop_sharpness
 from gfprestore.faces.mtcnn import MTCNNDetector
 from gfprestore.photo.reading import read_photo
+from gfprestore.pixels import resized
 from gfprestore.restoration.background import NetworkBackground
 from gfprestore.restoration.model_loader import EMBEDDED_LIMITS
 from gfprestore.restoration.restoration import Restoration, RunOptions
@@ -54,14 +55,6 @@ SIDE_FACES = 13  # of each of `--sides` in the rows of `--by`
 SIDE_NOISE, SIDE_QUALITY = 4.0, 85  # of the faces of `--sides`: a decent scan
 
 
-def resized(pixels: Pixels, size: int) -> Pixels:
-    """The crop (S, S, 3) at another size."""
-    if len(pixels) == size:
-        return pixels
-    way = cv2.INTER_AREA if len(pixels) > size else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(pixels, (size, size), interpolation=way))
-
-
 def open_methods(weights: Path | None, strength: float = 1.0) -> dict[str, Callable[[Pixels], Pixels]]:
     """What is compared, by its name in the table."""
     store = WeightsStore(offline=True)
@@ -71,10 +64,15 @@ def open_methods(weights: Path | None, strength: float = 1.0) -> dict[str, Calla
     restoration = Restoration(
         RunOptions(restorer=name, weights=weights, strength=strength, aligned=True, color="restore", offline=True)
     )
+
+    def restore_large_enough(lq: Pixels) -> Pixels:
+        side = max(len(lq), 256)
+        return resized(restoration.restore(lq).pixels, side, side)
+
     return {
         "degraded input": lambda lq: lq,
-        "real-esrgan-x4plus": lambda lq: enlarger.enlarge(resized(lq, len(lq) // 4), 4.0),
-        restoration.restorer_name: lambda lq: resized(restoration.restore(lq).pixels, max(len(lq), 256)),
+        "real-esrgan-x4plus": lambda lq: enlarger.enlarge(resized(lq, len(lq) // 4, len(lq) // 4), 4.0),
+        restoration.restorer_name: restore_large_enough,
     }
 
 
@@ -86,7 +84,7 @@ def blended(plain: Pixels, restored: Pixels, share: float) -> Pixels:
 
 def as_run_takes_it(lq: Pixels, restored: Pixels) -> Pixels:
     """The blend of `run` for the embedded restorer, whatever restored the face."""
-    return blended(lq, restored, EMBEDDED_LIMITS.share(len(lq), crop_sharpness(resized(lq, 256))))
+    return blended(lq, restored, EMBEDDED_LIMITS.share(len(lq), crop_sharpness(resized(lq, 256, 256))))
 
 
 def scores_of(
@@ -107,7 +105,7 @@ def faces_of_side(gts: Sequence[Pixels], side: int) -> list[Pixels]:
     random = np.random.default_rng(side)
     faces = []
     for gt in gts:
-        small = resized(gt, side).astype(np.float32) / np.float32(255)
+        small = resized(gt, side, side).astype(np.float32) / np.float32(255)
         noisy = small + random.standard_normal(small.shape, np.float32) * np.float32(SIDE_NOISE / 255)
         coded = np.rint(jpeg(noisy, SIDE_QUALITY) * 255).astype(np.uint8)
         faces.append(coded)
@@ -119,8 +117,8 @@ def print_sides(restore: Callable[[Pixels], Pixels], gts: Sequence[Pixels], side
     for side in sides:
         faces = faces_of_side(gts, side)
         size = len(gts[0])
-        plain = scores_of([resized(face, size) for face in faces], gts, SIDE_METRICS)
-        ours = scores_of([resized(restore(face), size) for face in faces], gts, SIDE_METRICS)
+        plain = scores_of([resized(face, size, size) for face in faces], gts, SIDE_METRICS)
+        ours = scores_of([resized(restore(face), size, size) for face in faces], gts, SIDE_METRICS)
         row = {name: [round(float(np.nanmean(x[name])), 3) for x in (plain, ours)] for name in SIDE_METRICS}
         print(json.dumps({"side": side, "faces": len(gts), "plain_and_restored": row}), flush=True)
 
@@ -153,11 +151,11 @@ def cases_of(
         faces += [(face, gt, side) for face, gt in zip(faces_of_side(some, side), some, strict=True)]
     cases = []
     for face, gt, side in faces:
-        sharpness, size = crop_sharpness(resized(face, 256)), len(gt)
+        sharpness, size = crop_sharpness(resized(face, 256, 256)), len(gt)
         key = sharpness if by == "sharpness" else turn_of(gt)
         if not np.isnan(key):
             share = EMBEDDED_LIMITS.share(len(face), sharpness)
-            cases.append(Case(resized(face, size), resized(restore(face), size), gt, key, side, share))
+            cases.append(Case(resized(face, size, size), resized(restore(face), size, size), gt, key, side, share))
     return cases
 
 

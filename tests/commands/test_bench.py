@@ -92,12 +92,12 @@ def test_the_command_times_what_run_would_take(photo: Path, capsys: pytest.Captu
     assert all(part["seconds"] > 0 for part in report["parts"])
     assert call("bench", photo, *options, "--restorer", "none", "--background", "lanczos") == 0
     answer = capsys.readouterr().out
-    assert "lanczos" in answer and "s a megapixel" in answer and "restorer" not in answer
+    assert "lanczos" in answer and "s per megapixel" in answer and "restorer" not in answer
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("--rounds", 0), "--rounds is 1 or more"), (("--megapixels", "nan"), "--megapixels is 0.01 or more")],
+    [(("--rounds", 0), "--rounds must be at least 1"), (("--megapixels", "nan"), "--megapixels must be at least 0.01")],
 )
 def test_a_number_out_of_range_is_wrong_usage(
     arguments: tuple[object, ...], message: str, photo: Path, capsys: pytest.CaptureFixture[str]

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
 
 from gfprestore.commands.app import app, main
+from gfprestore.commands.options import BACKGROUND, BEHAVIOR, FACES, INPUT_OUTPUT, PERFORMANCE
 
 STORED: dict[str, dict[str, str]] = json.loads(
     (Path(__file__).parents[1] / "golden" / "options.json").read_text(encoding="utf-8")
 )
 PANELS = {
-    "run": ["Input and output", "Faces", "Background", "Performance", "Behavior"],
-    "train": ["Input and output", "Training", "Initial weights", "Losses", "Performance", "Behavior"],
-    "eval": ["Input and output", "Faces", "Performance", "Behavior"],
+    "run": [INPUT_OUTPUT, FACES, BACKGROUND, REVERSAL, PERFORMANCE, BEHAVIOR],
+    "sample": [INPUT_OUTPUT, PERFORMANCE, BEHAVIOR],
+    "train": [INPUT_OUTPUT, "Training", "Initial weights", "Losses", PERFORMANCE, BEHAVIOR],
+    "eval": [INPUT_OUTPUT, FACES, PERFORMANCE, BEHAVIOR],
+    "prepare": [INPUT_OUTPUT, FACES, PERFORMANCE, BEHAVIOR],
+    "degrade": [INPUT_OUTPUT, PERFORMANCE, BEHAVIOR],
+    "retouch": [INPUT_OUTPUT, FACES, PERFORMANCE, BEHAVIOR],
+    "bench": [INPUT_OUTPUT, FACES, BACKGROUND, PERFORMANCE, BEHAVIOR],
+    "demo": [INPUT_OUTPUT, FACES, BACKGROUND, PERFORMANCE, BEHAVIOR],
+    "doctor": [PERFORMANCE, BEHAVIOR],
+    "weights list": [BEHAVIOR],
+    "weights fetch": [BEHAVIOR],
+    "weights verify": [BEHAVIOR],
+    "weights path": [BEHAVIOR],
 }
 
 
@@ -31,15 +44,41 @@ def test_every_option_of_the_first_version_is_there_with_its_default(name: str) 
     assert {option: defaults.get(option) for option in STORED[name]} == STORED[name]
 
 
+def commands() -> dict[str, Any]:
+    """Every command by its name, such as `weights fetch`."""
+    found: dict[str, Any] = {}
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        found |= {f"{name} {inner}": below for inner, below in getattr(command, "commands", {}).items()} or {
+            name: command
+        }
+    return found
+
+
 @pytest.mark.parametrize("name", PANELS)
 def test_help_groups_the_options_in_panels(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     with pytest.raises(SystemExit):
-        main([name, "--help"])
+        main([*name.split(), "--help"])
     shown = capsys.readouterr().out
     assert [panel for panel in PANELS[name] if f"─ {panel} ─" not in shown] == []
+
+
+def test_every_option_of_every_command_is_in_a_panel() -> None:
+    assert set(commands()) == set(PANELS)
+    for name, command in commands().items():
+        options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
+        panels = {option.rich_help_panel for option in options if option.name != "help"}
+        assert panels == set(PANELS[name]), name
+
+
+@pytest.mark.parametrize("value", ["auto", "keep", "restore"])
+def test_colour_is_the_same_option_as_color(value: str) -> None:
+    command = commands()["run"]
+    given = [command.make_context("run", [option, value, "photo.jpg"]).params for option in ("--color", "--colour")]
+    assert given[0] == given[1]
+    assert given[0]["color"].value == value
 
 
 def test_shell_completion_can_be_installed(capsys: pytest.CaptureFixture[str]) -> None:

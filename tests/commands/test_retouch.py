@@ -32,7 +32,7 @@ def test_pairs_of_a_folder_are_made_once_and_kept(tmp_path: Path, capsys: pytest
     assert call(*command, "--preset", "single-shrink-80") == 0
     assert records(capsys)[1]["done_before"] == 4
     assert call(*command, "--preset", "deepfrr") == 4
-    assert "holds a set with another preset" in capsys.readouterr().err
+    assert "is a set with another preset" in capsys.readouterr().err
 
 
 def test_a_real_face_is_found_again_after_retouching(

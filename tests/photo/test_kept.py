@@ -33,11 +33,11 @@ KEPT = {
     "EXIF of every directory: camera, date, lens": (YES, YES, YES, YES, YES),
     "GPS position": (YES, YES, YES, YES, YES),
     "maker note, byte for byte": (YES, YES, YES, YES, YES),
-    "EXIF tags that nobody knows": (YES, YES, YES, YES, YES),
+    "unknown EXIF tags": (YES, YES, YES, YES, YES),
     "orientation: in the pixels, the tag reset": (YES, YES, YES, YES, YES),
     "pixel dimensions in EXIF: the new ones": (YES, YES, YES, YES, YES),
     "resolution: scaled, the print size stays": (YES, YES, YES, YES, YES),
-    "thumbnail: made anew": (YES, YES, NO_PLACE, YES, YES),
+    "thumbnail: of the restored photo": (YES, YES, NO_PLACE, YES, YES),
     "ICC profile": (YES, YES, YES, YES, YES),
     "XMP": (YES, YES, YES, YES, YES),
     "IPTC": (YES, YES, YES, NO_PLACE, NO_PLACE),
@@ -291,7 +291,7 @@ def test_kept(thing: str, name: str, reader: str, folders: tuple[Path, Path]) ->
         pytest.skip(f"this Pillow has no {name}")
     if reader == "exiftool" and shutil.which("exiftool") is None:
         pytest.skip("exiftool is not installed")
-    stem = "thumbnail" if (name, thing) == ("AVIF", "thumbnail: made anew") else FILES.get(thing, "full")
+    stem = "thumbnail" if (name, thing) == ("AVIF", "thumbnail: of the restored photo") else FILES.get(thing, "full")
     source, output = (folder / f"{stem}{FORMATS[name]}" for folder in folders)
     found = {} if thing in FILES else READERS[reader](output)
     assert ROWS[thing](found, source, output), found

@@ -49,6 +49,18 @@ if importlib.util.find_spec("pillow_heif") is not None:
 
 
 @pytest.mark.parametrize("target", FORMATS)
+def test_resolution_survives_where_the_source_has_no_exif(target: str, tmp_path: Path) -> None:
+    source, output = tmp_path / "source.jpg", tmp_path / f"output{target}"
+    Image.fromarray(ramp(90, 120)).save(source, dpi=(300, 200))
+    assert enlarged(source, output) == ()
+    with Image.open(output) as image:
+        found = dict(zip((282, 283), image.info.get("dpi", ()), strict=False)) | dict(image.getexif())
+    assert [round(float(found[tag])) for tag in (282, 283)] == [600, 400]
+    if target in (".webp", ".avif", ".heic"):
+        assert found[296] == 2  # inches
+
+
+@pytest.mark.parametrize("target", FORMATS)
 @pytest.mark.parametrize("origin", FORMATS)
 def test_exif_of_every_directory_survives_a_change_of_size_and_format(origin: str, target: str, tmp_path: Path) -> None:
     output = tmp_path / f"output{target}"

@@ -182,13 +182,13 @@ def test_premultiplied_alpha_of_a_16_bit_tiff_is_undone(tmp_path: Path) -> None:
 
 def test_16_bits_become_8_only_where_the_format_asks_and_it_is_said(tmp_path: Path) -> None:
     photo = read_photo(saved(tmp_path / "a.png", deep_png(DEEP[..., :3])))
-    notes = write_photo(photo, tmp_path / "b.webp", format="webp", quality=100)
+    notes = write_photo(photo, tmp_path / "b.webp", quality=100)
     assert any("16 bits" in note for note in notes)
-    write_photo(replace(photo, pixels=photo.pixels, alpha=None), tmp_path / "b.jpg", format="jpg")
+    write_photo(replace(photo, pixels=photo.pixels, alpha=None), tmp_path / "b.jpg")
     with Image.open(tmp_path / "b.jpg") as image:
         assert image.mode == "RGB"
     flat = replace(photo, pixels=np.full((16, 16, 3), 128 * 257 + 128, np.uint16))  # halfway less a bit: 128
-    write_photo(flat, tmp_path / "c.jpg", format="jpg")
+    write_photo(flat, tmp_path / "c.jpg")
     with Image.open(tmp_path / "c.jpg") as image:
         assert np.asarray(image)[8, 8].tolist() == [128, 128, 128]
 

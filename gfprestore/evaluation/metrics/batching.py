@@ -1,10 +1,11 @@
-"""Shared steps of the metrics: checking images, batching them for a network, averaging."""
+"""Shared steps of the metrics: finding weights, checking images, batching them for a network, averaging."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -12,14 +13,32 @@ import torch
 from torch import Tensor
 
 from gfprestore.device import is_out_of_memory, release_memory
-from gfprestore.errors import UsageError
+from gfprestore.errors import MetricUnavailable, UsageError
 from gfprestore.evaluation.metrics.specs import MetricSpec, Pixels
 from gfprestore.tensors import pixels_to_signed
+from gfprestore.weights.store import WeightsStore
 
 Item = TypeVar("Item")
 
 PIXELS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 22}
 """Pixels per batch by device type; features of VGG-16 take about 1 kB per pixel."""
+
+
+def released_weights(spec: MetricSpec, store: WeightsStore, name: str) -> Path:
+    """Find the weights of a metric, without a download.
+
+    Raises:
+        MetricUnavailable: The weights are missing.
+        WeightsDamagedError: The weights are damaged.
+    """
+    path = store.find(name)
+    if path is None:
+        raise MetricUnavailable(
+            spec.label,
+            f"{name} was not found in {', '.join(map(str, store.folders))}.",
+            f"Run `gfprestore weights fetch {name}`.",
+        )
+    return path
 
 
 def images(spec: MetricSpec, given: Sequence[Pixels]) -> Sequence[Pixels]:
@@ -54,6 +73,14 @@ def pairs(spec: MetricSpec, restored: Sequence[Pixels], gt: Sequence[Pixels] | N
                 "Resize one of them and state it with the score."
             )
     return both
+
+
+class Averaged:
+    """A metric whose score of a set is the mean of its images."""
+
+    def summarize(self, scores: Sequence[float]) -> float:
+        """Mean without NaN."""
+        return mean_score(scores)
 
 
 def mean_score(scores: Sequence[float]) -> float:

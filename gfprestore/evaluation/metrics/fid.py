@@ -26,7 +26,7 @@ from torch import Tensor
 from gfprestore.batch.walk import natural_key
 from gfprestore.data.images import read_pixels
 from gfprestore.errors import FolderError, MetricUnavailable, WeightsDamagedError, WeightsMismatchError
-from gfprestore.evaluation.metrics.batching import images, in_batches, signed_batch
+from gfprestore.evaluation.metrics.batching import images, in_batches, released_weights, signed_batch
 from gfprestore.evaluation.metrics.specs import MetricSpec, Pixels
 from gfprestore.files import sha256_of, write_whole
 from gfprestore.networks.inception import FEATURES, SIZE, InceptionFeatures
@@ -170,13 +170,7 @@ def open_fid(
         FolderError: The reference folder cannot be read or contains fewer than two images.
         PhotoError: One of its images cannot be read.
     """
-    path = store.find(NETWORK)
-    if path is None:
-        raise MetricUnavailable(
-            spec.label,
-            f"{NETWORK} was not found in {', '.join(map(str, store.folders))}.",
-            f"Run `gfprestore weights fetch {NETWORK}`.",
-        )
+    path = released_weights(spec, store, NETWORK)
     weights_sha256 = sha256_of(path)
     if real.statistics is not None:
         statistics = load_statistics(real.statistics)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gfprestore.errors import MetricUnavailable, WeightsMismatchError
-from gfprestore.evaluation.metrics.batching import in_batches, mean_score, pairs
+from gfprestore.evaluation.metrics.batching import Averaged, in_batches, mean_score, pairs, released_weights
 from gfprestore.evaluation.metrics.specs import MetricSpec, Pixels
 from gfprestore.faces.alignment import FACE_ON_TEMPLATE, TEMPLATE_SIZE
 from gfprestore.files import sha256_of
@@ -80,7 +80,7 @@ class IdentityAngle:
 
 
 @dataclass(frozen=True)
-class FaceDistance:
+class FaceDistance(Averaged):
     """Distance between dlib's descriptors or landmarks of an image and its gt.
 
     Attributes:
@@ -98,15 +98,12 @@ class FaceDistance:
         both = pairs(self.spec, restored, gt)
         return [self.distance(self.describe(one), self.describe(other)) for one, other in both]
 
-    def summarize(self, scores: Sequence[float]) -> float:
-        """Mean without NaN."""
-        return mean_score(scores)
-
 
 def gray_face(pixels: Pixels) -> NDArray[np.uint8]:
     """Input of ArcFace from an image (H, W, 3): gray (128, 128), bilinear without antialiasing.
 
-    The weights are those that libpng, through OpenCV, uses for color to gray, in 1/32768 and truncated.
+    The weights are those that libpng, through OpenCV, uses for color to gray, in 1/32768 and truncated; rounding with
+    `gfprestore.pixels.LUMA` would give other levels.
     """
     red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
     gray = ((9797 * red + 19234 * green + 3737 * blue) >> 15).astype(np.uint8)
@@ -134,13 +131,7 @@ def open_deg(spec: MetricSpec, store: WeightsStore, device: torch.device, used: 
         MetricUnavailable: The weights are missing.
         WeightsError: They are damaged or from another network.
     """
-    path = store.find(RECOGNIZER)
-    if path is None:
-        raise MetricUnavailable(
-            spec.label,
-            f"{RECOGNIZER} was not found in {', '.join(map(str, store.folders))}.",
-            f"Run `gfprestore weights fetch {RECOGNIZER}`.",
-        )
+    path = released_weights(spec, store, RECOGNIZER)
     used[RECOGNIZER] = sha256_of(path)
     try:
         network = ArcFaceResNet18.from_state(load_state(path))

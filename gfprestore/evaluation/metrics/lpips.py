@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gfprestore.errors import MetricUnavailable, WeightsMismatchError
-from gfprestore.evaluation.metrics.batching import in_batches, mean_score, pairs, runs_of_one_size, signed_batch
+from gfprestore.evaluation.metrics.batching import Averaged, in_batches, pairs, runs_of_one_size, signed_batch
 from gfprestore.evaluation.metrics.specs import MetricSpec, Pixels
 from gfprestore.files import sha256_of
 from gfprestore.networks.lpips import LPIPS, alex_lpips, vgg_lpips
@@ -35,7 +35,7 @@ _SHIFT_TOLERANT = Path("weights", "vST0.0", "vgg_shift_tolerant.pth")
 
 
 @dataclass(frozen=True)
-class PerceptualMetric:
+class PerceptualMetric(Averaged):
     """A variant of LPIPS."""
 
     spec: MetricSpec
@@ -52,10 +52,6 @@ class PerceptualMetric:
             else:
                 scores += in_batches(self._distances, run, 2 * height * width, self.device).tolist()
         return scores
-
-    def summarize(self, scores: Sequence[float]) -> float:
-        """Mean without NaN."""
-        return mean_score(scores)
 
     def _distances(self, both: Sequence[tuple[Pixels, Pixels]]) -> Tensor:
         restored, gt = (signed_batch([pair[side] for pair in both], self.device) for side in (0, 1))

@@ -75,7 +75,10 @@ def niqe(pixels: Pixels, pristine: Pristine) -> float:
 
 
 def luma(pixels: Pixels) -> NDArray[np.float32]:
-    """Convert (H, W, 3) RGB uint8 to luma (H, W) rounded to integers."""
+    """Convert (H, W, 3) RGB uint8 to luma (H, W) in 16..235 rounded to integers, in basicsr's steps and precision.
+
+    `gfprestore.pixels.LUMA` spans 0..255 instead.
+    """
     unit = pixels.astype(np.float32) / np.float32(255)
     levels = (unit @ np.array(_LUMA) + 16.0) / 255.0
     return np.asarray(np.round(levels.astype(np.float32) * np.float32(255)), np.float32)

@@ -13,7 +13,7 @@ import torch
 
 from gfprestore.errors import GfprestoreError, MetricUnavailable, UsageError
 from gfprestore.evaluation.metrics import psnr_ssim
-from gfprestore.evaluation.metrics.batching import images, mean_score, pairs
+from gfprestore.evaluation.metrics.batching import Averaged, images, pairs
 from gfprestore.evaluation.metrics.fid import Progress, RealFaces, open_fid
 from gfprestore.evaluation.metrics.identity import open_deg, open_dlib_identity, open_landmark_distance
 from gfprestore.evaluation.metrics.lpips import open_lpips, open_shift_tolerant
@@ -22,16 +22,7 @@ from gfprestore.evaluation.metrics.specs import DEFAULT_METRICS, METRICS, ImageM
 from gfprestore.files import sha256_of
 from gfprestore.weights.store import WeightsStore, embedded_folder
 
-__all__ = [
-    "DEFAULT_METRICS",
-    "METRICS",
-    "MetricSpec",
-    "MetricUnavailable",
-    "ImageMetric",
-    "Pixels",
-    "SetMetric",
-    "open_metric",
-]
+__all__ = ["DEFAULT_METRICS", "METRICS", "ImageMetric", "SetMetric", "open_metric"]
 
 _PAIR_FUNCTIONS: dict[str, Callable[[Pixels, Pixels], float]] = {
     "psnr": psnr_ssim.psnr,
@@ -42,7 +33,7 @@ _PAIR_FUNCTIONS: dict[str, Callable[[Pixels, Pixels], float]] = {
 
 
 @dataclass(frozen=True)
-class PairMetric:
+class PairMetric(Averaged):
     """A metric of one image and its gt."""
 
     spec: MetricSpec
@@ -52,13 +43,9 @@ class PairMetric:
         """One score per image; see `ImageMetric`."""
         return [self.function(one, other) for one, other in pairs(self.spec, restored, gt)]
 
-    def summarize(self, scores: Sequence[float]) -> float:
-        """Mean without NaN."""
-        return mean_score(scores)
-
 
 @dataclass(frozen=True)
-class BlindMetric:
+class BlindMetric(Averaged):
     """A metric of one image without gt."""
 
     spec: MetricSpec
@@ -67,10 +54,6 @@ class BlindMetric:
     def score(self, restored: Sequence[Pixels], gt: Sequence[Pixels] | None) -> list[float]:
         """One score per image; see `ImageMetric`."""
         return [self.function(image) for image in images(self.spec, restored)]
-
-    def summarize(self, scores: Sequence[float]) -> float:
-        """Mean without NaN."""
-        return mean_score(scores)
 
 
 def open_metric(

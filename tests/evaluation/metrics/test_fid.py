@@ -25,10 +25,12 @@ from gfprestore.evaluation.metrics.fid import (
     frechet_distance,
     load_statistics,
 )
-from gfprestore.evaluation.metrics.opening import METRICS, open_metric
+from gfprestore.evaluation.metrics.opening import open_metric
+from gfprestore.evaluation.metrics.specs import METRICS
 from gfprestore.files import sha256_of
 from gfprestore.networks.inception import FEATURES, InceptionFeatures
-from gfprestore.weights.store import WeightsStore, find_row
+from gfprestore.weights.store import WeightsStore
+from gfprestore.weights.table import find_row
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "metrics.csv"
 CPU = torch.device("cpu")

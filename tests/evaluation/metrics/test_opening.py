@@ -17,7 +17,8 @@ from torch import nn
 
 from gfprestore.errors import ExitCode, MetricUnavailable, UsageError
 from gfprestore.evaluation.metrics import batching, lpips
-from gfprestore.evaluation.metrics.opening import DEFAULT_METRICS, METRICS, open_metric
+from gfprestore.evaluation.metrics.opening import open_metric
+from gfprestore.evaluation.metrics.specs import DEFAULT_METRICS, METRICS
 from gfprestore.files import sha256_of
 from gfprestore.networks.lpips import alex_lpips
 from gfprestore.weights.store import WeightsStore

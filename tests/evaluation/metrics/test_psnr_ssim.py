@@ -12,8 +12,9 @@ import torch
 from samples import CROPS, WAYS, original, sample_image
 
 from gfprestore.evaluation.metrics.niqe import halved, niqe
-from gfprestore.evaluation.metrics.opening import ImageMetric, open_metric
+from gfprestore.evaluation.metrics.opening import open_metric
 from gfprestore.evaluation.metrics.psnr_ssim import matched, psnr, ssim
+from gfprestore.evaluation.metrics.specs import ImageMetric
 from gfprestore.weights.store import WeightsStore
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "metrics.csv"
