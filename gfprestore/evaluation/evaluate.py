@@ -34,7 +34,14 @@ from gfprestore.data.test_sets import (
 from gfprestore.device import choose_device
 from gfprestore.errors import FolderError, PhotoError, UsageError
 from gfprestore.evaluation.html_report import Page
-from gfprestore.evaluation.metrics.opening import DEFAULT_METRICS, METRICS, ImageMetric, SetMetric, open_metric
+from gfprestore.evaluation.metrics.opening import (
+    DEFAULT_METRICS,
+    METRICS,
+    FaceMetric,
+    ImageMetric,
+    SetMetric,
+    open_metric,
+)
 from gfprestore.evaluation.published import published_for
 from gfprestore.evaluation.report import MethodReport, Report, json_text, markdown
 from gfprestore.evaluation.restoring import Written, align_photos, restoration_settings, restore_set
@@ -336,7 +343,7 @@ class Evaluation:
         store = WeightsStore(options.weights_dir, offline=True)
         is_folder = options.statistics is not None and options.statistics.is_dir()
 
-        def opened(name: str, weights_used: dict[str, str]) -> ImageMetric | SetMetric:
+        def opened(name: str, weights_used: dict[str, str]) -> ImageMetric | FaceMetric | SetMetric:
             return open_metric(
                 name,
                 store,

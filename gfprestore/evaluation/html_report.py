@@ -205,7 +205,7 @@ def _badness(name: str, order: Order) -> float:
     number = method.scores.scores[metric].images.get(name)
     if number is None:
         return math.inf
-    return number if METRICS[metric].better == "higher" else -number
+    return METRICS[metric].badness(number)
 
 
 def _scores_of(method: MethodReport, name: str) -> list[str]:

@@ -18,10 +18,13 @@ from gfprestore.evaluation.metrics.opening import METRICS
 from gfprestore.evaluation.published import PublishedTable
 from gfprestore.evaluation.scoring import READING_RULE, SIZE_RULE, MethodScores, MetricScore, Subject
 
-ARROWS = {"higher": "↑", "lower": "↓"}
+ARROWS = {"higher": "↑", "lower": "↓", "one": "→1"}
 NOT_SAME = {"other": "†", "unknown": "‡"}
 NO_VALUE = "–"
-PLACES = {"fid": 2, "psnr": 2, "psnr_matched": 2, "deg": 2, "deg_all": 2, "niqe": 3, "lmd": 3}  # 4 for all others
+PLACES = {  # 4 for all others
+    **dict.fromkeys(("fid", "psnr", "psnr_matched", "psnr_capped", "deg", "deg_all", "tone"), 2),
+    **dict.fromkeys(("niqe", "lmd", "geometry", "texture"), 3),
+}
 
 ALIGNED_RULE = "Inputs are aligned crops. The network output is scored unchanged."
 PHOTO_RULE = (
