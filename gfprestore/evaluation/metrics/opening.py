@@ -46,13 +46,10 @@ __all__ = [
     "open_metric",
 ]
 
-HIGHEST_PSNR = 60.0
-"""Highest score of `psnr_capped` in dB."""
-
 _PAIR_FUNCTIONS: dict[str, Callable[[Pixels, Pixels], float]] = {
     "psnr": psnr_ssim.psnr,
     "psnr_matched": lambda restored, gt: psnr_ssim.psnr(psnr_ssim.matched(restored, gt), gt),
-    "psnr_capped": lambda restored, gt: min(psnr_ssim.psnr(restored, gt), HIGHEST_PSNR),
+    "psnr_capped": lambda restored, gt: min(psnr_ssim.psnr(restored, gt), psnr_ssim.HIGHEST_PSNR),
     "ssim": psnr_ssim.ssim,
     "ssim_matched": lambda restored, gt: psnr_ssim.ssim(psnr_ssim.matched(restored, gt), gt),
 }

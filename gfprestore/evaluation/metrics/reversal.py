@@ -136,7 +136,8 @@ def geometry_error(image: Pixels, gt: Pixels, face: FacePlace) -> float:
     """
     height, width = round(GEOMETRY_WIDTH * gt.shape[0] / gt.shape[1]), GEOMETRY_WIDTH
     grays = [cv2.cvtColor(resized(pixels, width, height), cv2.COLOR_RGB2GRAY) for pixels in (gt, image)]
-    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(grays[0], grays[1], None)
+    dis: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow = dis.calc(grays[0], grays[1], None)  # (H, W, 2)
     place = face.at(width)
     mask = face_region(place.landmarks, (height, width), place.points)
     return weighted_mean(np.hypot(flow[..., 0], flow[..., 1]), mask)
