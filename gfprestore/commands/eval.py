@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,14 +21,17 @@ from gfprestore.commands.options import (
     Json,
     NamedPrecision,
     Offline,
-    OwnRestorer,
     Precision,
     WeightsDir,
 )
 from gfprestore.errors import ExitCode
 
 if TYPE_CHECKING:
-    pass
+    from gfprestore.console import Reporter
+    from gfprestore.evaluation.evaluate import Listener
+    from gfprestore.evaluation.reversal.options import ReversalOptions
+
+RETOUCHED_SET = "deepfrr"
 
 
 @command
@@ -37,7 +41,7 @@ def evaluate(
         typer.Option(
             "--set",
             metavar="NAME|DIR",
-            help="celeba-test, lfw-test, celebchild-test, webphoto-test, or any folder.",
+            help="celeba-test, lfw-test, celebchild-test, webphoto-test, deepfrr, or any folder.",
             rich_help_panel=INPUT_OUTPUT,
         ),
     ] = None,
@@ -51,10 +55,10 @@ def evaluate(
         ),
     ] = None,
     restored: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             "--restored",
-            metavar="DIR",
+            metavar="[NAME=]DIR",
             help="Folder of restored images to score, from any method; repeatable.",
             rich_help_panel=INPUT_OUTPUT,
         ),
@@ -104,7 +108,42 @@ def evaluate(
             rich_help_panel=FACES,
         ),
     ] = None,
-    weights: OwnRestorer = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--weights",
+            metavar="FILE",
+            help="Your own face restorer, recognized by its tensors; repeatable with deepfrr.",
+            rich_help_panel=FACES,
+        ),
+    ] = None,
+    constant_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--constant-from",
+            metavar="DIR",
+            help="Training pairs for the row of the constant inverse (deepfrr).",
+            rich_help_panel=INPUT_OUTPUT,
+        ),
+    ] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            "--study",
+            metavar="DIR",
+            help="Write a page for a blind user study of the methods to DIR/page.",
+            rich_help_panel=INPUT_OUTPUT,
+        ),
+    ] = None,
+    votes: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--votes",
+            metavar="FILE|DIR",
+            help="Count the votes of the study in --study, and nothing else; repeatable.",
+            rich_help_panel=INPUT_OUTPUT,
+        ),
+    ] = None,
     alignment: Annotated[
         Alignment,
         typer.Option(
@@ -134,19 +173,60 @@ def evaluate(
 ) -> None:
     """Restore a test set, score it, and report beside the published rows; or score anyone's images."""
     from gfprestore.console import Reporter, StageProgress, download_reporter
+    from gfprestore.errors import UsageError
     from gfprestore.evaluation.evaluate import EvalOptions, Evaluation, Listener
     from gfprestore.evaluation.report import as_json, published_notes, table_of
+    from gfprestore.evaluation.reversal.options import ReversalOptions
+    from gfprestore.evaluation.study import check_new, methods_of, write_study
 
+    reporter = Reporter(json_output)
+    if votes:
+        _count_votes(reporter, votes, study)
+        return
+    if study is not None:
+        check_new(study)
+    named = [_named_folder(text) for text in restored or ()]
+    chosen = None if metrics is None else tuple(dict.fromkeys(filter(None, metrics.replace(" ", "").split(","))))
+    if test_set == RETOUCHED_SET:
+        for option, value in (("--gt", gt), ("--lq", lq), ("--statistics", statistics)):
+            if value is not None:
+                raise UsageError(
+                    f"{option} is not supported with --set deepfrr. Name the folder of the set with --data."
+                )
+        reversal = ReversalOptions(
+            data=data,
+            weights=tuple(weights or ()),
+            restorer=restorer,
+            restored=tuple(folder for _, folder in named),
+            names=tuple(name for name, _ in named),
+            constant_from=constant_from,
+            metrics=chosen,
+            detector=detector,
+            output=output,
+            device=device,
+            precision=precision.value,
+            batch_size=batch_size,
+            offline=offline,
+            weights_dir=weights_dir,
+        )
+        with StageProgress(reporter) as progress:
+            _evaluate_reversal(reporter, reversal, Listener(progress, download_reporter(reporter)), study)
+        return
+    if constant_from is not None:
+        raise UsageError("--constant-from is only for --set deepfrr.")
+    if weights is not None and len(weights) > 1:
+        raise UsageError("Several --weights are only for --set deepfrr. Evaluate them one by one.")
     options = EvalOptions(
         test_set=test_set,
         data=data,
-        restored=tuple(restored or ()),
+        restored=tuple(folder for _, folder in named),
+        names=tuple(name for name, _ in named),
         gt=gt,
         lq=lq,
-        metrics=None if metrics is None else tuple(dict.fromkeys(filter(None, metrics.replace(" ", "").split(",")))),
+        metrics=chosen,
         statistics=statistics,
         restorer=restorer,
-        weights=weights,
+        weights=weights[0] if weights else None,
         alignment=alignment.value,
         detector=detector,
         output=output,
@@ -156,17 +236,96 @@ def evaluate(
         offline=offline,
         weights_dir=weights_dir,
     )
-    reporter = Reporter(json_output)
     with StageProgress(reporter) as progress:
         report = Evaluation(options, Listener(progress, download_reporter(reporter))).run()
+        if study is not None:
+            write_study(study, methods_of(report.methods), report.test_set.gt, functools.partial(progress, "study"))
     reporter.record(as_json(report, with_images=False))
     (reporter.table if json_output else reporter.listing)("", *table_of(report))
     for line in [*report.unavailable, *published_notes(report)]:
         reporter.note(line)
     for line in report.warnings:
         reporter.warn(line)
+    _tell_study(reporter, study)
     for method in report.methods:
         for name, reason in method.failed.items():
             reporter.error(f"{name}: {reason}")
     if any(method.failed for method in report.methods):
         raise typer.Exit(int(ExitCode.SOME_FAILED))
+
+
+def _evaluate_reversal(reporter: Reporter, options: ReversalOptions, listener: Listener, study: Path | None) -> None:
+    """Evaluate retouched pairs and report; failed pairs end the command with their exit code."""
+    from gfprestore.evaluation.report import table_of
+    from gfprestore.evaluation.reversal.comparisons import RETOUCHED
+    from gfprestore.evaluation.reversal.evaluate import ReversalEvaluation
+    from gfprestore.evaluation.reversal.report import (
+        WHAT_IT_IS,
+        as_json,
+        comparison_table,
+        published_lines,
+        unavailable_lines,
+        untouched_table,
+    )
+    from gfprestore.evaluation.reversal.views import for_study
+    from gfprestore.evaluation.study import methods_of, write_study
+
+    evaluation = ReversalEvaluation(options, listener)
+    report = evaluation.run()
+    if study is not None:
+        frame, rows = for_study(evaluation.frames)
+        methods = methods_of(rows, also=RETOUCHED)
+        write_study(study, methods, frame.test_set.gt, functools.partial(listener.progress, "study"))
+    reporter.record(as_json(report, with_images=False))
+    show = reporter.table if reporter.json_output else reporter.listing
+    for view in report.views:
+        show(view.title, *table_of(view.report))
+        if view.comparisons:
+            show("Compared image by image", *comparison_table(view))
+    if report.untouched:
+        show("Untouched and slightly retouched faces", *untouched_table(report))
+    for line in [WHAT_IT_IS, *published_lines(), *report.notes, *unavailable_lines(report)]:
+        reporter.note(line)
+    for line in report.warnings:
+        reporter.warn(line)
+    _tell_study(reporter, study)
+    for name, reason in report.failed.items():
+        reporter.error(f"{name}: {reason}")
+    if report.failed:
+        raise typer.Exit(int(ExitCode.SOME_FAILED))
+
+
+def _count_votes(reporter: Reporter, files: list[Path], study: Path | None) -> None:
+    """Count the votes of a study."""
+    from gfprestore.errors import UsageError
+    from gfprestore.evaluation.study import read_key
+    from gfprestore.evaluation.votes import as_json, read_ballots, table_of, tally
+
+    if study is None:
+        raise UsageError("--votes needs the folder of the study. Name it with --study.")
+    key = read_key(study)
+    found = tally(read_ballots(files, key), key)
+    reporter.record(as_json(found))
+    show = reporter.table if reporter.json_output else reporter.listing
+    show(f"{found.votes} votes of {found.voters} voters", *table_of(found.methods))
+    show("In pairs", *table_of(found.pairs))
+    if found.voters > 1:
+        reporter.note("Wilson's interval treats all votes as independent. Quote the interval over voters.")
+    if not found.reference:
+        reporter.note("The voters did not see the originals.")
+
+
+def _tell_study(reporter: Reporter, study: Path | None) -> None:
+    if study is not None:
+        reporter.note(
+            f"Study: give {study / 'page'} to the voters and keep {study / 'key.json'}. Then count their files with "
+            f"`gfprestore eval --study {study} --votes FILE`."
+        )
+
+
+def _named_folder(text: str) -> tuple[str, Path]:
+    """Name and folder of `NAME=DIR`; an existing folder with such a name is a folder."""
+    name, equals, folder = text.partition("=")
+    if not equals or not name or Path(text).exists():
+        return "", Path(text)
+    return name, Path(folder)

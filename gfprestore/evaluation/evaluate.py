@@ -67,6 +67,7 @@ class EvalOptions:
         test_set: Name of a known test set, or a folder; None to compare only folders of images.
         data: Folder of the named set; None for its default below the user's data folder.
         restored: Folders of images restored by other programs.
+        names: Their names in tables; a missing or empty one is the folder's own.
         gt: Folder of ground truth images that replaces the set's own.
         lq: Folder of inputs that replaces the set's own.
         metrics: Keys of `METRICS`; None for all.
@@ -88,6 +89,7 @@ class EvalOptions:
     restored: tuple[Path, ...] = ()
     gt: Path | None = None
     lq: Path | None = None
+    names: tuple[str, ...] = ()
     metrics: tuple[str, ...] | None = None
     statistics: Path | None = None
     restorer: str | None = None
@@ -290,11 +292,12 @@ class Evaluation:
         methods = []
         taken: set[str] = set()
         known = set(test_set.names)
-        for folder in self.options.restored:
+        names = [*self.options.names, *[""] * len(self.options.restored)]
+        for folder, wanted in zip(self.options.restored, names, strict=False):
             images, doubles = list_named(folder)
             if not images:
                 raise FolderError(f"{folder} contains no images. Choose another folder with --restored.")
-            name = _free_name(folder, taken)
+            name = wanted if wanted and wanted not in taken else _free_name(folder, taken)
             taken.add(name)
             methods.append(
                 MethodReport(

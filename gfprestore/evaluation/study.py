@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from gfprestore.batch.output_folder import create_folder_within, prepare_output
 from gfprestore.data.images import Pixels, read_pixels, resized, write_png
 from gfprestore.errors import FolderError, UsageError
 from gfprestore.evaluation.html_report import open_template
+from gfprestore.evaluation.report import MethodReport
 from gfprestore.files import write_whole
 
 TEMPLATE = "study.html.j2"
@@ -88,13 +89,8 @@ def write_study(
         FolderError: The folder holds a study or other files, or cannot be written.
         PhotoError: An image cannot be read.
     """
+    check_new(folder)
     names = _names(methods, originals)
-    if (folder / KEY_NAME).exists():
-        raise FolderError(
-            f"{folder} holds a study already, whose votes would be lost. Use another folder with --study."
-        )
-    if folder.is_dir() and any(folder.iterdir()):
-        raise FolderError(f"{folder} is not empty. Use a new folder with --study.")
     prepare_output(folder)
     images = folder / PAGE_FOLDER / IMAGE_FOLDER
     create_folder_within(images, folder)
@@ -119,6 +115,33 @@ def write_study(
     write_whole(folder / KEY_NAME, (json.dumps(_key_json(key), indent=1) + "\n").encode("ascii"))
     write_whole(folder / PAGE_FOLDER / "index.html", page.encode("utf-8"))
     return key
+
+
+def check_new(folder: Path) -> None:
+    """Check that a study can be written to a folder, before the work that it needs.
+
+    Raises:
+        FolderError: The folder holds a study or other files.
+    """
+    if (folder / KEY_NAME).exists():
+        raise FolderError(
+            f"{folder} holds a study already, whose votes would be lost. Use another folder with --study."
+        )
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FolderError(f"{folder} is not empty. Use a new folder with --study.")
+
+
+def methods_of(reports: Sequence[MethodReport], also: str | None = None) -> dict[str, dict[str, Path]]:
+    """Images of evaluated methods by name.
+
+    Args:
+        reports: The methods to compare.
+        also: Left out where there are two others.
+    """
+    found = {report.name: {entry.name: entry.restored for entry in report.subjects} for report in reports}
+    if also in found and len(found) > 2:
+        del found[also]
+    return found
 
 
 def read_key(folder: Path) -> StudyKey:

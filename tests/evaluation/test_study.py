@@ -183,9 +183,9 @@ def test_damaged_files_are_refused(tmp_path: Path, _name: str, change: Any, text
     key = read_key(make_study(tmp_path))
     folder = write_votes(tmp_path / "votes")
     whole = json.dumps(ballot_of(key, "v", "ours"))
-    content = (
-        whole[:50] if change is None else json.dumps(change if isinstance(change, list) else json.loads(whole) | change)
-    )
+    content = whole[:50]
+    if change is not None:
+        content = json.dumps(change if isinstance(change, list) else json.loads(whole) | change)
     (folder / "v.json").write_text(content)
     with pytest.raises(UsageError, match=text):
         read_ballots([folder / "v.json"], key)
@@ -250,7 +250,8 @@ let count = 0;
 while (!elements.question.hidden && count++ < 1000) { lefts.push(elements.left.src); elements["choose-left"].click(); }
 key("1");  // after the last question nothing happens
 elements.save.click();
-console.log(JSON.stringify({ first, again, resumed, lefts, done: elements.done.hidden, votes: JSON.parse(blob), written }));
+const done = elements.done.hidden, votes = JSON.parse(blob);
+console.log(JSON.stringify({ first, again, resumed, lefts, done, votes, written }));
 """
 
 

@@ -84,6 +84,19 @@ def row_name(network: Network, *, with_levels: bool) -> str:
     return f"{network.label}, {GIVEN if with_levels else ESTIMATED}"
 
 
+def for_study(frames: Sequence[Frame]) -> tuple[Frame, list[MethodReport]]:
+    """The frame and the rows that a user study shows: results for a photo as it arrives, at the largest size.
+
+    The rows are the networks with estimated levels, other methods, and the retouched images.
+    """
+    frame = next((frame for frame in frames if frame.key == FULL), frames[-1])
+    beside = (CONSTANT, BICUBIC)
+    endings = (f", {GIVEN}", ", first stage alone", ", ceiling")
+    return frame, [
+        method for method in frame.methods if method.name not in beside and not method.name.endswith(endings)
+    ]
+
+
 def frames_of(title: str, pairs: Sequence[Pair], rows: Rows, sha256_of: Callable[[Path], str]) -> list[Frame]:
     """Arrange the rows by frame; a frame without pairs is left out.
 
