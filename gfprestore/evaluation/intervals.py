@@ -48,6 +48,9 @@ def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -
     """Ratio of the means of paired values and its bootstrap interval.
 
     None for fewer than two pairs, or if the denominators add up to 0.
+
+    Raises:
+        ValueError: The numbers do not pair.
     """
     above, below = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
     if len(above) != len(below):
@@ -78,7 +81,11 @@ def grouped_share_interval(successes: Sequence[float], trials: Sequence[float]) 
 
 
 def wilson_interval(successes: int, trials: int) -> Estimate | None:
-    """Share of successes and its Wilson score interval (Wilson, 1927) for independent trials; None without trials."""
+    """Share of successes and its Wilson score interval (Wilson, 1927) for independent trials; None without trials.
+
+    Raises:
+        ValueError: There are more successes than trials.
+    """
     if not 0 <= successes <= trials:
         raise ValueError(f"{successes} successes of {trials} trials")
     if trials == 0:
