@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ import torch
 from gfprestore.batch.folders import PhotoTask, create_folder_of
 from gfprestore.batch.journal import FAILED, RESTORED, Journal, JournalEntry, utc_now
 from gfprestore.batch.previews import write_comparison, write_faces
-from gfprestore.batch.results import OutputOptions, PhotoResult
+from gfprestore.batch.results import OutputOptions, PhotoResult, face_details
 from gfprestore.batch.source_state import SourceState, read_source_state
 from gfprestore.device import free_memory, precision_name
 from gfprestore.errors import FaceError, FolderError, GfprestoreError, PhotoError
@@ -250,6 +250,8 @@ class PhotoRun:
             status="restored",
             faces=max(len(finished.faces), len(finished.crops)),  # an aligned input is one crop without detection
             restored_faces=finished.restored_faces,
+            untouched_faces=finished.untouched_faces,
+            face_details=face_details(finished),
             width=result.pixels.shape[1],
             height=result.pixels.shape[0],
             seconds=seconds,
@@ -257,7 +259,7 @@ class PhotoRun:
             background=self.restoration.background_name,
             warnings=photo.photo.metadata.warnings,
         )
-        missing = len(finished.crops) - report.restored_faces
+        missing = len(finished.crops) - report.restored_faces - report.untouched_faces
         if missing:
             error = FaceError(
                 f"{photo.task.source}: {missing} of {len(finished.crops)} faces could not be restored: "
@@ -363,13 +365,14 @@ class PhotoRun:
 def run_settings(restoration: Restoration, output: OutputOptions) -> dict[str, Any]:
     """Settings that affect the output, for the journal; a photo is restored again if any of them changes."""
     options = restoration.options
+    reversal = {} if options.reversal is None else {"reversal": asdict(options.reversal)}
     return {
         "restorer": restoration.restorer_name,
         "background": restoration.background_name,
         "detector": restoration.detector.name if restoration.detector is not None else None,
         "parser": restoration.parser is not None,
         "weights": restoration.weights_used,
-        "upscale": options.upscale,
+        "upscale": restoration.upscale,
         "strength": options.strength,
         "colour": options.color,
         "aligned": options.aligned,
@@ -382,6 +385,7 @@ def run_settings(restoration: Restoration, output: OutputOptions) -> dict[str, A
         "quality": output.quality,
         "compare": output.compare,
         "save_faces": output.save_faces,
+        **reversal,
     }
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gfprestore.restoration.restoration import RestoredPhoto
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,21 @@ class OutputOptions:
 
 
 @dataclass(frozen=True)
+class FaceDetail:
+    """What was done to one face; the fields are those of `--json`.
+
+    Attributes:
+        box: Left, top, right and bottom edges in pixels of the input; None for an aligned input.
+        outcome: `restored`, `untouched` (taken for untouched and not changed) or `failed`.
+        levels: Levels, 0 to 100, of the retouching operations that were assumed; None if unknown.
+    """
+
+    box: tuple[float, ...] | None
+    outcome: str
+    levels: dict[str, int] | None
+
+
+@dataclass(frozen=True)
 class PhotoResult:
     """Result of one photo; the fields are those of `--json`.
 
@@ -45,6 +63,8 @@ class PhotoResult:
         background: Name of the background method.
         error: Error message; None if there was no error.
         warnings: Warnings of the photo's reader and writer; printed, not part of `--json`.
+        untouched_faces: Number of faces that were taken for untouched and not changed (FRRffusion only).
+        face_details: What was done to each face; None with restorers that have nothing to say beyond the counts.
     """
 
     source: Path
@@ -59,6 +79,8 @@ class PhotoResult:
     background: str
     error: str | None = None
     warnings: tuple[str, ...] = ()
+    untouched_faces: int = 0
+    face_details: tuple[FaceDetail, ...] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The JSON object of `--json`, in the documented order of its fields."""
@@ -74,4 +96,21 @@ class PhotoResult:
             "restorer": self.restorer,
             "background": self.background,
             "error": self.error,
+            **({} if self.face_details is None else {"face_details": [asdict(face) for face in self.face_details]}),
         }
+
+
+def face_details(photo: RestoredPhoto) -> tuple[FaceDetail, ...] | None:
+    """What was done to each face of a photo; None if no face has levels of retouching."""
+    if all(face is None or face.levels is None for face in photo.restored):
+        return None
+    boxes = [tuple(round(float(edge), 1) for edge in face.box) for face in photo.faces]
+    details = []
+    for index, face in enumerate(photo.restored):
+        box = boxes[index] if len(boxes) == len(photo.restored) else None
+        levels = None
+        if face is not None and face.levels is not None:
+            levels = {name: round(100 * level) for name, level in face.levels.items()}
+        outcome = "failed" if face is None else "untouched" if face.is_untouched else "restored"
+        details.append(FaceDetail(box, outcome, levels))
+    return tuple(details)

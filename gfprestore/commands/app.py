@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from gfprestore._version import __version__
-from gfprestore.commands.data import degrade, prepare, retouch
+from gfprestore.commands.data import degrade, prepare, retouch, sample
 from gfprestore.commands.eval import evaluate
 from gfprestore.commands.info import bench, demo, doctor
 from gfprestore.commands.run import run
@@ -61,4 +61,5 @@ app.command()(prepare)
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(degrade)
+app.command()(sample)
 app.command()(retouch)

@@ -110,7 +110,7 @@ def _timings(restoration: Restoration, pixels: Pixels, rounds: int) -> Iterator[
         durations = _durations(lambda: restorer.restore(crops), rounds, len(crops))
         yield _timing("restorer", restorer.name, restoration.dtype, "face", durations)
     if background is not None:
-        upscale = restoration.options.upscale
+        upscale = restoration.upscale
         durations = _durations(lambda: background.enlarge(pixels, upscale), rounds, size)
         dtype = background.dtype if isinstance(background, NetworkBackground) else None
         yield _timing("background", background.name, dtype, "megapixel", durations)

@@ -1,4 +1,4 @@
-"""`gfprestore prepare`, `degrade` and `retouch`: make training and test sets."""
+"""`gfprestore prepare`, `degrade`, `sample` and `retouch`: make training and test sets."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gfprestore.commands.options import (
     BEHAVIOR,
     FACES,
     INPUT_OUTPUT,
+    BatchSize,
     Debug,
     DetectorName,
     Device,
@@ -138,7 +139,9 @@ def degrade(
     preset: Annotated[
         str,
         typer.Option(
-            "--preset", help="Ranges: celeba-test, paper, official, heavy or old-prints.", rich_help_panel=BEHAVIOR
+            "--preset",
+            help="Ranges: celeba-test, celeba-test-sr4 (4x super-resolution), paper, official, heavy or old-prints.",
+            rich_help_panel=BEHAVIOR,
         ),
     ] = "celeba-test",
     size: Annotated[
@@ -226,6 +229,60 @@ def retouch(
             source, output, options, finder, open_landmarks(), functools.partial(progress, "retouch"), workers
         )
     _report_set(reporter, report, output, "pairs")
+
+
+@command
+def sample(
+    weights: Annotated[
+        str,
+        typer.Argument(
+            metavar="WEIGHTS",
+            help="StyleGAN2 prior: a file such as `train --stage prior` writes, or stylegan2-ffhq-512.",
+        ),
+    ],
+    count: Annotated[int, typer.Option("--count", metavar="N", help="Number of faces.", rich_help_panel=INPUT_OUTPUT)],
+    output: SetOutput,
+    seed: SetSeed,
+    truncation: Annotated[
+        float,
+        typer.Option(
+            "--truncation",
+            metavar="0..1",
+            help="Variety: 1 draws from the whole distribution, less gives more typical faces, 0 the mean face.",
+            rich_help_panel=BEHAVIOR,
+        ),
+    ] = 1.0,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            "--size", metavar="PX", help="Side of the images; default: the prior's.", rich_help_panel=INPUT_OUTPUT
+        ),
+    ] = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    workers: Threads = 2,
+    weights_dir: WeightsDir = None,
+    offline: Offline = False,
+    json_output: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Draw faces from a StyleGAN2 prior; the same command gives the same bytes, and a larger count adds faces."""
+    from gfprestore.console import Reporter, StageProgress, download_reporter
+    from gfprestore.data.sample_folder import SampleOptions, sample_folder
+    from gfprestore.device import choose_device
+    from gfprestore.restoration.model_loader import Opener
+    from gfprestore.weights.store import WeightsStore
+
+    options = SampleOptions(count, seed, truncation, size, batch_size)
+    reporter = Reporter(json_output)
+    chosen = choose_device(device)
+    opener = Opener(WeightsStore(weights_dir, offline=offline), chosen, download_reporter(reporter))
+    prior = opener.prior(weights)
+    with StageProgress(reporter) as progress:
+        report = sample_folder(prior, output, options, chosen, functools.partial(progress, "sample"), workers)
+    reporter.record({"summary": {"made": report.made, "done_before": report.done_before, "output": str(output)}})
+    numbers = f"{report.made} faces drawn, {report.done_before} done before"
+    reporter.note(f"{numbers}: {output}. Next: gfprestore retouch {output} -o pairs --seed {seed}")
 
 
 def _report_set(

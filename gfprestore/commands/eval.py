@@ -41,7 +41,7 @@ def evaluate(
         typer.Option(
             "--set",
             metavar="NAME|DIR",
-            help="celeba-test, lfw-test, celebchild-test, webphoto-test, deepfrr, or any folder.",
+            help="celeba-test, celeba-test-sr4, lfw-test, celebchild-test, webphoto-test, deepfrr, or any folder.",
             rich_help_panel=INPUT_OUTPUT,
         ),
     ] = None,

@@ -15,6 +15,7 @@ PERFORMANCE = "Performance"
 BEHAVIOR = "Behavior"
 INITIAL_WEIGHTS = "Initial weights"
 LOSSES = "Losses"
+REVERSAL = "Face retouching reversal (an estimate, no evidence of how a person looks)"
 TRAINING = "Training"
 
 
@@ -92,15 +93,20 @@ Exclude = Annotated[
     typer.Option("--exclude", metavar="PATTERN", help="Skip matching names; repeatable.", rich_help_panel=INPUT_OUTPUT),
 ]
 Upscale = Annotated[
-    float,
-    typer.Option("--upscale", metavar="1..4", help="Enlargement of the photo.", rich_help_panel=INPUT_OUTPUT),
+    float | None,
+    typer.Option(
+        "--upscale",
+        metavar="1..4",
+        help="Enlargement of the photo; default: 2, or 1 with frrffusion.",
+        rich_help_panel=INPUT_OUTPUT,
+    ),
 ]
 RestorerName = Annotated[
     str,
     typer.Option(
         "--restorer",
         metavar="NAME",
-        help="Face restorer: auto, none, or a name from `weights list`.",
+        help="Face restorer: auto, none, frrffusion (reverses face retouching), or a name from `weights list`.",
         rich_help_panel=FACES,
     ),
 ]
@@ -124,7 +130,7 @@ BackgroundName = Annotated[
     typer.Option(
         "--background",
         metavar="NAME",
-        help="Background network: auto, none, lanczos, or a name from `weights list`.",
+        help="Background network: auto (none with frrffusion), none, lanczos, or a name from `weights list`.",
         rich_help_panel=BACKGROUND,
     ),
 ]

@@ -16,6 +16,7 @@ from gfprestore.commands.options import (
     FACES,
     INPUT_OUTPUT,
     PERFORMANCE,
+    REVERSAL,
     BackgroundName,
     BatchSize,
     Color,
@@ -59,7 +60,7 @@ def run(
             rich_help_panel=INPUT_OUTPUT,
         ),
     ] = None,
-    upscale: Upscale = 2.0,
+    upscale: Upscale = None,
     restorer: RestorerName = "auto",
     weights: OwnRestorer = None,
     background: BackgroundName = "auto",
@@ -99,6 +100,35 @@ def run(
             "--detection-threshold", metavar="0..1", help="Minimum score of a detection.", rich_help_panel=FACES
         ),
     ] = None,
+    retouch_levels: Annotated[
+        str,
+        typer.Option(
+            "--retouch-levels",
+            metavar="LEVELS",
+            help="How strongly the faces were retouched: auto (estimated), 0 to 100, or a list such as "
+            "smooth=30,slim=60.",
+            rich_help_panel=REVERSAL,
+        ),
+    ] = "auto",
+    sampler: Annotated[
+        str,
+        typer.Option(
+            "--sampler", metavar="NAME", help="Sampler of the diffusion: ddim or ddpm.", rich_help_panel=REVERSAL
+        ),
+    ] = "ddim",
+    sampling_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--sampling-steps",
+            metavar="N",
+            help="Number of DDIM steps; default: those that the network was tuned for.",
+            rich_help_panel=REVERSAL,
+        ),
+    ] = None,
+    eta: Annotated[
+        float,
+        typer.Option("--eta", metavar="0..1", help="Share of fresh noise in each DDIM step.", rich_help_panel=REVERSAL),
+    ] = 0.0,
     device: Device = "auto",
     precision: NamedPrecision = Precision.AUTO,
     batch_size: BatchSize = None,
@@ -169,9 +199,12 @@ def run(
     from gfprestore.console import Reporter, download_reporter
     from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES
     from gfprestore.photo.writing import output_suffix
+    from gfprestore.restoration.frrffusion import reversal_options
     from gfprestore.restoration.restoration import Restoration, RunOptions
 
+    reversal = reversal_options(retouch_levels, sampler, sampling_steps, eta)
     options = RunOptions(
+        reversal=reversal,
         upscale=upscale,
         restorer=restorer,
         weights=weights,
@@ -288,6 +321,8 @@ def _line_of(result: PhotoResult) -> str:
     if result.status == "skipped":
         return f"{result.source}: skipped, {result.error or 'done already'}"
     faces = f"{result.restored_faces} face{'' if result.restored_faces == 1 else 's'}"
+    if result.untouched_faces:
+        faces += f" ({result.untouched_faces} more taken for untouched and left unchanged)"
     return f"{result.source}: {faces}, {result.width} x {result.height}, {result.seconds:.1f} s -> {result.output}"
 
 

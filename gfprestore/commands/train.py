@@ -51,13 +51,20 @@ def train(
         ),
     ] = None,
     preset: Annotated[
-        str, typer.Option("--preset", help="Preset: paper, official, compact or finetune.", rich_help_panel=TRAINING)
+        str,
+        typer.Option(
+            "--preset",
+            help="Preset: paper, official, compact or finetune; for the stages fmar and hfdg: frrffusion or "
+            "frrffusion-compact.",
+            rich_help_panel=TRAINING,
+        ),
     ] = "paper",
     stage: Annotated[
         str,
         typer.Option(
             "--stage",
-            help="Stage: prior (StyleGAN2), restoration, or background (the network that enlarges photos).",
+            help="Stage: prior (StyleGAN2), restoration, background (the network that enlarges photos), fmar or hfdg "
+            "(FRRffusion).",
             rich_help_panel=TRAINING,
         ),
     ] = "restoration",
@@ -187,7 +194,7 @@ def train(
     json_output: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train GFP-GAN as the paper does; the same command resumes."""
+    """Train GFP-GAN or FRRffusion as the papers do; the same command resumes."""
     from gfprestore.console import Reporter
     from gfprestore.training.config import TrainSettings, make_config
     from gfprestore.training.plan import plan

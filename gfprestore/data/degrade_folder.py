@@ -3,7 +3,8 @@
 A set is a folder with `lq/NAME.png`, `gt/NAME.png`, `degradation.jsonl` with the drawn values of each image, and
 `set.json` with the options. The degradation of an image depends only on the seed and on its name (its path within the
 source without the suffix), not on other images, their order or the number of workers. The same command therefore gives
-the same bytes, unless the versions of the JPEG or PNG libraries differ.
+the same bytes, unless the versions of the JPEG or PNG libraries differ. The preset `celeba-test-sr4` draws nothing: it
+is the setting of 4x face super-resolution, see `super_resolution`.
 """
 
 from __future__ import annotations
@@ -41,11 +42,13 @@ from gfprestore.data.pair_folders import (
     write_description,
     write_part,
 )
+from gfprestore.data.super_resolution import SUPER_RESOLUTION_4, SuperResolutionOptions, shrunk_and_enlarged
 from gfprestore.errors import FolderError, GfprestoreError, PhotoError, UsageError
 from gfprestore.files import append, write_whole
 
-PRESETS: dict[str, DegradationOptions] = {
+PRESETS: dict[str, DegradationOptions | SuperResolutionOptions] = {
     "celeba-test": CELEBA_TEST,
+    "celeba-test-sr4": SUPER_RESOLUTION_4,
     "paper": PAPER,
     "official": OFFICIAL,
     "heavy": HEAVY,
@@ -83,6 +86,9 @@ class DegradeOptions:
             raise UsageError(f"--seed must be 0 or more, not {self.seed}.")
         if self.size < 16:
             raise UsageError(f"--size must be 16 or more, not {self.size}.")
+        ranges = PRESETS[self.preset]
+        if isinstance(ranges, SuperResolutionOptions) and self.size % ranges.factor:
+            raise UsageError(f"--size must be a multiple of {ranges.factor} for {self.preset}, not {self.size}.")
 
 
 @dataclass(frozen=True)
@@ -170,12 +176,14 @@ def degrade_folder(
     return DegradeReport(made, kept, tuple(failed))
 
 
-def degraded_pair(gt: NDArray[np.uint8], options: DegradationOptions, seed: int, name: str) -> tuple[Any, Any, Any]:
-    """Degrade one image with the random numbers of its name.
+def degraded_pair(
+    gt: NDArray[np.uint8], options: DegradationOptions | SuperResolutionOptions, seed: int, name: str
+) -> tuple[Any, Any, Any]:
+    """Degrade one image with the random numbers of its name; super-resolution has none.
 
     Args:
         gt: Ground truth (S, S, 3) RGB.
-        options: Ranges of the degradation.
+        options: Ranges of the degradation, or the factor of super-resolution.
         seed: Random seed of the set.
         name: Name of the image.
 
@@ -184,6 +192,9 @@ def degraded_pair(gt: NDArray[np.uint8], options: DegradationOptions, seed: int,
         values.
     """
     levels = gt.astype(np.float32) / np.float32(255)
+    if isinstance(options, SuperResolutionOptions):
+        lq = shrunk_and_enlarged(levels, options)
+        return np.rint(lq * 255).astype(np.uint8), gt, {"downscale": float(options.factor)}
     degraded = degrade(levels, options, np.random.default_rng(_seed_of(seed, name)))
     if options.gray_gt and "grey" in degraded.parameters:
         gt = np.rint(gray_of(levels) * 255).astype(np.uint8)

@@ -13,7 +13,7 @@ A data folder is one of:
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -62,21 +62,31 @@ class Sample:
         boxes: Left, top, right and bottom edges (3, 4) float32 in pixels, of the left eye, right eye and mouth as seen
             in the image; NaN if unknown.
         skipped: Unusable files that precede this pair in the stream.
+        levels: Levels of the six retouching operations (6,) float32 in [0, 1], for retouched pairs whose levels are
+            known.
+        field: Backward field (2, s, s) float32 in pixels of the images, which moves the pixels of the lq back to their
+            places in the gt; for retouched pairs whose geometry is known.
     """
 
     lq: Tensor
     gt: Tensor
     boxes: Tensor
     skipped: tuple[Skipped, ...] = ()
+    levels: Tensor | None = None
+    field: Tensor | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Sample:
         """Copy the pair to another device."""
-        lq, gt, boxes = (part.to(device, non_blocking=non_blocking) for part in (self.lq, self.gt, self.boxes))
-        return Sample(lq, gt, boxes, self.skipped)
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Sample:
         """Copy the pair to pinned memory; a DataLoader calls this method."""
-        return Sample(self.lq.pin_memory(), self.gt.pin_memory(), self.boxes.pin_memory(), self.skipped)
+        return self._changed(Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Sample:
+        lq, gt, boxes = change(self.lq), change(self.gt), change(self.boxes)
+        levels, field = (None if part is None else change(part) for part in (self.levels, self.field))
+        return Sample(lq, gt, boxes, self.skipped, levels, field)
 
 
 @dataclass(frozen=True)
@@ -261,13 +271,20 @@ def _tensor(pixels: NDArray[Any]) -> Tensor:
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
-    """Stack samples to a batch: lq and gt (B, 3, S, S), boxes (B, 3, 4)."""
+    """Stack samples to a batch: lq and gt (B, 3, S, S), boxes (B, 3, 4), levels (B, 6), field (B, 2, s, s)."""
     return Sample(
         torch.stack([sample.lq for sample in samples]),
         torch.stack([sample.gt for sample in samples]),
         torch.stack([sample.boxes for sample in samples]),
         tuple(dict.fromkeys(skipped for sample in samples for skipped in sample.skipped)),
+        _stacked([sample.levels for sample in samples]),
+        _stacked([sample.field for sample in samples]),
     )
+
+
+def _stacked(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    known = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(known) if len(known) == len(tensors) else None
 
 
 class StreamSampler(torch.utils.data.Sampler[int]):

@@ -42,6 +42,11 @@ class Levels:
             if isinstance(level, bool) or not isinstance(level, int) or not 0 <= level <= 100:
                 raise ValueError(f"{name} is {level!r}; a level is a whole number from 0 to 100")
 
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The six levels as shares from 0 to 1, as the networks take them."""
+        return tuple(level / 100 for level in astuple(self))
+
 
 OPERATIONS = tuple(field.name for field in fields(Levels))
 """Names of the six operations, in the order of `Levels`."""

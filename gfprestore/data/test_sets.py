@@ -45,6 +45,8 @@ class KnownSet:
         count: Number of images.
         has_gt: Whether it is synthetic and has a gt.
         about: Description in one sentence.
+        preset: Preset of `gfprestore degrade` that makes it from the originals of CelebA-Test; empty for a set that its
+            authors offer.
     """
 
     name: str
@@ -52,11 +54,18 @@ class KnownSet:
     count: int
     has_gt: bool
     about: str
+    preset: str = ""
 
     @property
     def advice(self) -> str:
-        """Instructions to download and store the set."""
+        """Instructions to download or make, and store the set."""
         folder = default_folder(self.name)
+        if self.preset:
+            return (
+                f"{self.title} has {self.count} images and is made from the originals of CelebA-Test ({PAGE}). Run "
+                f"`gfprestore degrade ORIGINALS -o {folder} --seed 0 --preset {self.preset}`, or use another folder "
+                "with --data."
+            )
         place = f"the inputs into {folder / LQ} and the originals into {folder / GT}"
         if not self.has_gt:
             place = f"the images into {folder}"
@@ -75,6 +84,14 @@ KNOWN_SETS: dict[str, KnownSet] = {
             3000,
             True,
             "Faces of CelebA-HQ's test part, aligned, 512 pixels, degraded synthetically; with gt.",
+        ),
+        KnownSet(
+            "celeba-test-sr4",
+            "CelebA-Test, 4x super-resolution",
+            3000,
+            True,
+            "The originals of CelebA-Test, reduced to 128 pixels and enlarged to 512 again, both bicubically.",
+            preset="celeba-test-sr4",
         ),
         KnownSet(
             "lfw-test",
@@ -182,7 +199,7 @@ def open_test_set(
         description=read_description(folder) if own else None,
         degradation={pair.name: pair.parameters for pair in read_pairs(folder)} if own else {},
     )
-    warnings += more + _count_warnings(found) + _gt_warnings(found)
+    warnings += more + _count_warnings(found) + _preset_warnings(found) + _gt_warnings(found)
     return replace(found, warnings=tuple(warnings))
 
 
@@ -254,6 +271,13 @@ def _count_warnings(found: TestSet) -> list[str]:
         f"{found.name} has {len(found.lq)} images in {found.folder}, but should have {found.expected}. The scores are "
         "not comparable with published ones."
     ]
+
+
+def _preset_warnings(found: TestSet) -> list[str]:
+    made_with = None if found.description is None else found.description.get("preset")
+    if found.known is None or not found.known.preset or made_with in (None, found.known.preset):
+        return []
+    return [f"{found.folder} was made with the preset {made_with}, not {found.known.preset}."]
 
 
 def _gt_warnings(found: TestSet) -> list[str]:

@@ -42,7 +42,7 @@ from gfprestore.evaluation.metrics.opening import (
     SetMetric,
     open_metric,
 )
-from gfprestore.evaluation.published import published_for
+from gfprestore.evaluation.published import published_for, relative_for
 from gfprestore.evaluation.report import MethodReport, Report, json_text, markdown
 from gfprestore.evaluation.restoring import Written, align_photos, restoration_settings, restore_set
 from gfprestore.evaluation.scoring import MetricOpener, Scorer, Subject, open_metrics
@@ -196,6 +196,7 @@ class Evaluation:
                 metrics=tuple(options.metrics or DEFAULT_METRICS),
                 methods=tuple(scored),
                 published=published_for(test_set.known.name if test_set.known else None),
+                relative=relative_for(test_set.name),
                 versions=versions(),
                 machine={"device": str(device), "precision": options.precision},
                 created=utc_now(),

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gfprestore.data.test_sets import CHECKSUM_RULE, TestSet, listed
 from gfprestore.evaluation.metrics.opening import METRICS
-from gfprestore.evaluation.published import PublishedTable
+from gfprestore.evaluation.published import NOT_INCLUDED, PublishedProtocol, PublishedTable, RelativeGains
 from gfprestore.evaluation.scoring import READING_RULE, SIZE_RULE, MethodScores, MetricScore, Subject
 
 ARROWS = {"higher": "↑", "lower": "↓", "one": "→1"}
@@ -92,7 +92,8 @@ class Report:
         checksum: Checksum of its files, by `CHECKSUM_RULE`.
         metrics: Names of the metrics, in the order of the tables.
         methods: Methods in command line order; the one restored in this run comes first.
-        published: Published scores for the same set.
+        published: Tables of published scores for the same set, the main table first.
+        relative: Published gains without absolute values for a set of the same name.
         versions: Versions of this program and its libraries.
         machine: Device and precision.
         created: UTC time in ISO 8601.
@@ -104,7 +105,8 @@ class Report:
     checksum: str
     metrics: tuple[str, ...]
     methods: tuple[MethodReport, ...]
-    published: PublishedTable | None
+    published: tuple[PublishedTable, ...]
+    relative: tuple[RelativeGains, ...]
     versions: Mapping[str, str]
     machine: Mapping[str, str]
     created: str
@@ -175,7 +177,9 @@ def as_json(report: Report, *, with_images: bool) -> dict[str, Any]:
         "machine": dict(report.machine),
         "created": report.created,
         "warnings": report.warnings,
-        "published": None if report.published is None else _published_json(report.published),
+        "published": _published_json(report.published[0]) if report.published else None,
+        "published_tables": [_published_json(table) for table in report.published],
+        "published_relative": [asdict(gains) for gains in report.relative],
     }
     if with_images and test_set.degradation:
         document["test_set"]["degradation"] = test_set.degradation
@@ -237,6 +241,8 @@ def _published_json(table: PublishedTable) -> dict[str, Any]:
             for name, protocol in table.protocols.items()
         },
         "rows": table.rows,
+        "origin": table.origin,
+        "other_scores": table.other_scores,
     }
 
 
@@ -264,10 +270,14 @@ def table_of(report: Report) -> tuple[list[str], list[list[str]]]:
         scores = [method.scores.scores[name] for name in names]
         cells = [NO_VALUE if score.value is None else number_text(score.value, score.spec.name) for score in scores]
         rows.append([method.name, str(len(method.subjects)), *cells])
-    if report.published is not None:
-        for label, numbers in report.published.rows.items():
-            cells = [_published_cell(report.published, numbers, name) for name in names]
-            rows.append([f"{label} (published)", "", *cells])
+    for table in report.published:
+        for label, numbers in table.rows.items():
+            cells = [_published_cell(table, numbers, name) for name in names]
+            rows.append([f"{label} (published{f', {table.origin}' if table.origin else ''})", "", *cells])
+    for gains in report.relative:
+        if any(name in gains.gains for name in names):
+            cells = [f"{gains.gains[name]:+g} %†" if name in gains.gains else NO_VALUE for name in names]
+            rows.append([f"{gains.method} over {gains.over} (published, relative)", "", *cells])
     return columns, rows
 
 
@@ -279,11 +289,13 @@ def _published_cell(table: PublishedTable, numbers: Mapping[str, float], name: s
 
 def published_notes(report: Report) -> list[str]:
     """Notes on comparing the published rows with ours."""
-    table = report.published
-    if table is None:
+    relative = [relative_note(gains) for gains in report.relative]
+    if not report.published:
         known = report.test_set.known
-        return [] if known is None else [f"No published scores are included for {known.title}."]
-    notes = [f"Published rows: {table.source}."]
+        if known is None or relative:
+            return relative
+        return [NOT_INCLUDED.get(known.name, f"No published scores are included for {known.title}.")]
+    notes = [f"Published rows{_of(table)}: {table.source}." for table in report.published]
     expected = report.test_set.expected
     if any(len(method.subjects) != expected for method in report.methods):
         notes.append(f"Published rows cover {expected} images. A row with another number of images is not comparable.")
@@ -291,16 +303,44 @@ def published_notes(report: Report) -> list[str]:
         "Published rows are comparable only for the same files, which no published checksum can verify, and only in "
         "columns with the same protocol."
     )
-    for name in shown_metrics(report):
-        protocol = table.protocols.get(name)
-        if protocol is not None:
-            word = {
-                "same": "same protocol",
-                "other": "another protocol (†), not comparable",
-                "unknown": "protocol not known to be the same (‡)",
-            }[protocol.sameness]
-            notes.append(f"{METRICS[name].label}: {word}: {protocol.text}")
+    names = shown_metrics(report)
+    return [*notes, *(note for table in report.published for note in _table_notes(table, names)), *relative]
+
+
+def _table_notes(table: PublishedTable, names: Sequence[str]) -> list[str]:
+    """Notes on the protocols of the shown metrics, one for each protocol, and on metrics that are not computed here."""
+    groups: dict[PublishedProtocol, list[str]] = {}
+    for name in names:
+        if name in table.protocols:
+            groups.setdefault(table.protocols[name], []).append(METRICS[name].label)
+    notes = []
+    for protocol, labels in groups.items():
+        word = {
+            "same": "same protocol",
+            "other": "another protocol (†), not comparable",
+            "unknown": "protocol not known to be the same (‡)",
+        }[protocol.sameness]
+        notes.append(f"{', '.join(labels)}{_of(table)}: {word}: {protocol.text}")
+    if table.other_scores:
+        methods = (
+            f"{method} {', '.join(f'{name} {number:g}' for name, number in scores.items())}"
+            for method, scores in table.other_scores.items()
+        )
+        notes.append(f"Published metrics that are not computed here{_of(table)}: {'; '.join(methods)}.")
     return notes
+
+
+def relative_note(gains: RelativeGains) -> str:
+    """Published gains without absolute values, as a sentence with their protocol and source."""
+    numbers = ", ".join(
+        f"{METRICS[name].label if name in METRICS else name} {percent:+g} %" for name, percent in gains.gains.items()
+    )
+    return f"{gains.method} over {gains.over} (†): {numbers}. {gains.protocol} Source: {gains.source}."
+
+
+def _of(table: PublishedTable) -> str:
+    """The short name of a table in parentheses, after a space; empty for the main table."""
+    return f" ({table.origin})" if table.origin else ""
 
 
 def markdown(report: Report) -> str:

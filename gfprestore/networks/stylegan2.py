@@ -10,7 +10,8 @@ computed in float32 for any type of the weights. Pure torch: opens no file, choo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -29,6 +30,51 @@ from gfprestore.networks.layers import (
 Layout = Literal["paper", "clean"]
 
 DEMODULATION_EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class StyleGAN2Config:
+    """Sizes of a generator.
+
+    Attributes:
+        layout: Layout of the weights.
+        channels: Features at 4, 8, 16, ... up to the image's size.
+        style_dim: Length of z and w.
+        mlp_layers: Layers of the style network.
+    """
+
+    layout: Layout
+    channels: tuple[int, ...]
+    style_dim: int
+    mlp_layers: int
+
+    @property
+    def size(self) -> int:
+        """Side of the images in pixels."""
+        return 2 << len(self.channels)
+
+
+def config_from_state(state: Mapping[str, Tensor]) -> StyleGAN2Config | None:
+    """Derive the sizes of a generator from the shapes of its tensors.
+
+    Returns:
+        None if the names are not those of a StyleGAN2 generator.
+
+    Raises:
+        KeyError: A required tensor is missing.
+        IndexError: A tensor has too few dimensions.
+    """
+    if "constant_input.weight" not in state or "style_conv1.modulated_conv.weight" not in state:
+        return None
+    channels = [state["constant_input.weight"].shape[1]]
+    while (name := f"style_convs.{2 * len(channels) - 2}.modulated_conv.weight") in state:
+        channels.append(state[name].shape[1])  # (1, out, in, 3, 3)
+    return StyleGAN2Config(
+        layout="clean" if "style_conv1.bias" in state else "paper",
+        channels=tuple(channels),
+        style_dim=state["style_conv1.modulated_conv.modulation.weight"].shape[1],
+        mlp_layers=sum(name.startswith("style_mlp.") and name.endswith(".weight") for name in state),
+    )
 
 
 class Upsample(nn.Module):
@@ -275,6 +321,11 @@ class StyleGAN2Generator(nn.Module):
         self.noises = nn.Module()
         for index, size in enumerate(self.noise_sizes):
             self.noises.register_buffer(f"noise{index}", torch.randn(1, 1, size, size))
+
+    @classmethod
+    def from_config(cls, config: StyleGAN2Config) -> StyleGAN2Generator:
+        """Build a generator with random weights from its sizes."""
+        return cls(config.channels, config.style_dim, config.mlp_layers, config.layout)
 
     def latents(
         self,

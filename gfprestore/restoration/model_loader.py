@@ -1,4 +1,4 @@
-"""Load the networks for the options of a run: restorer, background, detector, parser.
+"""Load the networks for the options of a run: restorer, background, detector, parser, face prior.
 
 `auto` means the best network that is available or can be downloaded; the last choice are the small networks that ship
 with the package. A failed download is reported once, and nothing is downloaded for the rest of the run. If a network
@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from gfprestore.errors import DownloadError, OfflineError, UsageError, WeightsMissingError
+from gfprestore.errors import DownloadError, OfflineError, UsageError, WeightsMismatchError, WeightsMissingError
 from gfprestore.faces.detection import Detector
 from gfprestore.faces.mtcnn import MTCNNDetector
 from gfprestore.faces.parsing import FaceParser
 from gfprestore.faces.retinaface import RetinaFaceDetector
+from gfprestore.networks.frrffusion import FRRffusion
 from gfprestore.networks.gfpgan import GFPGAN
 from gfprestore.networks.rrdbnet import RRDBNet
 from gfprestore.networks.srvgg import SRVGGNetCompact
@@ -28,6 +29,7 @@ from gfprestore.restoration.background import (
     NoBackground,
     estimated_seconds,
 )
+from gfprestore.restoration.frrffusion import FRRFFUSION, FRRffusionRestorer, ReversalOptions
 from gfprestore.restoration.restorers import FaceLimits, GFPGANRestorer, Restorer
 from gfprestore.weights.checkpoints import LoadedNetwork, load_network, load_state
 from gfprestore.weights.store import WeightsStore
@@ -39,11 +41,18 @@ DownloadReport = Callable[[str], Callable[[int, int | None], None]]
 
 DEFAULT_RESTORER = "gfpgan-1.4"
 EMBEDDED_RESTORER = "compact-restorer"
+EMBEDDED_FRRFFUSION = "frrffusion-compact"
 DEFAULT_DETECTOR = "retinaface-resnet50"
 PARSER = "parsenet"
 SLOW_BACKGROUND = "real-esrgan-x4plus"
 DOUBLING_BACKGROUND = "real-esrgan-x2plus"
 EMBEDDED_BACKGROUND = "compact-background"
+
+CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
+PRIOR_ADVICE = (
+    "Use a StyleGAN2 prior: one made by `gfprestore train --stage prior`, or stylegan2-ffhq-512. The decoder within a "
+    "face restorer is not accepted as a prior."
+)
 
 EMBEDDED_LIMITS = FaceLimits(least_side=(24.0, 32.0), sharpness=(0.60, 0.75), most_share=0.8)
 """Faces that the embedded restorer improves; measured, see its model card."""
@@ -76,25 +85,37 @@ class Opener:
         self.download_report = download_report
         self.weights_used: dict[str, str] = {}
 
-    def restorer(self, name: str, weights: Path | None = None) -> Restorer | None:
-        """Open the face restorer: `none`, `auto`, a name in the weights table, or a checkpoint file.
+    def restorer(
+        self, name: str, weights: Path | None = None, reversal: ReversalOptions | None = None
+    ) -> Restorer | None:
+        """Open the face restorer.
+
+        Args:
+            name: `none`, `auto`, `frrffusion`, or a name in the weights table.
+            weights: A checkpoint file to use instead.
+            reversal: Options of FRRffusion.
 
         Raises:
-            UsageError: The name is unknown or not a restorer.
+            UsageError: The name is unknown or not a restorer, or the options do not suit the network.
             WeightsError: The weights are missing, damaged or for another network.
         """
         if weights is not None:
-            return self._gfpgan(load_network(weights, "restorer"), None)
+            network = load_network(weights, "restorer")
+            if name == FRRFFUSION and not isinstance(network.module, FRRffusion):
+                raise WeightsMismatchError(f"{weights} is {network.name}, not FRRffusion. Remove --restorer {name}.")
+            return self._opened(network, None, reversal)
         if name == "none":
             return None
+        if name == FRRFFUSION:
+            name = EMBEDDED_FRRFFUSION
         if name == "auto":
             try:
-                return self._gfpgan(self._load(DEFAULT_RESTORER), DEFAULT_RESTORER)
+                return self._opened(self._load(DEFAULT_RESTORER), DEFAULT_RESTORER)
             except WeightsMissingError as error:
                 self._report_missing(error, DEFAULT_RESTORER, f"using {EMBEDDED_RESTORER} instead")
                 name = EMBEDDED_RESTORER
         self._check_role(name, "restorer")
-        return self._gfpgan(self._load(name), name)
+        return self._opened(self._load(name), name, reversal)
 
     def background(self, name: str, upscale: float, tile: int | None = None) -> Background:
         """Open the background method: `none`, `lanczos`, `auto` or a name in the weights table.
@@ -152,14 +173,50 @@ class Opener:
         self.weights_used["parser"] = self.store.row(PARSER).sha256
         return FaceParser(load_state(path), self.device)
 
+    def prior(self, name_or_path: str) -> LoadedNetwork:
+        """Open a StyleGAN2 prior: a checkpoint file, or a name in the weights table.
+
+        Args:
+            name_or_path: An existing file, a path with a folder or a checkpoint's suffix, or else a name.
+
+        Raises:
+            UsageError: The name is unknown or not a prior.
+            WeightsError: The weights are missing, damaged or for another network.
+        """
+        path = Path(name_or_path)
+        if path.is_file() or path.suffix in CHECKPOINT_SUFFIXES or path.name != name_or_path:
+            try:
+                return load_network(path, "prior")
+            except WeightsMismatchError as error:
+                raise WeightsMismatchError(f"{error} {PRIOR_ADVICE}") from error
+        row = self.store.row(name_or_path)
+        if row.role != "prior":
+            raise UsageError(f"{name_or_path} is a {row.role}, not a prior. {PRIOR_ADVICE}")
+        return self._load(name_or_path)
+
     def _load(self, name: str) -> LoadedNetwork:
         return self.store.load(name, None if self.download_report is None else self.download_report(name))
 
-    def _gfpgan(self, network: LoadedNetwork, name: str | None) -> Restorer:
-        assert isinstance(network.module, GFPGAN)
+    def _opened(self, network: LoadedNetwork, name: str | None, reversal: ReversalOptions | None = None) -> Restorer:
+        """A loaded face restorer behind its protocol.
+
+        Raises:
+            UsageError: The options do not suit the network.
+            WeightsMismatchError: The file has no first stage of FRRffusion.
+        """
         self.weights_used["restorer"] = network.sha256
+        module = network.module
+        if isinstance(module, FRRffusion):
+            if module.fmar is None:
+                raise WeightsMismatchError(
+                    f"{network.path} has only {' and '.join(module.config.parts)} of FRRffusion, not its first stage "
+                    "(fmar). Train that with `gfprestore train --stage fmar`, and name its file with --weights when "
+                    "you train the stage hfdg, which then writes both."
+                )
+            return FRRffusionRestorer(module, name or network.name, self.device, self.dtype, reversal)
+        assert isinstance(module, GFPGAN)
         limits = EMBEDDED_LIMITS if name == EMBEDDED_RESTORER else None
-        return GFPGANRestorer(network.module, name or network.name, self.device, self.dtype, limits)
+        return GFPGANRestorer(module, name or network.name, self.device, self.dtype, limits)
 
     def _network_background(self, name: str, tile: int | None) -> Background:
         network = self._load(name)

@@ -6,7 +6,7 @@ the batch scheduler are thin layers on `Restoration`. Pixels are RGB (H, W, 3) u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ from gfprestore.faces.alignment import FaceCrop, align_face, crop_sharpness
 from gfprestore.faces.detection import DetectedFace, select_faces
 from gfprestore.faces.pasting import face_mask, paste_face, yield_to_neighbors
 from gfprestore.faces.tone import Toning, match_brightness, toning_of
+from gfprestore.networks.retouching_reversal import OPERATIONS
 from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, Photo
 from gfprestore.photo.reading import read_photo
 from gfprestore.photo.writing import write_photo
 from gfprestore.pixels import resized
 from gfprestore.restoration.background import StopRequest, enlarge_alpha
+from gfprestore.restoration.frrffusion import FRRFFUSION, FRRffusionRestorer, ReversalOptions
 from gfprestore.restoration.model_loader import Opener
 from gfprestore.tensors import pixels_to_signed, signed_to_pixels
 from gfprestore.weights.store import WeightsStore
@@ -43,10 +45,11 @@ class RunOptions:
     """Options of a restoration; the fields are those of `gfprestore run`.
 
     Attributes:
-        upscale: Enlargement of the photo, 1 to 4.
-        restorer: `auto`, `none`, or a name of `weights list`.
-        weights: A custom checkpoint instead of `restorer`, recognized by its tensors.
-        background: `auto`, `none`, `lanczos`, or a name of `weights list`.
+        upscale: Enlargement of the photo, 1 to 4; None is 2, or 1 where retouching is reversed.
+        restorer: `auto`, `none`, `frrffusion`, or a name of `weights list`.
+        weights: A custom checkpoint instead of `restorer`, recognized by its tensors; with `frrffusion` it must be one.
+        background: `auto`, `none`, `lanczos`, or a name of `weights list`; `auto` is `none` where retouching is
+            reversed.
         strength: 0 keeps the original faces, 1 uses the fully restored ones.
         color: `auto` and `keep` preserve the tone of a monochrome or toned photo; `restore` lets the network color it.
         aligned: Inputs are aligned face crops; they are resized to the network's input.
@@ -60,11 +63,13 @@ class RunOptions:
         tile: Side of the background's tiles in input pixels; None chooses it from the free memory.
         offline: Do not access the network.
         weights_dir: Folder that is searched for weights first.
-        seed: Random seed of the network's noise, drawn per face; None uses the noise stored with the weights.
+        seed: Random seed of the network's noise, drawn per face; None uses the noise stored with the weights, or the
+            same noise for all faces.
         max_pixels: Maximum number of pixels of a photo.
+        reversal: Options of `frrffusion`; None uses the defaults.
     """
 
-    upscale: float = 2.0
+    upscale: float | None = None
     restorer: str = "auto"
     weights: Path | None = None
     background: str = "auto"
@@ -83,6 +88,7 @@ class RunOptions:
     weights_dir: Path | None = None
     seed: int | None = None
     max_pixels: int = DEFAULT_MAX_PIXELS
+    reversal: ReversalOptions | None = None
 
     def check(self) -> None:
         """Check all values that do not depend on the machine.
@@ -90,7 +96,9 @@ class RunOptions:
         Raises:
             UsageError: A value is out of range.
         """
-        _check(1.0 <= self.upscale <= 4.0, f"--upscale {self.upscale:g} is out of range. Use 1 to 4.")
+        _check(
+            self.upscale is None or 1.0 <= self.upscale <= 4.0, f"--upscale {self.upscale} is out of range. Use 1 to 4."
+        )
         _check(0.0 <= self.strength <= 1.0, f"--strength {self.strength:g} is out of range. Use 0 to 1.")
         _check(self.color in COLOR_MODES, f"--color {self.color} is unknown. Use auto, keep or restore.")
         _check(self.min_face >= 0, f"--min-face {self.min_face:g} is negative. Use 0 or more.")
@@ -103,7 +111,7 @@ class RunOptions:
         _check(self.tile is None or self.tile >= 64, f"--tile {self.tile} is below 64 pixels.")
         _check(self.max_pixels >= 1, f"--max-pixels {self.max_pixels} is below 1.")
         _check(
-            self.weights is None or self.restorer == "auto",
+            self.weights is None or self.restorer in ("auto", FRRFFUSION),
             "--weights and --restorer cannot be combined. Remove one of the options.",
         )
 
@@ -132,10 +140,19 @@ class PreparedPhoto:
 
 @dataclass(frozen=True)
 class RestoredFace:
-    """A restored face: pixels (T, T, 3) of the photo's dtype and a soft mask (T, T) float32 in [0, 1]."""
+    """A restored face.
+
+    Attributes:
+        pixels: Pixels (T, T, 3) of the photo's dtype.
+        mask: Soft mask (T, T) float32 in [0, 1].
+        levels: Levels in [0, 1] of the six retouching operations that were assumed, by name; None with other restorers.
+        is_untouched: The face was taken for untouched: nothing is to be reversed, and it is not pasted.
+    """
 
     pixels: Pixels
     mask: NDArray[np.float32]
+    levels: Mapping[str, float] | None = None
+    is_untouched: bool = False
 
 
 @dataclass(frozen=True)
@@ -158,7 +175,12 @@ class RestoredPhoto:
     @property
     def restored_faces(self) -> int:
         """Number of restored faces."""
-        return sum(face is not None for face in self.restored)
+        return sum(face is not None and not face.is_untouched for face in self.restored)
+
+    @property
+    def untouched_faces(self) -> int:
+        """Number of faces that were taken for untouched and not changed."""
+        return sum(face is not None and face.is_untouched for face in self.restored)
 
 
 class Restoration:
@@ -187,16 +209,22 @@ class Restoration:
         store = WeightsStore(self.options.weights_dir, offline=self.options.offline)
         background_dtype = None if self.options.precision == "auto" else self.dtype
         opener = Opener(store, self.device, download_progress, self.dtype, background_dtype)
-        self.restorer = opener.restorer(self.options.restorer, self.options.weights)
+        self.restorer = opener.restorer(self.options.restorer, self.options.weights, self.options.reversal)
+        reverses = isinstance(self.restorer, FRRffusionRestorer)
+        if self.options.reversal is not None and not reverses:
+            raise UsageError(
+                "--retouch-levels, --sampler, --sampling-steps and --eta only apply to FRRffusion. Add --restorer "
+                "frrffusion, or remove them."
+            )
+        self.upscale = (1.0 if reverses else 2.0) if self.options.upscale is None else self.options.upscale
+        background = "none" if reverses and self.options.background == "auto" else self.options.background
         if self.options.aligned and self.restorer is None:
             raise UsageError("--aligned and --restorer none cannot be combined. Choose a restorer.")
         finds_faces = self.restorer is not None and not self.options.aligned
         self.detector = opener.detector(self.options.detector) if finds_faces else None
         self.parser = opener.parser() if finds_faces else None
         self.background = (
-            None
-            if self.options.aligned
-            else opener.background(self.options.background, self.options.upscale, self.options.tile)
+            None if self.options.aligned else opener.background(background, self.upscale, self.options.tile)
         )
         self.weights_used = dict(opener.weights_used)
 
@@ -277,7 +305,7 @@ class Restoration:
             height, width = result.pixels.shape[:2]
             alpha = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LINEAR)
         elif alpha is not None:
-            alpha = enlarge_alpha(alpha, self.options.upscale)
+            alpha = enlarge_alpha(alpha, self.upscale)
         return replace(photo, pixels=result.pixels, alpha=alpha)
 
     def prepare(self, pixels: Pixels, name: str = "") -> PreparedPhoto:
@@ -352,17 +380,29 @@ class Restoration:
         assert self.restorer is not None
         crops = torch.cat([pixels_to_signed(photo.crops[index].pixels) for photo, index in jobs])  # (B, 3, S, S)
         seeds = None if self.options.seed is None else [photo.seeds[index] for photo, index in jobs if photo.seeds]
-        restored = self.restorer.restore(crops, seeds)
+        reversal = None
+        if isinstance(self.restorer, FRRffusionRestorer):
+            reversal = self.restorer.reverse(crops, seeds)
+            restored = reversal.restored
+        else:
+            restored = self.restorer.restore(crops, seeds)
         masks = self._masks(restored)
         faces: list[RestoredFace | None] = []
-        for (photo, index), face, mask in zip(jobs, restored, masks, strict=True):
+        for number, (photo, index) in enumerate(jobs):
+            face, mask = restored[number], masks[number]
             if not bool(face.isfinite().all()):
                 faces.append(None)
                 continue
             pixels = signed_to_pixels(face.unsqueeze(0), photo.pixels.dtype)
-            if not self.options.aligned:
+            if not self.options.aligned and reversal is None:
                 pixels = match_brightness(pixels, photo.crops[index].pixels, mask)
-            faces.append(RestoredFace(photo.toning.apply(pixels) if photo.toning is not None else pixels, mask))
+            if photo.toning is not None:
+                pixels = photo.toning.apply(pixels)
+            if reversal is None:
+                faces.append(RestoredFace(pixels, mask))
+            else:
+                levels = dict(zip(OPERATIONS, reversal.levels[number].tolist(), strict=True))
+                faces.append(RestoredFace(pixels, mask, levels, bool(reversal.untouched[number])))
         return faces
 
     def _masks(self, restored: Tensor) -> NDArray[np.float32]:
@@ -400,14 +440,14 @@ class Restoration:
             canvas = self._finish_aligned(prepared, restored)
         else:
             canvas = self.background.enlarge(
-                prepared.pixels, self.options.upscale, on_progress=on_progress, should_stop=should_stop
+                prepared.pixels, self.upscale, on_progress=on_progress, should_stop=should_stop
             )
             if np.may_share_memory(canvas, prepared.pixels):
                 canvas = canvas.copy()
             height, width = prepared.pixels.shape[:2]
             scale = (canvas.shape[1] / width, canvas.shape[0] / height)
             for index, (crop, face) in enumerate(zip(prepared.crops, restored, strict=True)):
-                if face is not None:
+                if face is not None and not face.is_untouched:
                     neighbors = [*prepared.crops[:index], *prepared.crops[index + 1 :]]
                     mask = yield_to_neighbors(face.mask, crop, neighbors)
                     strength = self.options.strength * prepared.shares[index]

@@ -8,7 +8,7 @@ that is NaN, infinite or black (for an input that is not black) is computed agai
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -118,26 +118,12 @@ class GFPGANRestorer:
         Raises:
             DeviceError: The memory is too small for a single face.
         """
-        restored: list[Tensor] = []
-        batch = len(crops)
-        start = 0
-        while start < len(crops):
-            part = slice(start, min(start + batch, len(crops)))
-            try:
-                restored.append(self._restore_batch(crops[part], None if seeds is None else list(seeds[part])))
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if batch == 1:
-                    raise DeviceError(
-                        f"{self.device} has too little memory for one face of {self.input_size} px with {self.name}. "
-                        "Close other programs or use --device cpu."
-                    ) from error
-                batch = (batch + 1) // 2
-                release_memory(self.device)
-                continue
-            start = part.stop
-        return torch.cat(restored)
+
+        def compute(part: slice) -> Tensor:
+            return self._restore_batch(crops[part], None if seeds is None else list(seeds[part]))
+
+        face = f"one face of {self.input_size} px with {self.name}"
+        return in_smaller_batches(compute, len(crops), self.device, face)
 
     @torch.inference_mode()
     def _restore_batch(self, crops: Tensor, seeds: list[int] | None) -> Tensor:
@@ -158,6 +144,42 @@ class GFPGANRestorer:
         if self._full_precision is None:
             self._full_precision = copy.deepcopy(self._module).float()
         return self._full_precision
+
+
+def in_smaller_batches(compute: Callable[[slice], Tensor], count: int, device: torch.device, face: str) -> Tensor:
+    """Compute faces in one batch, and in ever smaller ones while the memory is too small.
+
+    Args:
+        compute: Gives the results of some of the faces.
+        count: Number of faces, 1 or more.
+        device: Device of the computation.
+        face: Description of a single face, for the error.
+
+    Returns:
+        The results of all faces, concatenated.
+
+    Raises:
+        DeviceError: The memory is too small for a single face.
+    """
+    results: list[Tensor] = []
+    batch = count
+    start = 0
+    while start < count:
+        part = slice(start, min(start + batch, count))
+        try:
+            results.append(compute(part))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if batch == 1:
+                raise DeviceError(
+                    f"{device} has too little memory for {face}. Close other programs or use --device cpu."
+                ) from error
+            batch = (batch + 1) // 2
+            release_memory(device)
+            continue
+        start = part.stop
+    return torch.cat(results)
 
 
 def sound_faces(crops: Tensor, restored: Tensor) -> Tensor:

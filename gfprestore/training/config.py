@@ -13,17 +13,10 @@ from typing import Any
 
 from gfprestore.errors import UsageError
 from gfprestore.training.overrides import ablated, with_value
-from gfprestore.training.presets import (
-    BACKGROUND_PRESETS,
-    PRESETS,
-    PRIOR_PRESETS,
-    IdentityNetwork,
-    PerceptualNetwork,
-    Preset,
-    Stage,
-)
+from gfprestore.training.preset_table import STAGE_PRESETS
+from gfprestore.training.presets import IdentityNetwork, PerceptualNetwork, Preset, Stage
 
-STAGES: tuple[Stage, ...] = ("prior", "restoration", "background")
+STAGES: tuple[Stage, ...] = tuple(STAGE_PRESETS)
 
 TEACHER_WEIGHT = 10.0
 """Weight of the distillation loss, relative to that of the reconstruction loss.
@@ -144,11 +137,12 @@ def make_config(
     settings = settings or TrainSettings()
     if stage not in STAGES:
         raise UsageError(f"--stage {stage} is unknown. Use one of {', '.join(STAGES)}.")
-    presets = {"prior": PRIOR_PRESETS, "restoration": PRESETS, "background": BACKGROUND_PRESETS}[stage]
+    known_stage = next(known for known in STAGES if known == stage)
+    presets = STAGE_PRESETS[known_stage]
     if preset not in presets:
         raise UsageError(f"--preset {preset} is not a preset of the stage {stage}. Use one of {', '.join(presets)}.")
-    if stage == "background" and ablation is not None:
-        raise UsageError("--ablation is not supported in the background stage. The ablations change the restorer.")
+    if stage not in ("prior", "restoration") and ablation is not None:
+        raise UsageError(f"--ablation is not supported in the stage {stage}. The ablations change the restorer.")
     if stage != "restoration" and settings.prior is not None:
         raise UsageError("--prior is only supported in the restoration stage. Use --weights for initial weights.")
     if stage != "restoration" and settings.teacher is not None:
@@ -177,8 +171,10 @@ def make_config(
         "identity_network": identity_network,
     }
     chosen = replace(chosen, losses=losses, **{name: value for name, value in given.items() if value is not None})
-    if chosen.distillation is None:
-        chosen.network()  # raises an error for an unsupported size
+    if chosen.reversal is not None:
+        chosen.reversal_network(known_stage)  # raises an error for an unsupported size
+    elif chosen.distillation is None:
+        chosen.network()  # likewise
     elif not 16 <= chosen.size <= chosen.distillation.patch_size:
         raise UsageError(
             f"--size must be from 16 to {chosen.distillation.patch_size} in the background stage, not {chosen.size}."
@@ -189,7 +185,7 @@ def make_config(
         output=output,
         preset=chosen,
         preset_name=preset,
-        stage=next(known for known in STAGES if known == stage),
+        stage=known_stage,
         ablation=ablation,
         disabled_losses=tuple(without),
     )

@@ -29,23 +29,32 @@ class Optimizers:
         self.device = device
         self.dtype = dtype
         self.world = world
-        self.optimizers: dict[str, torch.optim.Adam] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.learning_rates: dict[str, list[float]] = {}
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
 
     def add(
-        self, name: str, groups: Sequence[tuple[Sequence[nn.Parameter], float]], betas: tuple[float, float]
+        self,
+        name: str,
+        groups: Sequence[tuple[Sequence[nn.Parameter], float]],
+        betas: tuple[float, float],
+        weight_decay: float = 0.0,
     ) -> None:
-        """Add an Adam optimizer.
+        """Add an Adam optimizer, or AdamW if there is weight decay.
 
         Args:
             name: Name of the optimizer.
             groups: Pairs of parameters and their learning rate.
             betas: Decay of Adam's two moments.
+            weight_decay: Decoupled weight decay, a factor of the learning rate.
         """
         settings = [{"params": list(parameters), "lr": rate} for parameters, rate in groups if parameters]
         fused = self.device.type in ("cpu", "cuda")
-        self.optimizers[name] = torch.optim.Adam(settings, betas=betas, fused=fused)
+        self.optimizers[name] = (
+            torch.optim.AdamW(settings, betas=betas, weight_decay=weight_decay, fused=fused)
+            if weight_decay > 0
+            else torch.optim.Adam(settings, betas=betas, fused=fused)
+        )
         self.learning_rates[name] = [rate for parameters, rate in groups if parameters]
 
     def learning_rate(self, name: str) -> float:

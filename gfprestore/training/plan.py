@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gfprestore.data.face_dataset import Sample
+from gfprestore.data.retouched_dataset import faces_to_enlarge
 from gfprestore.device import choose_device, precision_name, total_memory
 from gfprestore.errors import WeightsError
 from gfprestore.networks import gfpgan
 from gfprestore.networks.arcface import ArcFaceResNet18
 from gfprestore.networks.dlib_resnet import DlibFaceRecognizer
+from gfprestore.networks.frrffusion import FRRffusion
 from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
 from gfprestore.networks.vgg import VGGFeatures
 from gfprestore.training.background import student_config, teacher_name
@@ -25,13 +27,14 @@ from gfprestore.training.distillation import (
     pairs_folder,
     part_count,
 )
+from gfprestore.training.frrffusion import PART_TITLES, open_initial_parts
 from gfprestore.training.gfpgan import RestorationRecipe
 from gfprestore.training.initial_weights import InitialWeights, open_initial_weights
 from gfprestore.training.loss_networks import LossNetworks, arcface_loss_network, dlib_loss_network, open_loss_networks
 from gfprestore.training.losses import PERCEPTUAL_WEIGHTS
 from gfprestore.training.prior import PriorRecipe
 from gfprestore.training.recipe import Batch
-from gfprestore.training.train import has_checkpoint, open_data, training_precision
+from gfprestore.training.train import has_checkpoint, open_data, open_retouched, training_precision
 from gfprestore.weights.checkpoints import load_state
 from gfprestore.weights.store import WeightsStore
 
@@ -72,6 +75,8 @@ def plan(config: TrainConfig, store: WeightsStore | None = None) -> list[Row]:
     dtype = training_precision(config.precision, device)
     if config.stage == "background":
         return _background_plan(config, store or WeightsStore(), device, dtype)
+    if config.stage in ("fmar", "hfdg"):
+        return _reversal_plan(config, device, dtype)
     dataset = open_data(config)
     memory = memory_needed(config, dtype)
     network = preset.network()
@@ -120,6 +125,42 @@ def _background_plan(config: TrainConfig, store: WeightsStore, device: torch.dev
         ("device", f"{device}, {precision_name(dtype)}"),
         ("output", f"{config.output}, {'resumes from its checkpoint' if has_checkpoint(config) else 'new training'}"),
     ]  # fmt: skip
+
+
+def _reversal_plan(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> list[Row]:
+    """The rows of `plan` for the stages of FRRffusion."""
+    preset = config.preset
+    assert preset.reversal is not None
+    network = preset.reversal_network(config.stage)
+    with torch.device("meta"):
+        counts = {name: sum(item.numel() for item in getattr(FRRffusion(network), name).parameters())
+                  for name in network.parts}  # fmt: skip
+    if config.stage == "fmar":
+        data = f"{open_retouched(config).count} pairs in {config.data}"
+        losses = "mean squared error of the noise" if preset.reversal.loss == "mse" else "weighted L1 of x0"
+        losses += f", field x {preset.reversal.field_weight:g}" if preset.reversal.fmar.warp else ""
+        losses += ", levels x 1" if network.level_estimator is not None else ""
+    else:
+        data = f"{len(faces_to_enlarge(config.data))} faces in {config.data}"
+        losses = "L1"
+    try:
+        initial = open_initial_parts(config)
+        start = "random weights" if initial.path is None else str(initial.path)
+    except WeightsError as error:
+        start = f"MISSING: {error}"
+    decay = "along a cosine" if preset.reversal.cosine else f"halved after {preset.milestones or 'no step'}"
+    return [
+        ("preset", f"{config.preset_name}: {preset.about}"),
+        ("stage", config.stage),
+        ("data", data),
+        ("start", start),
+        ("network", ", ".join(f"{PART_TITLES[name]} {count:,} parameters" for name, count in counts.items())),
+        ("steps", f"{preset.steps} of {preset.batch_size} images of {preset.size} pixels"),
+        ("rates", f"{preset.learning_rate:g}, {decay}"),
+        ("losses", losses),
+        ("device", f"{device}, {precision_name(dtype)}"),
+        ("output", f"{config.output}, {'resumes from its checkpoint' if has_checkpoint(config) else 'new training'}"),
+    ]
 
 
 def memory_needed(config: TrainConfig, dtype: torch.dtype, processes: int = 1) -> Memory:

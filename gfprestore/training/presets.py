@@ -1,4 +1,4 @@
-"""Presets of every training stage."""
+"""What a training preset consists of: losses, network sizes, learning rates, and the values of single stages."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
-from gfprestore.data.aging import Aging
-from gfprestore.data.degradation import OFFICIAL, OLD_PRINTS, PAPER, DegradationOptions
+from gfprestore.data.degradation import PAPER, DegradationOptions
 from gfprestore.errors import UsageError
+from gfprestore.networks.diffusion_unet import FMAR_256, DiffusionUNetConfig
+from gfprestore.networks.frrffusion import FRRffusionConfig
 from gfprestore.networks.gfpgan import GFPGANConfig, Modulation
+from gfprestore.networks.hat import HAT_BASE, HATConfig
+from gfprestore.networks.level_estimator import LevelEstimatorConfig
 from gfprestore.networks.stylegan2 import Layout
 
-Stage = Literal["prior", "restoration", "background"]
+Stage = Literal["prior", "restoration", "background", "fmar", "hfdg"]
 PerceptualNetwork = Literal["vgg19", "vgg16"]
 IdentityNetwork = Literal["arcface", "dlib"]
 
@@ -35,6 +38,10 @@ _SWITCHED_OFF_WITH: dict[str, tuple[str, ...]] = {
     "perceptual": ("perceptual", "style"),
     "components": ("components", "component_style", "component_matching"),
 }
+
+
+MULTIPLIERS = {32: (1, 2, 2, 2), 64: (1, 2, 3, 4), 128: (1, 1, 2, 3, 4), 256: (1, 1, 2, 2, 4, 4)}
+"""Factors on FMAR's channels by the side of its images, in the authors' code; those for 32 are guided-diffusion's."""
 
 
 def _check(holder: object, bounds: Mapping[str, tuple[float, float]], above: Sequence[str] = ()) -> None:
@@ -141,6 +148,56 @@ class Distillation:
 
 
 @dataclass(frozen=True)
+class Reversal:
+    """Values of FRRffusion's two stages, `fmar` and `hfdg`. The defaults are those of the authors' code.
+
+    Attributes:
+        fmar: Sizes and options of the first stage's diffusion model; `size` of the preset replaces its size.
+        level_estimator: Sizes of the level estimator, which is trained with it; None for none.
+        hfdg: Sizes of the second stage's transformer.
+        loss: Loss of the diffusion: mean squared error (`mse`) of what the network predicts, or mean absolute error
+            (`l1`) of x0, weighted by what the noisy image tells of it.
+        field_weight: Weight of the L1 loss of the warp head's field, in pixels.
+        early_share: Share of the images whose timestep is drawn from the first 400 of 1000; the others' timesteps are
+            drawn from the rest. None draws all timesteps alike.
+        estimator_learning_rate: Learning rate of the level estimator.
+        estimator_weight_decay: Weight decay of the level estimator.
+        weight_decay: Weight decay of the stage's own network.
+        warmup: Number of first steps in which the learning rate rises from 0.
+        cosine: Lower the learning rate to 2 % along a cosine instead of halving it at the milestones.
+        drop_path: Stochastic depth of the transformer.
+        cascade_share: Share of the second stage's patches whose lq is the first stage's result, where its weights are
+            given.
+        cascade_faces: Number of faces that the first stage computes for that.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    fmar: DiffusionUNetConfig = FMAR_256
+    level_estimator: LevelEstimatorConfig | None = None
+    hfdg: HATConfig = HAT_BASE
+    loss: Literal["mse", "l1"] = "mse"
+    field_weight: float = 0.05
+    early_share: float | None = None
+    estimator_learning_rate: float = 1e-3
+    estimator_weight_decay: float = 0.02
+    weight_decay: float = 0.0
+    warmup: int = 0
+    cosine: bool = False
+    drop_path: float = 0.1
+    cascade_share: float = 0.5
+    cascade_faces: int = 1024
+
+    def __post_init__(self) -> None:
+        limits = {"cascade_share": (0, 1), "early_share": (0, 1), "drop_path": (0, 0.9), "warmup": (0, math.inf)}
+        decays = dict.fromkeys(("field_weight", "weight_decay", "estimator_weight_decay"), (0, math.inf))
+        _check(self, {**limits, **decays, "cascade_faces": (1, math.inf)}, ("estimator_learning_rate",))
+        if self.level_estimator is not None and not self.fmar.levels:
+            raise ValueError("a level estimator needs fmar.levels")
+
+
+@dataclass(frozen=True)
 class Preset:
     """Everything that affects the trained network. The defaults are those of the paper.
 
@@ -188,6 +245,7 @@ class Preset:
         ema_half_life: Steps after which half of the moving average is new.
         exports_half: Whether the exported weights are float16; the checkpoint is always float32.
         distillation: Values of the background stage; None in other stages.
+        reversal: Values of the stages `fmar` and `hfdg`; None in other stages.
 
     Raises:
         ValueError: A value is out of range. `TrainConfig` checks values with their own options, such as `steps`.
@@ -233,6 +291,7 @@ class Preset:
     ema_half_life: float = 10_000 / 32
     exports_half: bool = False
     distillation: Distillation | None = None
+    reversal: Reversal | None = None
 
     def __post_init__(self) -> None:
         if not min(self.learning_rate, self.discriminator_learning_rate, self.component_learning_rate) > 0:
@@ -272,6 +331,25 @@ class Preset:
         except ValueError as error:
             raise UsageError(f"The sizes of the network are invalid: {error}. Change --size or --set.") from error
 
+    def reversal_network(self, stage: Stage) -> FRRffusionConfig:
+        """Sizes of the networks that the stage `fmar` or `hfdg` trains.
+
+        Raises:
+            UsageError: The sizes are not supported.
+        """
+        assert self.reversal is not None
+        try:
+            if stage == "fmar":
+                fmar = self.reversal.fmar
+                if fmar.multipliers == FMAR_256.multipliers:  # the authors' code has others for other sizes
+                    fmar = replace(fmar, multipliers=MULTIPLIERS.get(self.size, fmar.multipliers))
+                return FRRffusionConfig(replace(fmar, size=self.size), self.reversal.level_estimator)
+            if self.size % (self.reversal.hfdg.scale * self.reversal.hfdg.window_size):
+                raise ValueError(f"patches of {self.size} pixels are not a multiple of HFDG's windows")
+            return FRRffusionConfig(hfdg=self.reversal.hfdg)
+        except ValueError as error:
+            raise UsageError(f"The sizes of the network are invalid: {error}. Change --size or --set.") from error
+
     def discriminator_channels(self) -> tuple[int, ...]:
         """Number of features of the discriminator at sizes 4, 8 and so on; a channel multiplier above 1 is ignored."""
         multiplier = min(1.0, self.channel_multiplier)
@@ -280,141 +358,10 @@ class Preset:
         ).channels
 
     def learning_rate_factor(self, step: int) -> float:
-        """Factor on the learning rates at a step (the first is 1): halved after each milestone."""
+        """Factor on the learning rates at a step (the first is 1): halved after each milestone, or along a cosine."""
+        if self.reversal is not None:
+            warmup = min(1.0, step / max(self.reversal.warmup, 1))
+            if self.reversal.cosine:
+                return warmup * (0.02 + 0.98 * (1 + math.cos(math.pi * min(step / self.steps, 1))) / 2)
+            return warmup * float(0.5 ** sum(step > milestone for milestone in self.milestones))
         return float(0.5 ** sum(step > milestone for milestone in self.milestones))
-
-
-PRESETS: dict[str, Preset] = {
-    "paper": Preset(about="The paper: 512, 800,000 steps of 12 images, a frozen StyleGAN2 prior."),
-    "official": Preset(
-        about="The official configuration file: the paper with wider degradation, a style loss, earlier milestones.",
-        milestones=(600_000, 700_000),
-        losses=LossWeights(style=50.0),
-        degradation=OFFICIAL,
-    ),
-    "compact": Preset(
-        about="A small network at 256 that trains in hours, from random weights, on heavily degraded images.",
-        layout="clean",
-        size=256,
-        narrow=0.25,
-        channel_multiplier=2.0,
-        style_dim=128,
-        mlp_layers=2,
-        component_width=16,
-        input_share=0.5,
-        color_radius=5,
-        start="nothing",
-        train_decoder=True,
-        decoder_noise=False,
-        batch_size=8,
-        steps=3_000,
-        learning_rate=3e-4,
-        betas=(0.5, 0.99),
-        max_grad_norm=2.0,
-        discriminator_learning_rate=2e-3,
-        component_learning_rate=1e-2,
-        milestones=(1_800, 2_600),
-        discriminator_start_step=1_200,
-        losses=LossWeights(reconstruction=1.0, perceptual=0.02, adversarial=0.1, components=0.1,
-                           component_style=20.0, identity=0.8),
-        perceptual_network="vgg16",
-        identity_network="dlib",
-        perceptual_crop=128,
-        r1_gamma=1.6,
-        pyramid_until=None,
-        degradation=OLD_PRINTS,
-        jitter=0.03,
-        exports_half=True,
-    ),
-    "finetune": Preset(
-        about="Fine-tunes a released clean model at a low learning rate, after a warm-up of the discriminators.",
-        layout="clean",
-        channel_multiplier=2.0,
-        start="restorer",
-        batch_size=4,
-        steps=20_000,
-        learning_rate=5e-5,
-        discriminator_learning_rate=5e-4,
-        component_learning_rate=5e-4,
-        milestones=(15_000,),
-        discriminator_warmup=1_000,
-        losses=LossWeights(pyramid=0.0),  # the released models were trained beyond its last step
-    ),
-}  # fmt: skip
-"""Presets of the restoration stage. The learning rates of `compact` and `finetune` are not from the paper."""
-
-PRIOR_PRESETS: dict[str, Preset] = {
-    **PRESETS,
-    "compact": replace(
-        PRESETS["compact"],
-        about="A small StyleGAN2 that trains in hours: first with --size 32, then doubling the size with --weights.",
-        batch_size=16,
-        learning_rate=2e-4,
-        discriminator_learning_rate=1.5e-3,
-        milestones=(),
-        r1_gamma=0.5,
-        path_weight=0.0,
-        mixing=0.5,
-        ema_half_life=150.0,
-        exports_half=False,
-    ),
-}  # fmt: skip
-"""Presets of the prior stage: those of the restoration stage, with another `compact`."""
-
-SCANNED = DegradationOptions(
-    kernel_size=13,
-    isotropic_probability=0.7,
-    sigma=(0.1, 1.8),
-    downscale=(1.0, 1.6),
-    noise=(0.0, 12.0),
-    jpeg_quality=(35, 100),
-    shift_probability=0.0,
-    brightness=(0.8, 1.2),
-    contrast=(0.7, 1.3),
-    saturation=(0.5, 1.3),
-    hue=(-0.02, 0.02),
-    jitter_probability=0.3,
-    gray_probability=0.15,
-    aging=Aging(
-        copy_probability=0.0,
-        grain_probability=0.3,
-        grain=(2.0, 14.0),
-        grain_size=(0.0, 0.01),
-        fading_probability=0.2,
-        fading_black=(0.0, 0.15),
-        fading_white=(0.8, 1.0),
-        sepia_probability=0.2,
-        sepia_strength=(0.2, 1.0),
-        halftone_probability=0.0,
-        scratch_probability=0.1,
-        scratches=(1, 2),
-        scratch_width=(0.005, 0.02),
-        dust_probability=0.1,
-        specks=(1, 6),
-        speck_size=(0.004, 0.02),
-        stain_probability=0.0,
-    ),
-)
-"""Degradation of scanned photos, for patches of about 130 pixels. Weaker than `HEAVY`, because the patches are shown at
-the resolution of the scan."""
-
-BACKGROUND_PRESETS: dict[str, Preset] = {
-    "compact": Preset(
-        about="A small network that enlarges by 2 on the CPU, distilled from real-esrgan-x4plus.",
-        size=64,
-        start="nothing",
-        batch_size=8,
-        steps=5_700,
-        learning_rate=1e-3,
-        betas=(0.9, 0.99),
-        milestones=(2_400, 3_400, 5_000, 5_300, 5_500),
-        losses=LossWeights(reconstruction=1.0, perceptual=0.1, pyramid=0.0, adversarial=0.0, components=0.0,
-                           component_style=0.0, identity=0.0),
-        perceptual_network="vgg16",
-        perceptual_crop=64,
-        degradation=SCANNED,
-        ema_half_life=100.0,
-        distillation=Distillation(perceptual_start_step=2_800),
-    ),
-}  # fmt: skip
-"""Presets of the background stage; `size` is the side of the crops of patches in a step."""

@@ -8,12 +8,17 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 
 from gfprestore.data.face_dataset import FaceDataset
+from gfprestore.data.retouched_dataset import EnlargementDataset, RetouchedDataset
 from gfprestore.device import choose_device, choose_precision
+from gfprestore.networks.frrffusion import FRRffusion
+from gfprestore.restoration.frrffusion import FRRffusionRestorer
 from gfprestore.training.background import BackgroundRecipe, open_student, open_teacher
+from gfprestore.training.cascade import reversed_faces
 from gfprestore.training.config import TrainConfig
 from gfprestore.training.distillation import (
     DistilledPairs,
@@ -22,7 +27,10 @@ from gfprestore.training.distillation import (
     read_pairs,
 )
 from gfprestore.training.distributed import World, joined_world
+from gfprestore.training.fmar import FmarRecipe
+from gfprestore.training.frrffusion import open_initial_parts
 from gfprestore.training.gfpgan import RestorationRecipe
+from gfprestore.training.hfdg import HfdgRecipe
 from gfprestore.training.initial_weights import open_initial_weights
 from gfprestore.training.loop import Progress, TrainReport, fit
 from gfprestore.training.loss_networks import open_loss_networks
@@ -66,15 +74,30 @@ def train(
             return fit(recipe, dataset, config, device, world=world, progress=progress)
 
 
-def open_stream(
-    config: TrainConfig, store: WeightsStore, device: torch.device, world: World
-) -> FaceDataset | DistilledPairs:
-    """Open the stream of images of a training; the background stage first computes the missing pairs.
+Stream = FaceDataset | DistilledPairs | RetouchedDataset | EnlargementDataset
+
+
+def open_stream(config: TrainConfig, store: WeightsStore, device: torch.device, world: World) -> Stream:
+    """Open the stream of images of a training; the stages background and hfdg first compute missing images.
 
     Raises:
         FolderError: The data or the output folder cannot be used.
-        WeightsError: The weights of the teacher are needed, and are missing, damaged or made for another network.
+        WeightsError: The weights of the teacher or of the first stage are needed, and are missing, damaged or made for
+            another network.
     """
+    if config.stage == "fmar":
+        retouched = open_retouched(config)
+        world.log(log, f"{retouched.count} pairs in {config.data}.")
+        return retouched
+    if config.stage == "hfdg":
+        assert config.preset.reversal is not None
+        faces = reversed_faces(config, lambda: first_stage(config, device), world)
+        share, size = config.preset.reversal.cascade_share, config.preset.size
+        patches = EnlargementDataset(config.data, size, config.seed, reversed_faces=faces, reversed_share=share)
+        world.log(
+            log, f"{patches.count} faces in {config.data}, {len(faces)} of them also as the first stage has them."
+        )
+        return patches
     if config.stage != "background":
         dataset = open_data(config)
         world.log(log, f"{dataset.count} images in {config.data}.")
@@ -98,6 +121,32 @@ def open_data(config: TrainConfig) -> FaceDataset:
     return FaceDataset(config.data, preset.size, degradation, config.seed, boxes=needs_boxes, jitter=preset.jitter)
 
 
+def open_retouched(config: TrainConfig) -> RetouchedDataset:
+    """Open the stream of retouched pairs.
+
+    Raises:
+        FolderError: The folder is not a set of pairs, or lacks the levels that the preset trains with.
+    """
+    network = config.preset.reversal_network("fmar").fmar
+    assert network is not None
+    size = config.preset.size
+    return RetouchedDataset(config.data, size, size // network.unshuffle, config.seed, needs_levels=network.levels)
+
+
+def first_stage(config: TrainConfig, device: torch.device) -> FRRffusionRestorer | None:
+    """Open FRRffusion's first stage from the initial weights; None if they have none.
+
+    Raises:
+        WeightsError: The file is missing, damaged or made for another network.
+    """
+    initial = open_initial_parts(config)
+    if initial.module is None or initial.module.fmar is None:
+        return None
+    only_first = FRRffusion(replace(initial.module.config, hfdg=None))
+    only_first.load_state_dict(initial.module.state_dict(), strict=False)
+    return FRRffusionRestorer(only_first, str(initial.path), device)
+
+
 def open_recipe(
     config: TrainConfig,
     store: WeightsStore,
@@ -118,6 +167,12 @@ def open_recipe(
         if student is not None and not resumes:
             world.log(log, f"Starting from {student.path}.")
         return BackgroundRecipe(config, student, open_loss_networks(config, store), device, dtype, world)
+    if config.stage in ("fmar", "hfdg"):
+        parts = open_initial_parts(config)
+        if parts.path is not None and not resumes:
+            world.log(log, f"Starting from {parts.path}.")
+        recipe = FmarRecipe if config.stage == "fmar" else HfdgRecipe
+        return recipe(config, parts, device, dtype, world)
     initial = open_initial_weights(config, store)
     if initial.path is not None and not resumes:
         world.log(log, f"Starting from {initial}.")

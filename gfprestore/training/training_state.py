@@ -108,13 +108,16 @@ def write_weights(
         tensors: Tensors by name.
         metadata: Header of the file, see `weights_metadata`.
         path: Path of the file.
-        dtype: Data type of the written tensors.
+        dtype: Data type of the written floating-point tensors.
 
     Raises:
         FolderError: The disk is full, or the folder is missing or not writable.
     """
     plain = {
-        name: tensor.detach().to("cpu", dtype).contiguous(memory_format=torch.contiguous_format).clone()
+        name: tensor.detach()
+        .to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
+        .contiguous(memory_format=torch.contiguous_format)
+        .clone()
         for name, tensor in tensors.items()
     }
     content = safetensors_bytes(plain, dict(metadata))

@@ -23,13 +23,17 @@ from torch.overrides import TorchFunctionMode
 
 from gfprestore.errors import WeightsDamagedError, WeightsMismatchError, WeightsMissingError, WeightsUnsafeError
 from gfprestore.files import sha256_of
-from gfprestore.networks import gfpgan, rrdbnet, srvgg
+from gfprestore.networks import frrffusion, gfpgan, rrdbnet, srvgg, stylegan2
 from gfprestore.weights.table import Role
 
 WRAPPERS = ("params_ema", "params", "state_dict")
 """Keys under which checkpoints store the tensors, best first: the moving average comes before the last step."""
 
-ROLE_TITLES: dict[Role, str] = {"restorer": "face restorer", "background": "background network"}
+ROLE_TITLES: dict[Role, str] = {
+    "restorer": "face restorer",
+    "background": "background network",
+    "prior": "face prior",
+}
 
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
@@ -46,6 +50,7 @@ class NetworkKind:
         config_from_state: Derives the sizes from a state dict; None for other networks.
         build: Builds the module from the sizes.
         name: Short name for the sizes.
+        renamed: Gives the tensors the names that the module expects.
     """
 
     title: str
@@ -54,6 +59,7 @@ class NetworkKind:
     config_from_state: Callable[[Mapping[str, Tensor]], Any]
     build: Callable[[Any], nn.Module]
     name: Callable[[Any], str]
+    renamed: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict
 
 
 NETWORKS: tuple[NetworkKind, ...] = (
@@ -64,6 +70,23 @@ NETWORKS: tuple[NetworkKind, ...] = (
         config_from_state=gfpgan.config_from_state,
         build=gfpgan.GFPGAN,
         name=lambda config: f"gfpgan-{config.layout}",
+    ),
+    NetworkKind(
+        title="FRRffusion",
+        role="restorer",
+        clues=("fmar.out.2.weight", "level_estimator.head.3.weight", "hfdg.conv_last.weight"),
+        config_from_state=frrffusion.config_from_state,
+        build=frrffusion.FRRffusion,
+        name=lambda config: "frrffusion" if config.fmar and config.hfdg else f"frrffusion-{config.parts[0]}",
+        renamed=frrffusion.prefixed,
+    ),
+    NetworkKind(
+        title="StyleGAN2",
+        role="prior",
+        clues=("style_conv1.modulated_conv.weight",),
+        config_from_state=stylegan2.config_from_state,
+        build=stylegan2.StyleGAN2Generator.from_config,
+        name=lambda config: f"stylegan2-{config.layout}",
     ),
     NetworkKind(
         title="RRDBNet (Real-ESRGAN)",
@@ -87,7 +110,6 @@ OTHER_NETWORKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a RetinaFace detector", ("ClassHead.0.conv1x1.weight", "LandmarkHead.0.conv1x1.weight")),
     ("a ParseNet face parser", ("out_mask_conv.conv2d.weight",)),
     ("a BiSeNet face parser", ("cp.resnet.conv1.weight",)),
-    ("a StyleGAN2 prior", ("constant_input.weight", "style_mlp.1.weight")),
     ("an ArcFace recognizer", ("fc5.weight", "bn5.weight")),
     ("the Inception network of the FID", ("Conv2d_1a_3x3.conv.weight", "Mixed_7c.branch_pool.conv.weight")),
     ("CodeFormer, which is not supported", ("quantize.embedding.weight", "position_emb")),
@@ -96,7 +118,7 @@ OTHER_NETWORKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a VGG classifier", ("features.0.weight", "classifier.0.weight")),
     ("an ESRGAN network in the old layout", ("model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight")),
 )
-"""Networks that are neither a supported restorer nor background network: description and identifying tensors."""
+"""Networks that are neither a supported restorer, background network nor prior: description and identifying tensors."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +179,7 @@ def network_from_state(
     Raises:
         WeightsMismatchError: No supported network fits the state dict exactly.
     """
-    kind, config = _recognize(state, path, role)
+    kind, config, state = _recognize(state, path, role)
     if role is not None and kind.role != role:
         raise WeightsMismatchError(
             f"{path} is {kind.title}, a {ROLE_TITLES[kind.role]}, not a {ROLE_TITLES.get(role, role)}."
@@ -329,18 +351,26 @@ def _tensors_of(loaded: Any, path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _recognize(state: Mapping[str, Tensor], path: Path, role: Role | None) -> tuple[NetworkKind, Any]:
+def _recognize(
+    state: Mapping[str, Tensor], path: Path, role: Role | None
+) -> tuple[NetworkKind, Any, Mapping[str, Tensor]]:
+    """The network that a state dict belongs to, its sizes, and the tensors with the names that its module expects.
+
+    Raises:
+        WeightsMismatchError: No supported network fits.
+    """
     for description, clues in OTHER_NETWORKS:
         if all(clue in state for clue in clues):
-            wanted = f"a {ROLE_TITLES.get(role, role)}" if role else "a restorer or background network"
+            wanted = f"a {ROLE_TITLES.get(role, role)}" if role else "a restorer, background network or prior"
             raise WeightsMismatchError(f"{path} is {description}, not {wanted}.")
     for kind in NETWORKS:
+        renamed = kind.renamed(state)
         try:
-            config = kind.config_from_state(state)
+            config = kind.config_from_state(renamed)
         except (ArithmeticError, LookupError, ValueError) as error:
             raise WeightsMismatchError(f"{path} looks like {kind.title}, but its shapes are inconsistent.") from error
         if config is not None:
-            return kind, config
+            return kind, config, renamed
     for kind in NETWORKS:
         found = next((clue for clue in kind.clues if clue in state), None)
         if found is not None:

@@ -154,7 +154,7 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         license="NVIDIA, non-commercial (StyleGAN2)",
         source_page=_GFPGAN_PAGE,
         trained_on="FFHQ (CC BY-NC-SA 4.0)",
-        note=f"Initial weights for training only. {_TWO_SOURCES}",
+        note=f"For `train` and `sample`. {_TWO_SOURCES}",
     ),
     WeightsFile(
         name="arcface-resnet18",

@@ -33,7 +33,7 @@ from gfprestore.photo.reading import read_photo
 from gfprestore.restoration.background import Background, LanczosBackground, NetworkBackground, fastest_precision
 from gfprestore.tensors import pixels_to_signed, signed_to_pixels
 from gfprestore.training.background import toned
-from gfprestore.training.presets import BACKGROUND_PRESETS, SCANNED
+from gfprestore.training.preset_table import BACKGROUND_PRESETS, SCANNED
 from gfprestore.weights.checkpoints import load_network
 from gfprestore.weights.store import WeightsStore
 

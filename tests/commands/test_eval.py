@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 from doubles import DotFinder, make_set, marked_face, smooth
+from safetensors.torch import save_file
 from samples import save
 
 from gfprestore.commands.app import main
 from gfprestore.console import Reporter, StageProgress
 from gfprestore.data.retouch_folder import RetouchOptions, retouch_folder
+from gfprestore.networks.diffusion_unet import DiffusionUNetConfig
+from gfprestore.networks.frrffusion import FRRffusion, FRRffusionConfig
+from gfprestore.networks.hat import HATConfig
+from gfprestore.networks.level_estimator import LevelEstimatorConfig
 
 
 def call(*arguments: object) -> int:
@@ -165,3 +170,36 @@ def test_options_of_one_kind_of_set_are_refused_with_another(
     assert call(*deepfrr, "--weights", weights) == 2
     assert "does not reverse retouching" in capsys.readouterr().err
     assert call("eval", "--set", "deepfrr", "--data", tmp_path / "nowhere", *out) == 4
+
+
+def test_a_network_of_retouching_reversal_is_evaluated_from_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fmar = DiffusionUNetConfig(
+        size=32, channels=16, multipliers=(1, 2), blocks=1, attention=(), groups=8, prediction="x0", residual=True,
+        prior_std=0.05, warp=True, levels=True,
+    )  # fmt: skip
+    hfdg = HATConfig(
+        embed_dim=12, depths=(2,), heads=2, window_size=4, overlap_window_size=6, compress_ratio=3, squeeze_factor=3,
+        features=8,
+    )  # fmt: skip
+    module = FRRffusion(FRRffusionConfig(fmar, LevelEstimatorConfig(channels=(8, 8)), hfdg))
+    save_file(module.state_dict(), tmp_path / "tiny.safetensors")
+    for number in range(2):
+        save(tmp_path / "faces" / f"{number}.png", smooth(number, 300))
+    pairs = tmp_path / "pairs"
+    retouch_folder(tmp_path / "faces", pairs, RetouchOptions(1, keep_alignment=True))
+    (pairs / "set.json").write_text("{}")  # as if aligned on the retouched face: no face is to be found
+    code = call(
+        "eval", "--set", "deepfrr", "--data", pairs, "--weights", tmp_path / "tiny.safetensors", "-o", tmp_path / "out",
+        "--device", "cpu", "--offline", "--metrics", "psnr_capped,geometry", "--json",
+    )  # fmt: skip
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    document = json.loads(printed.out)
+    methods = {(entry["view"], entry["method"]): entry["scores"]["psnr_capped"]["value"] for entry in document["sets"]}
+    assert ("crops-256", "tiny, levels given") in methods and ("crops-256", "tiny, levels estimated") in methods
+    assert ("crops-full", "tiny, ceiling") in methods and ("crops-full", "tiny, levels given") in methods
+    assert all(value is not None and value > 5 for value in methods.values())
+    (untouched,) = document["untouched"]
+    assert untouched["method"] == "tiny" and untouched["count"] == 2 and untouched["level_error"] > 0

@@ -354,7 +354,7 @@ def test_names_that_do_not_fit_are_an_error_that_shows_both(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"test_set": "nothing-test", "restored": (Path(),)}, "celeba-test, lfw-test"),
+        ({"test_set": "nothing-test", "restored": (Path(),)}, "celeba-test, celeba-test-sr4, lfw-test"),
         ({"test_set": "x", "metrics": ("psnr", "nonsense")}, "unknown metric nonsense.*psnr_matched"),
         ({}, "--set"),
         ({"restored": (Path(),), "restorer": "auto"}, "--lq"),
@@ -369,7 +369,7 @@ def test_wrong_options_are_told(options: dict[str, Any], word: str, tmp_path: Pa
 
 def test_a_known_set_is_counted_and_one_that_is_missing_says_where_to_get_it(tmp_path: Path) -> None:
     assert {name: known.count for name, known in KNOWN_SETS.items()} == {
-        "celeba-test": 3000, "lfw-test": 1711, "celebchild-test": 180, "webphoto-test": 407
+        "celeba-test": 3000, "celeba-test-sr4": 3000, "lfw-test": 1711, "celebchild-test": 180, "webphoto-test": 407
     }  # fmt: skip
     with pytest.raises(FolderError, match=r"3000 images.*xinntao\.github\.io/projects/gfpgan.*test.lq .*test.gt,"):
         open_test_set("celeba-test", None)

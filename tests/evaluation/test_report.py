@@ -15,8 +15,8 @@ from samples import pixels_of, save, size_of
 
 from gfprestore.data.test_sets import KNOWN_SETS
 from gfprestore.evaluation.evaluate import EvalOptions, Evaluation, Listener
-from gfprestore.evaluation.published import CELEBA_TEST
-from gfprestore.evaluation.report import Report, markdown, published_notes, table_of
+from gfprestore.evaluation.published import CELEBA_TEST, PUBLISHED, RELATIVE, published_for, relative_for
+from gfprestore.evaluation.report import Report, as_json, markdown, published_notes, table_of
 
 HOSTILE = "<img src=x onerror=alert(1)>|`a`_b_"
 
@@ -143,17 +143,85 @@ def test_a_published_number_of_another_protocol_is_marked(tmp_path: Path) -> Non
     assert any(note.startswith("Deg") and "not known" in note for note in notes)
 
 
-def test_a_set_without_published_rows_says_so_and_a_folder_says_nothing(tmp_path: Path) -> None:
-    for number in range(2):
-        save(tmp_path / "webphoto-test" / f"{number}.png", smooth(number))
-    known = evaluated(tmp_path, Path("webphoto-test"), tmp_path / "webphoto-test", data=tmp_path)
-    assert published_notes(known) == ["No published scores are included for WebPhoto-Test."]
-    assert published_notes(evaluated(tmp_path, tmp_path / "webphoto-test", tmp_path / "webphoto-test")) == []
+def test_a_set_without_published_rows_says_why_and_a_folder_says_nothing(tmp_path: Path) -> None:
+    make_set(tmp_path / "celeba-test-sr4", 2)
+    known = evaluated(tmp_path, Path("celeba-test-sr4"), tmp_path / "celeba-test-sr4/lq", data=tmp_path)
+    (note,) = published_notes(known)
+    assert "table 2 is not included" in note
+    assert published_notes(evaluated(tmp_path, tmp_path / "celeba-test-sr4", tmp_path / "celeba-test-sr4/lq")) == []
 
 
-def test_the_published_table_is_that_of_a_known_set_and_each_column_has_a_protocol() -> None:
-    assert CELEBA_TEST.test_set in KNOWN_SETS
-    assert all(set(row) == set(CELEBA_TEST.protocols) for row in CELEBA_TEST.rows.values())
+def test_rows_of_other_sources_name_their_source_and_that_they_are_not_comparable(tmp_path: Path) -> None:
+    make_set(tmp_path / "celeba-test", 2)
+    opener = Opener(Difference("lpips"), Difference("niqe"))
+    options = EvalOptions(
+        "celeba-test", tmp_path, (tmp_path / "celeba-test/lq",), metrics=("niqe", "lpips"), output=tmp_path / "out",
+        device="cpu",
+    )  # fmt: skip
+    report = Evaluation(options, Listener(), opener).run()
+    _, rows = table_of(report)
+    assert ["GFPGAN (published)", "", "4.415", "0.3643"] in rows
+    assert ["input (published, survey)", "", "13.200‡", "0.4866‡"] in rows
+    assert ["GFP-GAN (published, survey)", "", "4.158‡", "0.3646‡"] in rows
+    assert ["OSDFace (published, OSDFace)", "", "–", "0.3365†"] in rows
+    notes = published_notes(report)
+    assert any(note.startswith("Published rows (survey): ") and "2309.15490" in note for note in notes)
+    (survey,) = [note for note in notes if note.startswith("NIQE, LPIPS (VGG) (survey): ")]
+    assert "unstated" in survey and "not comparable" in survey
+    (osdface,) = [note for note in notes if note.startswith("LPIPS (VGG) (OSDFace): ")]
+    assert "DAEFR" in osdface and "not comparable" in osdface
+    assert any("OSDFace DISTS 0.1773, MUSIQ 75.64" in note for note in notes)
+    assert any("GFP-GAN identity distance 0.5709" in note for note in notes)
+    document = as_json(report, with_images=False)
+    assert document["published"]["source"] == CELEBA_TEST.source  # scripts read this field
+    assert [table["origin"] for table in document["published_tables"]] == ["", "survey", "OSDFace"]
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("lfw-test", {"fid": 50.04, "niqe": 3.965}),
+        ("webphoto-test", {"fid": 87.13, "niqe": 4.228}),
+        ("celebchild-test", {"fid": 111.4, "niqe": 4.447}),
+    ],
+)
+def test_the_sets_of_real_photos_have_the_rows_of_the_survey(name: str, row: dict[str, float]) -> None:
+    (table,) = published_for(name)
+    assert (table.origin, table.rows["GFP-GAN"]) == ("survey", row)
+
+
+def test_gains_without_absolute_values_are_printed_as_such(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "deepfrr", 2)
+    report = evaluated(tmp_path, folder, folder / "lq")
+    columns, rows = table_of(report)
+    assert columns[2:] == ["PSNR ↑", "NIQE ↓"]
+    assert rows[1:] == [["FRRffusion over its best rival (published, relative)", "", "+11 %†", "–"]]
+    (note,) = published_notes(report)
+    assert "PSNR +11 %, SSIM +22 %, VGGS +20 %, CLIPS +6 %" in note
+    assert all(
+        words in note for words in ("abstract only", "not named", "Not comparable", "10.1016/j.asoc.2025.113062")
+    )
+    assert "+11 %†" in markdown(report) and note.split(".")[0].replace("(†)", "") in markdown(report).replace("(†)", "")
+    document = as_json(report, with_images=False)
+    assert (document["published"], document["published_tables"]) == (None, [])
+    assert document["published_relative"][0]["gains"] == {"psnr": 11, "ssim": 22, "VGGS": 20, "CLIPS": 6}
+
+
+def test_a_row_of_gains_needs_a_metric_that_is_shown(tmp_path: Path) -> None:
+    folder = make_set(tmp_path / "deepfrr", 2)
+    report = evaluated(tmp_path, folder, folder / "lq", metrics=("niqe",))
+    assert len(table_of(report)[1]) == 1
+    assert len(published_notes(report)) == 1
+
+
+def test_published_tables_are_those_of_known_sets_and_each_column_has_a_protocol() -> None:
+    for table in PUBLISHED:
+        assert table.test_set in KNOWN_SETS
+        assert all(set(row) == set(table.protocols) for row in table.rows.values())
+        assert set(table.other_scores) <= set(table.rows)
+        assert bool(table.origin) == (table is not CELEBA_TEST)
+    assert [gains.method for gains in relative_for("deepfrr")] == ["FRRffusion"] == [one.method for one in RELATIVE]
+    assert relative_for("celeba-test") == ()
 
 
 @pytest.mark.parametrize("metric", ["psnr", "niqe"])

@@ -29,7 +29,8 @@ from gfprestore.training.distillation import PART, make_pairs, missing_parts, op
 from gfprestore.training.distributed import World
 from gfprestore.training.loss_networks import LossNetworks
 from gfprestore.training.plan import plan
-from gfprestore.training.presets import BACKGROUND_PRESETS, Distillation, LossWeights
+from gfprestore.training.preset_table import BACKGROUND_PRESETS
+from gfprestore.training.presets import Distillation, LossWeights
 from gfprestore.training.recipe import Batch
 from gfprestore.training.train import train
 from gfprestore.weights.checkpoints import load_network, load_state, read_metadata

@@ -13,7 +13,8 @@ from gfprestore.errors import ExitCode, UsageError
 from gfprestore.networks.gfpgan import GFPGAN
 from gfprestore.training.config import TrainConfig, TrainSettings, make_config
 from gfprestore.training.overrides import ABLATIONS, ablated
-from gfprestore.training.presets import LOSSES, PRESETS, LossWeights
+from gfprestore.training.preset_table import PRESETS
+from gfprestore.training.presets import LOSSES, LossWeights
 
 SHARED = {"reconstruction", "pyramid", "adversarial"}
 

@@ -30,6 +30,7 @@ from gfprestore.errors import (
 from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
 from gfprestore.networks.rrdbnet import RRDBNet, RRDBNetConfig
 from gfprestore.networks.srvgg import SRVGGConfig, SRVGGNetCompact
+from gfprestore.networks.stylegan2 import StyleGAN2Config, StyleGAN2Generator
 from gfprestore.weights.checkpoints import load_network, load_state, network_from_state, read_metadata
 
 STATE = {"first.weight": torch.arange(6.0).view(2, 3), "first.bias": torch.tensor([7.0, 8.0])}
@@ -351,18 +352,43 @@ def test_the_official_detectors_and_parsers_are_named(tmp_path: Path, kind: str,
         load_network(saved(tmp_path / "net.pth", state), "restorer")
 
 
-def test_the_official_prior_discriminator_and_recognizer_are_named(tmp_path: Path, official: None) -> None:
-    from basicsr.archs.stylegan2_arch import StyleGAN2Discriminator, StyleGAN2Generator
+def test_the_official_discriminator_and_recognizer_are_named(tmp_path: Path, official: None) -> None:
+    from basicsr.archs.stylegan2_arch import StyleGAN2Discriminator
     from gfpgan.archs.arcface_arch import ResNetArcFace
 
     for module, told in (
-        (StyleGAN2Generator(32, num_style_feat=32, narrow=0.0625), "a StyleGAN2 prior"),
         (StyleGAN2Discriminator(32, narrow=0.0625), "a StyleGAN2 discriminator"),
         (ResNetArcFace("IRBlock", [1, 1, 1, 1], use_se=False), "an ArcFace recognizer"),
     ):
         path = saved(tmp_path / "net.pth", {"params_ema": module.state_dict()})
-        with pytest.raises(WeightsMismatchError, match=f"is {told}, not a restorer or background network"):
+        with pytest.raises(WeightsMismatchError, match=f"is {told}, not a restorer, background network or prior"):
             load_network(path)
+
+
+@pytest.mark.parametrize("layout", ["paper", "clean"])
+def test_the_official_priors_own_file_is_recognized_and_is_not_a_restorer(
+    tmp_path: Path, official: None, layout: str
+) -> None:
+    from basicsr.archs.stylegan2_arch import StyleGAN2Generator
+    from gfpgan.archs.stylegan2_clean_arch import StyleGAN2GeneratorClean
+
+    maker = StyleGAN2Generator if layout == "paper" else StyleGAN2GeneratorClean
+    module = maker(64, num_style_feat=24, num_mlp=3, channel_multiplier=1, narrow=0.0625)
+    path = saved(tmp_path / "prior.pth", {"params_ema": module.state_dict()})
+    loaded = load_network(path, "prior")
+    assert (loaded.name, loaded.role) == (f"stylegan2-{layout}", "prior")
+    assert loaded.config == StyleGAN2Config(layout, (32, 32, 32, 32, 16), 24, 3)  # type: ignore[arg-type]
+    assert loaded.config.size == 64
+    assert all(torch.equal(tensor, module.state_dict()[name]) for name, tensor in loaded.module.state_dict().items())
+    with pytest.raises(WeightsMismatchError, match="is StyleGAN2, a face prior, not a face restorer"):
+        load_network(path, "restorer")
+
+
+def test_a_prior_that_lacks_its_style_network_does_not_fit(tmp_path: Path) -> None:
+    state = StyleGAN2Generator((8, 8), 8, 2, "clean").state_dict()
+    some = {name: tensor for name, tensor in state.items() if not name.startswith("style_mlp.1.")}
+    with pytest.raises(WeightsMismatchError, match=r"does not fit StyleGAN2 .*tensors missing"):
+        load_network(saved(tmp_path / "prior.pth", some), "prior")
 
 
 def test_the_official_networks_own_files_are_recognized(tmp_path: Path, official: None) -> None:

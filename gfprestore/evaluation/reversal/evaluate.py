@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -54,7 +53,6 @@ from gfprestore.evaluation.reversal.report import (
 from gfprestore.evaluation.reversal.retouched_set import RetouchedSet, open_retouched_set
 from gfprestore.evaluation.reversal.rows import (
     Network,
-    Reverser,
     Row,
     UntouchedFace,
     Work,
@@ -78,8 +76,10 @@ from gfprestore.evaluation.reversal.views import (
 from gfprestore.evaluation.scoring import MetricOpener, Scorer, open_metrics
 from gfprestore.faces.detection import Detector
 from gfprestore.files import write_whole
-from gfprestore.restoration.model_loader import Opener
+from gfprestore.restoration.frrffusion import FRRFFUSION, FRRffusionRestorer
+from gfprestore.restoration.model_loader import EMBEDDED_FRRFFUSION, Opener
 from gfprestore.weights.store import WeightsStore
+from gfprestore.weights.table import WEIGHTS_FILES
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ class ReversalEvaluation:
         """Open the networks of the options, with distinct labels."""
         options = self.options
         files: list[Path | None] = list(options.weights)
-        if options.restorer is not None:
+        if options.restorer is not None or (not files and not options.restored and _is_packaged()):
             files.append(None)
         networks: list[Network] = []
         for path in files:
@@ -210,9 +210,9 @@ class ReversalEvaluation:
         dtype = choose_precision(options.precision, device)
         store = WeightsStore(options.weights_dir, offline=options.offline)
         opener = Opener(store, device, self.listener.downloads, dtype)
-        restorer = opener.restorer("auto" if weights is not None else options.restorer or "auto", weights)
+        restorer = opener.restorer("auto" if weights is not None else options.restorer or FRRFFUSION, weights)
         label = "none" if restorer is None else restorer.name
-        if restorer is None or not (hasattr(restorer, "reverse") and hasattr(restorer, "enlarge")):
+        if not isinstance(restorer, FRRffusionRestorer):
             what = weights or f"--restorer {options.restorer}"
             raise UsageError(
                 f"{what} is {label}, which does not reverse retouching. Use a file that `gfprestore train` wrote for "
@@ -221,7 +221,14 @@ class ReversalEvaluation:
         digest = opener.weights_used.get("restorer", "")
         key = key_of("network", digest, str(dtype), label)
         name = label if weights is None else weights.stem
-        return Network(name, cast("Reverser", restorer), key, restorer.output_size > restorer.input_size)
+        return Network(
+            label=name,
+            reverser=restorer,
+            key=key,
+            has_second_stage=restorer.output_size > restorer.input_size,
+            takes_levels=restorer.takes_levels,
+            size=restorer.input_size,
+        )
 
     def _opened_detector(self) -> Detector:
         if self._detector is None:
@@ -283,7 +290,7 @@ class ReversalEvaluation:
         device: torch.device,
     ) -> None:
         for with_levels, count in ((False, len(pairs)), (True, known)):
-            if not count:
+            if not count or (with_levels and not network.takes_levels):
                 continue
             name = row_name(network, with_levels=with_levels)
             try:
@@ -292,6 +299,8 @@ class ReversalEvaluation:
                 notes.append(f"{name} has no row: {error}")
                 continue
             rows.networks[name] = row
+        if not network.takes_levels:
+            notes.append(f"{network.label} reads no levels, so it has no row with given levels.")
         if not network.has_second_stage:
             notes.append(f"{network.label} has no second stage, so it has no rows above 256 pixels and no ceiling.")
 
@@ -341,7 +350,8 @@ class ReversalEvaluation:
                 checksum=self._checksum(frame),
                 metrics=tuple(names),
                 methods=tuple(methods),
-                published=None,
+                published=(),
+                relative=(),
                 versions=versions(),
                 machine={"device": str(device), "precision": self.options.precision},
                 created=utc_now(),
@@ -448,6 +458,11 @@ def summary_of(label: str, pairs: Sequence[Pair], row: Row, faces: Mapping[str, 
         slight_passed=_mean([float(passed) for passed in slight]),
         level_error=_mean(errors),
     )
+
+
+def _is_packaged() -> bool:
+    """Whether this version has a network of its own for retouching reversal."""
+    return any(row.name == EMBEDDED_FRRFFUSION for row in WEIGHTS_FILES)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -16,7 +16,7 @@ class ReversalOptions:
     Attributes:
         data: Folder of the set, see `retouched_set`; None for the default folder.
         weights: Files of networks, one row each.
-        restorer: Name of a released network; None for none.
+        restorer: Name of a network; None uses the packaged one if there is one and nothing else is named.
         restored: Folders of images of other methods.
         names: Their names in tables; a missing or empty one is the folder's own.
         constant_from: Training pairs of the constant inverse; None leaves its row out.

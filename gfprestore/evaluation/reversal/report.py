@@ -15,15 +15,14 @@ from gfprestore.evaluation import report as base
 from gfprestore.evaluation.html_report import open_template
 from gfprestore.evaluation.intervals import Estimate
 from gfprestore.evaluation.metrics.opening import METRICS
+from gfprestore.evaluation.published import relative_for
 from gfprestore.evaluation.report import Report, table_of
 from gfprestore.evaluation.reversal.comparisons import Comparison
+from gfprestore.evaluation.reversal.retouched_set import NAME
 
 TEMPLATE = "reversal/report.html.j2"
 
 WHAT_IT_IS = "A reversed face is an estimate and no evidence of how a person looks."
-PAPER = "FRRffusion (Applied Soft Computing 2025, doi 10.1016/j.asoc.2025.113062)"
-PAPER_GAINS = {"SSIM": 22, "PSNR": 11, "VGGS": 20, "CLIPS": 6}
-"""Relative gains over the best rival in percent, from the abstract; the rival and absolute values are not named."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +106,7 @@ class ReversalReport:
 
 def published_lines() -> list[str]:
     """What the paper says of itself, with the reason why it cannot be compared."""
-    gains = ", ".join(f"{name} +{percent} %" for name, percent in PAPER_GAINS.items())
-    return [
-        f"{PAPER}: {gains} over the best rival, which is not named. Relative, abstract only: no absolute score and no "
-        "definition of VGGS and CLIPS could be read, so no row here is comparable."
-    ]
+    return [base.relative_note(gains) for gains in relative_for(NAME)]
 
 
 def as_json(report: ReversalReport, *, with_images: bool) -> dict[str, Any]:

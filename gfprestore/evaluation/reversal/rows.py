@@ -20,7 +20,7 @@ from gfprestore.data.retouching_levels import OPERATIONS, Levels
 from gfprestore.device import face_seed
 from gfprestore.errors import FaceError
 from gfprestore.evaluation.metrics.psnr_ssim import HIGHEST_PSNR, psnr
-from gfprestore.evaluation.reversal.crops import Pair, found_crop, small
+from gfprestore.evaluation.reversal.crops import SMALL, Pair, found_crop, small
 from gfprestore.evaluation.reversal.kept import Kept, key_of
 from gfprestore.faces.alignment import FaceCrop
 from gfprestore.faces.detection import Detector
@@ -83,12 +83,16 @@ class Network:
         reverser: The network.
         key: What identifies its weights and settings.
         has_second_stage: It enlarges to 1024.
+        takes_levels: It reads levels; otherwise it has no row with given ones.
+        size: Side of its input in pixels.
     """
 
     label: str
     reverser: Reverser
     key: str
     has_second_stage: bool
+    takes_levels: bool = True
+    size: int = SMALL
 
 
 @dataclass
@@ -155,7 +159,7 @@ def reversed_row(network: Network, pairs: Sequence[Pair], work: Work, *, with_le
         return key_of("reverse", VERSION, network.key, levels, sha256_of(pair.lq_small), sha256_of(pair.case.lq))
 
     def compute(batch: list[Pair]) -> None:
-        crops = _batch([pair.lq_small for pair in batch])
+        crops = _batch([pair.lq_small for pair in batch], network.size)
         known = [pair.case.levels for pair in batch if pair.case.levels is not None]
         given = levels_tensor(known) if with_levels else None
         result = network.reverser.reverse(crops, _seeds(batch), given)
@@ -180,7 +184,7 @@ def ceiling_row(network: Network, pairs: Sequence[Pair], work: Work) -> Row:
         return key_of("enlarge", VERSION, network.key, sha256_of(pair.gt_small))
 
     def compute(batch: list[Pair]) -> None:
-        faces = network.reverser.enlarge(_batch([pair.gt_small for pair in batch]))
+        faces = network.reverser.enlarge(_batch([pair.gt_small for pair in batch], network.size))
         for pair, face in zip(batch, faces, strict=True):
             kept.put(pair.name, key(pair), {AT_1024: _pixels(face)})
 
@@ -250,13 +254,13 @@ def untouched_faces(
                 failed[pair.name] = str(error)
         if not crops:
             return
-        inputs = torch.cat([pixels_to_signed(pixels) for _, _, pixels in crops])
+        inputs = torch.cat([_input(pixels, network.size) for _, _, pixels in crops])
         result = network.reverser.reverse(inputs, _seeds([pair for pair, _, _ in crops]), None)
         for index, (pair, crop, pixels) in enumerate(crops):
             passed = bool(result.untouched[index])
             face = _finest(result, index)
             if crop is None:
-                image, expected = pixels if passed else _pixels(result.at_256[index]), pixels
+                image, expected = pixels if passed else small(_pixels(result.at_256[index])), pixels
             else:
                 photo = read_pixels(pair.case.gt).pixels
                 expected = small(photo)
@@ -338,8 +342,13 @@ def _in_batches(
         work.on_progress(number)
 
 
-def _batch(paths: Sequence[Path]) -> Tensor:
-    return torch.cat([pixels_to_signed(read_pixels(path).pixels) for path in paths])  # (B, 3, 256, 256)
+def _batch(paths: Sequence[Path], size: int) -> Tensor:
+    return torch.cat([_input(read_pixels(path).pixels, size) for path in paths])  # (B, 3, size, size)
+
+
+def _input(pixels: Pixels, size: int) -> Tensor:
+    """Input (1, 3, size, size) in [-1, 1] of a network from a crop at 256 pixels."""
+    return pixels_to_signed(pixels if len(pixels) == size else resized(pixels, size, size))
 
 
 def _seeds(pairs: Sequence[Pair]) -> list[int]:

@@ -81,6 +81,8 @@ class Frame:
 
 def row_name(network: Network, *, with_levels: bool) -> str:
     """Name of a network's row."""
+    if not network.takes_levels:
+        return network.label
     return f"{network.label}, {GIVEN if with_levels else ESTIMATED}"
 
 
