@@ -173,7 +173,6 @@ def evaluate(
 ) -> None:
     """Restore a test set, score it, and report beside the published rows; or score anyone's images."""
     from gfprestore.console import Reporter, StageProgress, download_reporter
-    from gfprestore.errors import UsageError
     from gfprestore.evaluation.evaluate import EvalOptions, Evaluation, Listener
     from gfprestore.evaluation.report import as_json, published_notes, table_of
     from gfprestore.evaluation.reversal.options import ReversalOptions
@@ -188,11 +187,7 @@ def evaluate(
     named = [_named_folder(text) for text in restored or ()]
     chosen = None if metrics is None else tuple(dict.fromkeys(filter(None, metrics.replace(" ", "").split(","))))
     if test_set == RETOUCHED_SET:
-        for option, value in (("--gt", gt), ("--lq", lq), ("--statistics", statistics)):
-            if value is not None:
-                raise UsageError(
-                    f"{option} is not supported with --set deepfrr. Name the folder of the set with --data."
-                )
+        _refuse_for_deepfrr({"--gt": gt, "--lq": lq, "--statistics": statistics})
         reversal = ReversalOptions(
             data=data,
             weights=tuple(weights or ()),
@@ -212,10 +207,7 @@ def evaluate(
         with StageProgress(reporter) as progress:
             _evaluate_reversal(reporter, reversal, Listener(progress, download_reporter(reporter)), study)
         return
-    if constant_from is not None:
-        raise UsageError("--constant-from is only for --set deepfrr.")
-    if weights is not None and len(weights) > 1:
-        raise UsageError("Several --weights are only for --set deepfrr. Evaluate them one by one.")
+    _check_only_deepfrr(constant_from, weights)
     options = EvalOptions(
         test_set=test_set,
         data=data,
@@ -252,6 +244,25 @@ def evaluate(
             reporter.error(f"{name}: {reason}")
     if any(method.failed for method in report.methods):
         raise typer.Exit(int(ExitCode.SOME_FAILED))
+
+
+def _refuse_for_deepfrr(values: dict[str, Path | None]) -> None:
+    """Refuse options that a set of retouched pairs does not have."""
+    from gfprestore.errors import UsageError
+
+    for option, value in values.items():
+        if value is not None:
+            raise UsageError(f"{option} is not supported with --set deepfrr. Name the set's folder with --data.")
+
+
+def _check_only_deepfrr(constant_from: Path | None, weights: list[Path] | None) -> None:
+    """Refuse options that only a set of retouched pairs has."""
+    from gfprestore.errors import UsageError
+
+    if constant_from is not None:
+        raise UsageError("--constant-from is only for --set deepfrr.")
+    if weights is not None and len(weights) > 1:
+        raise UsageError("Several --weights are only for --set deepfrr. Evaluate them one by one.")
 
 
 def _evaluate_reversal(reporter: Reporter, options: ReversalOptions, listener: Listener, study: Path | None) -> None:
