@@ -173,7 +173,7 @@ def open_test_set(
     folder = Path(name) if known is None else _folder_of(known, data)
     if known is None and not folder.is_dir():
         raise UsageError(
-            f"--set {name} is neither a folder nor a known test set. Known sets: {', '.join(KNOWN_SETS)}. "
+            f"--set {name} is neither a folder nor a known test set. Known sets: {', '.join(KNOWN_SETS)}, deepfrr. "
             "Any folder of faces can be a set; with subfolders lq/ and gt/ it has a ground truth."
         )
     if known is not None and not folder.is_dir():

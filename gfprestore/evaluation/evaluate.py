@@ -34,7 +34,14 @@ from gfprestore.data.test_sets import (
 from gfprestore.device import choose_device
 from gfprestore.errors import FolderError, PhotoError, UsageError
 from gfprestore.evaluation.html_report import Page
-from gfprestore.evaluation.metrics.opening import DEFAULT_METRICS, METRICS, ImageMetric, SetMetric, open_metric
+from gfprestore.evaluation.metrics.opening import (
+    DEFAULT_METRICS,
+    METRICS,
+    FaceMetric,
+    ImageMetric,
+    SetMetric,
+    open_metric,
+)
 from gfprestore.evaluation.published import published_for, relative_for
 from gfprestore.evaluation.report import MethodReport, Report, json_text, markdown
 from gfprestore.evaluation.restoring import Written, align_photos, restoration_settings, restore_set
@@ -60,6 +67,7 @@ class EvalOptions:
         test_set: Name of a known test set, or a folder; None to compare only folders of images.
         data: Folder of the named set; None for its default below the user's data folder.
         restored: Folders of images restored by other programs.
+        names: Their names in tables; a missing or empty one is the folder's own.
         gt: Folder of ground truth images that replaces the set's own.
         lq: Folder of inputs that replaces the set's own.
         metrics: Keys of `METRICS`; None for all.
@@ -81,6 +89,7 @@ class EvalOptions:
     restored: tuple[Path, ...] = ()
     gt: Path | None = None
     lq: Path | None = None
+    names: tuple[str, ...] = ()
     metrics: tuple[str, ...] | None = None
     statistics: Path | None = None
     restorer: str | None = None
@@ -284,11 +293,12 @@ class Evaluation:
         methods = []
         taken: set[str] = set()
         known = set(test_set.names)
-        for folder in self.options.restored:
+        names = [*self.options.names, *[""] * len(self.options.restored)]
+        for folder, wanted in zip(self.options.restored, names, strict=False):
             images, doubles = list_named(folder)
             if not images:
                 raise FolderError(f"{folder} contains no images. Choose another folder with --restored.")
-            name = _free_name(folder, taken)
+            name = wanted if wanted and wanted not in taken else _free_name(folder, taken)
             taken.add(name)
             methods.append(
                 MethodReport(
@@ -337,7 +347,7 @@ class Evaluation:
         store = WeightsStore(options.weights_dir, offline=True)
         is_folder = options.statistics is not None and options.statistics.is_dir()
 
-        def opened(name: str, weights_used: dict[str, str]) -> ImageMetric | SetMetric:
+        def opened(name: str, weights_used: dict[str, str]) -> ImageMetric | FaceMetric | SetMetric:
             return open_metric(
                 name,
                 store,

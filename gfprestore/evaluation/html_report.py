@@ -82,6 +82,7 @@ class Page:
         inputs: Input of each image by name; the crop if a photo was aligned.
         hashes: SHA-256 of the files of inputs, restored images and gt, by path.
         on_progress: Called with the number of finished images.
+        file_name: Name of the page.
     """
 
     def __init__(
@@ -91,7 +92,9 @@ class Page:
         inputs: Mapping[str, Path],
         hashes: Mapping[Path, str],
         on_progress: Callable[[int], None],
+        file_name: str = "report.html",
     ) -> None:
+        self.file_name = file_name
         self.report = report
         self.folder = folder
         self.inputs = inputs
@@ -100,7 +103,7 @@ class Page:
         self._restored = [{subject.name: subject.restored for subject in method.subjects} for method in report.methods]
 
     def write(self) -> Path:
-        """Create the missing thumbnails and write `report.html`.
+        """Create the missing thumbnails and write the page.
 
         Raises:
             FolderError: The folder cannot be written.
@@ -112,8 +115,10 @@ class Page:
         for number, name in enumerate(names, start=1):
             items.append(self._item(name, orders))
             self.on_progress(number)
-        text = _template().render(**self._summary(), orders=[_order_label(*order) for order in orders], items=items)
-        path = self.folder / "report.html"
+        text = open_template(TEMPLATE).render(
+            **self._summary(), orders=[_order_label(*order) for order in orders], items=items
+        )
+        path = self.folder / self.file_name
         write_whole(path, text.encode("utf-8", "backslashreplace"))
         return path
 
@@ -206,7 +211,7 @@ def _badness(name: str, order: Order) -> float:
     number = method.scores.scores[metric].images.get(name)
     if number is None:
         return math.inf
-    return number if METRICS[metric].better == "higher" else -number
+    return METRICS[metric].badness(number)
 
 
 def _scores_of(method: MethodReport, name: str) -> list[str]:
@@ -222,12 +227,12 @@ def _order_label(method: MethodReport, metric: str) -> str:
     return f"{METRICS[metric].label} of {method.name}"
 
 
-def _template() -> jinja2.Template:
-    """The page's template; every value is escaped, and a missing value is an error."""
+def open_template(name: str) -> jinja2.Template:
+    """A template of this package; every value is escaped, and a missing value is an error."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gfprestore.evaluation", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    return environment.get_template(TEMPLATE)
+    return environment.get_template(name)

@@ -18,10 +18,13 @@ from gfprestore.evaluation.metrics.specs import METRICS
 from gfprestore.evaluation.published import NOT_INCLUDED, PublishedProtocol, PublishedTable, RelativeGains
 from gfprestore.evaluation.scoring import READING_RULE, SIZE_RULE, MethodScores, MetricScore, Subject
 
-ARROWS = {"higher": "↑", "lower": "↓"}
+ARROWS = {"higher": "↑", "lower": "↓", "one": "→1"}
 NOT_SAME = {"other": "†", "unknown": "‡"}
 NO_VALUE = "–"
-PLACES = {"fid": 2, "psnr": 2, "psnr_matched": 2, "deg": 2, "deg_all": 2, "niqe": 3, "lmd": 3}  # 4 for all others
+PLACES = {  # 4 for all others
+    **dict.fromkeys(("fid", "psnr", "psnr_matched", "psnr_capped", "deg", "deg_all", "tone"), 2),
+    **dict.fromkeys(("niqe", "lmd", "geometry", "texture"), 3),
+}
 
 ALIGNED_RULE = "Inputs are aligned crops. The network output is scored unchanged."
 PHOTO_RULE = (
@@ -95,6 +98,7 @@ class Report:
         machine: Device and precision.
         created: UTC time in ISO 8601.
         statistics: Name of the reference of the FID; None if none was given.
+        own_rules: Protocol rules that replace those about how the images were restored; None for the usual ones.
     """
 
     test_set: TestSet
@@ -107,11 +111,14 @@ class Report:
     machine: Mapping[str, str]
     created: str
     statistics: str | None = None
+    own_rules: tuple[str, ...] | None = None
 
     @property
     def rules(self) -> list[str]:
         """Protocol rules that apply to all metrics."""
         rules = [NAME_RULE, READING_RULE, SIZE_RULE]
+        if self.own_rules is not None:
+            return [*rules, *self.own_rules]
         if any(method.settings is not None for method in self.methods):
             detectors = {str(method.settings["detector"]) for method in self.methods if method.settings is not None}
             photo_rule = PHOTO_RULE.format(detector=" and ".join(sorted(detectors)))
@@ -282,7 +289,7 @@ def _published_cell(table: PublishedTable, numbers: Mapping[str, float], name: s
 
 def published_notes(report: Report) -> list[str]:
     """Notes on comparing the published rows with ours."""
-    relative = [_relative_note(gains) for gains in report.relative]
+    relative = [relative_note(gains) for gains in report.relative]
     if not report.published:
         known = report.test_set.known
         if known is None or relative:
@@ -323,7 +330,8 @@ def _table_notes(table: PublishedTable, names: Sequence[str]) -> list[str]:
     return notes
 
 
-def _relative_note(gains: RelativeGains) -> str:
+def relative_note(gains: RelativeGains) -> str:
+    """Published gains without absolute values, as a sentence with their protocol and source."""
     numbers = ", ".join(
         f"{METRICS[name].label if name in METRICS else name} {percent:+g} %" for name, percent in gains.gains.items()
     )
@@ -341,15 +349,13 @@ def markdown(report: Report) -> str:
     columns, rows = table_of(report)
     expected = "" if test_set.expected is None else f" (of {test_set.expected})"
     lines = [
-        f"# {_plain(test_set.known.title if test_set.known else test_set.name)}",
+        f"# {plain(test_set.known.title if test_set.known else test_set.name)}",
         "",
         f"{len(test_set.names)} images{expected}, "
         f"{sum(name in test_set.gt for name in test_set.names)} with gt. "
         f"Checksum of the file list: `{report.checksum}`.",
         "",
-        _markdown_row(columns),
-        _markdown_row(["---", *("---:" for _ in columns[1:])]),
-        *map(_markdown_row, rows),
+        *markdown_table(columns, rows),
         "",
     ]
     sections = {
@@ -357,18 +363,19 @@ def markdown(report: Report) -> str:
         "No number": report.unavailable,
         "Warnings": report.warnings,
         "Protocol": [*report.rules, *(f"{METRICS[name].label}: {METRICS[name].protocol}" for name in report.metrics)],
-        "Weights": _weights_lines(report),
+        "Weights": weights_lines(report),
         "Generation of the set": _description_lines(test_set.description),
         "Versions": [f"{name} {version}" for name, version in {**report.versions, **report.machine}.items()],
     }
     for title, items in sections.items():
         if items:
-            lines += [f"## {title}", "", *(f"- {_plain(item)}" for item in items), ""]
+            lines += [f"## {title}", "", *(f"- {plain(item)}" for item in items), ""]
     lines.append(f"Created on {report.created} by gfprestore {report.versions.get('gfprestore', '')}.")
     return "\n".join(lines) + "\n"
 
 
-def _weights_lines(report: Report) -> list[str]:
+def weights_lines(report: Report) -> list[str]:
+    """The weights of restorers and metrics with their SHA-256."""
     used: dict[str, str] = {}
     for method in report.methods:
         if method.settings is not None:
@@ -384,11 +391,20 @@ def _description_lines(description: Mapping[str, Any] | None) -> list[str]:
     return [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in description.items()]
 
 
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table; cells are escaped, and all but the first are aligned to the right."""
+    return [
+        _markdown_row(columns),
+        "| " + " | ".join(["---", *("---:" for _ in columns[1:])]) + " |",
+        *map(_markdown_row, rows),
+    ]
+
+
 def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_plain(cell) for cell in cells) + " |"
+    return "| " + " | ".join(plain(cell) for cell in cells) + " |"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Escape text for Markdown, so that a file name cannot end a cell or become a link or markup."""
     one_line = " ".join(text.split())
     for character in "\\`*_[]<>|#&":

@@ -20,7 +20,8 @@ from gfprestore.data.test_sets import listed
 from gfprestore.device import is_out_of_memory, release_memory
 from gfprestore.errors import GfprestoreError, MetricUnavailable, PhotoError
 from gfprestore.evaluation.cache import FeatureCache, ScoreCache, image_key, metric_key
-from gfprestore.evaluation.metrics.specs import METRICS, ImageMetric, MetricSpec, SetMetric
+from gfprestore.evaluation.metrics.reversal import FacePlace
+from gfprestore.evaluation.metrics.specs import METRICS, FaceMetric, ImageMetric, MetricSpec, SetMetric
 from gfprestore.pixels import resized
 
 SAME_ASPECT = 0.01  # largest relative difference of aspect ratio for images of two sizes to count as the same view
@@ -40,13 +41,14 @@ READING_RULE = (
 
 @dataclass(frozen=True)
 class Subject:
-    """An image to score: its name, its files and their SHA-256."""
+    """An image to score: its name, its files and their SHA-256, and the place of the face in the gt if it is known."""
 
     name: str
     restored: Path
     restored_sha256: str
     gt: Path | None = None
     gt_sha256: str | None = None
+    face: FacePlace | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class OpenMetric:
     """
 
     spec: MetricSpec
-    metric: ImageMetric | SetMetric | None
+    metric: ImageMetric | FaceMetric | SetMetric | None
     reason: str | None = None
     weights: Mapping[str, str] = field(default_factory=dict)
 
@@ -83,6 +85,12 @@ class OpenMetric:
         return cast("ImageMetric", self.metric)
 
     @property
+    def of_faces(self) -> FaceMetric:
+        """The metric as one with a score per image that needs the face."""
+        assert self.metric is not None and self.spec.needs_face
+        return cast("FaceMetric", self.metric)
+
+    @property
     def of_sets(self) -> SetMetric:
         """The metric as one with a score per set."""
         assert self.metric is not None and self.spec.of_set
@@ -92,7 +100,7 @@ class OpenMetric:
 class MetricOpener(Protocol):
     """Factory of metrics by name; adds the SHA-256 of each network to `weights_used` by name."""
 
-    def __call__(self, name: str, weights_used: dict[str, str]) -> ImageMetric | SetMetric:
+    def __call__(self, name: str, weights_used: dict[str, str]) -> ImageMetric | FaceMetric | SetMetric:
         """Load the metric.
 
         Raises:
@@ -230,7 +238,9 @@ class Scorer:
         """Images of a batch without a cached result."""
         if entry.metric is None or entry.spec.name in self._broken:
             return []
-        fitting = [subject for subject in batch if subject.gt is not None or not entry.spec.needs_gt]
+        spec = entry.spec
+        fitting = [subject for subject in batch if subject.gt is not None or not spec.needs_gt]
+        fitting = [subject for subject in fitting if subject.face is not None or not spec.needs_face]
         return [subject for subject in fitting if not self._is_known(entry, subject)]
 
     def _is_known(self, entry: OpenMetric, subject: Subject) -> bool:
@@ -269,7 +279,11 @@ class Scorer:
                 return
             restored = [pair.fitted if entry.spec.needs_gt else pair.restored for pair in pairs]
             gts = [pair.gt for pair in pairs if pair.gt is not None] if entry.spec.needs_gt else None
-            scores = entry.of_images.score(restored, gts)
+            if entry.spec.needs_face:
+                faces = [subject.face for subject in subjects if subject.face is not None]
+                scores = entry.of_faces.score_faces(restored, gts, faces)
+            else:
+                scores = entry.of_images.score(restored, gts)
         except Exception as error:
             if is_out_of_memory(error):
                 release_memory(self.device)
@@ -282,6 +296,8 @@ class Scorer:
         reason = entry.reason or self._broken.get(spec.name)
         if reason is None and spec.needs_gt and all(subject.gt is None for subject in subjects):
             reason = "it needs a gt, which is missing. Choose its folder with --gt."
+        if reason is None and spec.needs_face and all(subject.face is None for subject in subjects):
+            reason = "it needs the place of the face, which is known for sets of retouched pairs only (--set deepfrr)."
         if reason is not None or entry.metric is None:
             return MetricScore(spec, None, reason, weights=weights)
         if spec.of_set:
@@ -365,6 +381,8 @@ def _fitted(restored: ReadImage, gt: ReadImage) -> tuple[_Pair, list[str]]:
 
 def _key_of(entry: OpenMetric, subject: Subject) -> str:
     key = entry.features_key if entry.spec.of_set else entry.key
+    if entry.spec.needs_face and subject.face is not None:
+        key = f"{key}\0{subject.face.key}"
     return image_key(key, subject.restored_sha256, subject.gt_sha256 if entry.spec.needs_gt else None)
 
 

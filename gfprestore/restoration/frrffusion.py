@@ -144,6 +144,11 @@ class FRRffusionRestorer:
         self._estimator: LevelEstimator | None = module.level_estimator
         self._hfdg: HAT | None = module.hfdg
 
+    @property
+    def takes_levels(self) -> bool:
+        """Whether FMAR reads levels; otherwise given ones are ignored."""
+        return self._takes_levels
+
     def restore(self, crops: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
         """See `Restorer.restore`.
 

@@ -10,7 +10,7 @@ import pytest
 import typer.main
 
 from gfprestore.commands.app import app, main
-from gfprestore.commands.options import BACKGROUND, BEHAVIOR, FACES, INPUT_OUTPUT, PERFORMANCE
+from gfprestore.commands.options import BACKGROUND, BEHAVIOR, FACES, INPUT_OUTPUT, PERFORMANCE, REVERSAL
 
 STORED: dict[str, dict[str, str]] = json.loads(
     (Path(__file__).parents[1] / "golden" / "options.json").read_text(encoding="utf-8")

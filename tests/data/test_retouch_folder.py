@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from doubles import DOTTED_SIDE, PLACES, SHARES, DotFinder, dots_of, marked_face
 from numpy.typing import NDArray
 from samples import pixels_of, save
 
@@ -18,44 +19,8 @@ from gfprestore.data.retouch_folder import RetouchOptions, RetouchReport, retouc
 from gfprestore.data.retouched_pairs import read_frr_pair, read_frr_pairs, read_retouched_pairs
 from gfprestore.data.retouching_levels import Levels
 from gfprestore.errors import FolderError, PhotoError, UsageError
-from gfprestore.faces.detection import DetectedFace
 
-SIZE = 128
-SHARES = np.array([[0.377, 0.469], [0.623, 0.469], [0.501, 0.613], [0.393, 0.725], [0.611, 0.725]])  # as FFHQ aligns
-PLACES = SHARES * SIZE - 0.5
-
-
-def marked_face(seed: int, places: NDArray[np.float64] = PLACES, size: int = SIZE) -> NDArray[np.uint8]:
-    """Skin of smooth tones with five green dots where the landmarks are."""
-    random = np.random.default_rng(seed)
-    tone = np.asarray(cv2.resize(random.normal(0, 1, (8, 8)), (size, size), interpolation=cv2.INTER_CUBIC))
-    pixels = np.clip(np.array([170.0, 130.0, 110.0]) + 25 * tone[..., None], 0, 255).astype(np.uint8)
-    for x, y in places:
-        cv2.circle(pixels, (round(x * 16), round(y * 16)), 48, (0, 255, 0), -1, cv2.LINE_AA, shift=4)
-    return pixels
-
-
-def dots_of(pixels: NDArray[Any]) -> NDArray[np.float64]:
-    """Centers of the five green dots in the order of landmarks; fewer where there are fewer."""
-    green = pixels[..., 1].astype(float) - pixels[..., [0, 2]].max(axis=2)
-    _, _, _, centers = cv2.connectedComponentsWithStats((green > 100).astype(np.uint8))
-    rows = sorted(centers[1:].tolist(), key=lambda point: point[1])
-    if len(rows) != 5:
-        return np.array(rows).reshape(-1, 2)
-    return np.array([*sorted(rows[:2]), rows[2], *sorted(rows[3:])])
-
-
-class DotFinder:
-    """A detector of faces whose landmarks are green dots."""
-
-    name, default_threshold = "dots", 0.5
-
-    def detect(self, pixels: NDArray[Any]) -> list[DetectedFace]:
-        points = dots_of(pixels)
-        if len(points) != 5:
-            return []
-        box = np.concatenate([points.min(axis=0), points.max(axis=0)])
-        return [DetectedFace(box.astype(np.float32), points.astype(np.float32), 1.0)]
+SIZE = DOTTED_SIDE
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -18,18 +18,32 @@ from gfprestore.evaluation.metrics.fid import Progress, RealFaces, open_fid
 from gfprestore.evaluation.metrics.identity import open_deg, open_dlib_identity, open_landmark_distance
 from gfprestore.evaluation.metrics.lpips import open_lpips, open_shift_tolerant
 from gfprestore.evaluation.metrics.niqe import PRISTINE_FILE, load_pristine, niqe
-from gfprestore.evaluation.metrics.specs import DEFAULT_METRICS, METRICS, ImageMetric, MetricSpec, Pixels, SetMetric
+from gfprestore.evaluation.metrics.reversal import FaceRegionMetric, geometry_error, texture_ratio, tone_error
+from gfprestore.evaluation.metrics.similarity import open_clip_similarity, open_vgg_similarity
+from gfprestore.evaluation.metrics.specs import (
+    DEFAULT_METRICS,
+    METRICS,
+    REVERSAL_METRICS,
+    FaceMetric,
+    ImageMetric,
+    MetricSpec,
+    Pixels,
+    SetMetric,
+)
 from gfprestore.files import sha256_of
 from gfprestore.weights.store import WeightsStore, embedded_folder
 
-__all__ = ["DEFAULT_METRICS", "METRICS", "ImageMetric", "SetMetric", "open_metric"]
+__all__ = ["DEFAULT_METRICS", "METRICS", "REVERSAL_METRICS", "FaceMetric", "ImageMetric", "SetMetric", "open_metric"]
 
 _PAIR_FUNCTIONS: dict[str, Callable[[Pixels, Pixels], float]] = {
     "psnr": psnr_ssim.psnr,
     "psnr_matched": lambda restored, gt: psnr_ssim.psnr(psnr_ssim.matched(restored, gt), gt),
+    "psnr_capped": lambda restored, gt: min(psnr_ssim.psnr(restored, gt), psnr_ssim.HIGHEST_PSNR),
     "ssim": psnr_ssim.ssim,
     "ssim_matched": lambda restored, gt: psnr_ssim.ssim(psnr_ssim.matched(restored, gt), gt),
 }
+
+_FACE_FUNCTIONS = {"geometry": geometry_error, "tone": tone_error, "texture": texture_ratio}
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,7 @@ def open_metric(
     cache: Path | None = None,
     weights_used: dict[str, str] | None = None,
     progress: Progress | None = None,
-) -> ImageMetric | SetMetric:
+) -> ImageMetric | FaceMetric | SetMetric:
     """Load a metric by name; nothing is downloaded.
 
     Args:
@@ -100,9 +114,17 @@ def open_metric(
 
 def _open_image_metric(
     spec: MetricSpec, store: WeightsStore, device: torch.device, used: dict[str, str]
-) -> ImageMetric:
+) -> ImageMetric | FaceMetric:
     if spec.name in _PAIR_FUNCTIONS:
         return PairMetric(spec, _PAIR_FUNCTIONS[spec.name])
+    if spec.name in _FACE_FUNCTIONS:
+        return FaceRegionMetric(spec, _FACE_FUNCTIONS[spec.name])
+    if spec.name == "landmarks":
+        raise MetricUnavailable(spec.label, "it needs a face detector, which only sets of retouched pairs open.")
+    if spec.name == "vggs":
+        return open_vgg_similarity(spec, store, device, used)
+    if spec.name == "clips":
+        return open_clip_similarity(spec, store, device, used)
     if spec.name == "niqe":
         return _open_niqe(spec, used)
     if spec.name in ("lpips", "lpips_alex"):

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PEAK = 255.0
+HIGHEST_PSNR = 60.0  # dB, of `psnr_capped`
 WINDOW = 11
 SIGMA = 1.5
 LUMINANCE_CONSTANT = (0.01 * PEAK) ** 2

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from gfprestore.evaluation.metrics.reversal import FacePlace
 
 Pixels = NDArray[np.uint8]
 """An image (H, W, 3), RGB."""
@@ -24,18 +27,24 @@ class MetricSpec:
     Attributes:
         name: Key in JSON and name on the command line.
         label: Name in tables.
-        better: Whether higher or lower scores are better.
+        better: Whether higher scores, lower scores or those nearest to one are better.
         needs_gt: Whether it compares each image with its gt.
         of_set: Whether it has one score per set instead of one per image.
         protocol: Short description of the computation: color space, range, resizing, network and weights.
+        needs_face: Whether it needs the place of the face.
     """
 
     name: str
     label: str
-    better: Literal["higher", "lower"]
+    better: Literal["higher", "lower", "one"]
     needs_gt: bool
     of_set: bool
     protocol: str
+    needs_face: bool = False
+
+    def badness(self, score: float) -> float:
+        """A number that is lower for worse scores, to sort images by."""
+        return score if self.better == "higher" else -score if self.better == "lower" else -abs(score - 1)
 
 
 class ImageMetric(Protocol):
@@ -52,6 +61,34 @@ class ImageMetric(Protocol):
         Args:
             restored: Images (H, W, 3) of any sizes.
             gt: One gt per image, of the same size; ignored if the metric needs none.
+
+        Raises:
+            UsageError: A gt is missing, differs in size from its image, or is not (H, W, 3) uint8.
+        """
+        ...
+
+    def summarize(self, scores: Sequence[float]) -> float:
+        """Score of the set: the mean without NaN, or NaN if nothing is left."""
+        ...
+
+
+class FaceMetric(Protocol):
+    """A metric with one score per image that needs the place of the face in the gt."""
+
+    @property
+    def spec(self) -> MetricSpec:
+        """Description of the metric."""
+        ...
+
+    def score_faces(
+        self, restored: Sequence[Pixels], gt: Sequence[Pixels] | None, faces: Sequence[FacePlace]
+    ) -> list[float]:
+        """Compute one score per image; NaN if an image has none.
+
+        Args:
+            restored: Images (H, W, 3) of any sizes.
+            gt: One gt per image, of the same size.
+            faces: One face per image.
 
         Raises:
             UsageError: A gt is missing, differs in size from its image, or is not (H, W, 3) uint8.
@@ -211,8 +248,82 @@ _SPECS = (
     ),
 )
 
-METRICS: dict[str, MetricSpec] = {spec.name: spec for spec in _SPECS}
+_REVERSAL_SPECS = (
+    MetricSpec(
+        "psnr_capped",
+        "PSNR (at most 60)",
+        "higher",
+        needs_gt=True,
+        of_set=False,
+        protocol="PSNR of each image, at most 60 dB, so that a face that is identical to its gt has a score.",
+    ),
+    MetricSpec(
+        "geometry",
+        "Geometry (px)",
+        "lower",
+        needs_gt=True,
+        of_set=False,
+        protocol="Mean end-point error of the dense flow (OpenCV's DIS, medium preset, on gray) between the image and "
+        "its gt within the face, in pixels of images scaled to 256 wide.",
+        needs_face=True,
+    ),
+    MetricSpec(
+        "tone",
+        "Tone (L*)",
+        "lower",
+        needs_gt=True,
+        of_set=False,
+        protocol="Absolute difference of the mean CIELAB lightness on the skin of the gt.",
+        needs_face=True,
+    ),
+    MetricSpec(
+        "texture",
+        "Texture",
+        "one",
+        needs_gt=True,
+        of_set=False,
+        protocol="Ratio of the mean squared difference to a Gaussian blur of 2 pixels on the skin, image to gt. 1 is "
+        "right, less is too smooth; noise also raises it, so it proves nothing alone.",
+        needs_face=True,
+    ),
+    MetricSpec(
+        "landmarks",
+        "Landmarks",
+        "lower",
+        needs_gt=True,
+        of_set=False,
+        protocol="Mean distance of the five landmarks that the face detector finds on the image and on its gt, as a "
+        "share of the eye distance.",
+    ),
+    MetricSpec(
+        "vggs",
+        "VGGS (own)",
+        "higher",
+        needs_gt=True,
+        of_set=False,
+        protocol="Own definition, not the paper's, which is unknown: cosine of the relu5_4 features of torchvision's "
+        "VGG-19 over channels, mean over space; RGB, ImageNet's mean and deviation, no resizing.",
+    ),
+    MetricSpec(
+        "clips",
+        "CLIPS (own)",
+        "higher",
+        needs_gt=True,
+        of_set=False,
+        protocol="Own definition, not the paper's, which is unknown: cosine of the image embeddings of CLIP ViT-B/32; "
+        "RGB, resized to 224 x 224 (area averaging to shrink, bicubic to enlarge), CLIP's mean and deviation.",
+    ),
+)
+"""Metrics of face retouching reversal; not computed for other sets unless named."""
+
+METRICS: dict[str, MetricSpec] = {spec.name: spec for spec in (*_SPECS, *_REVERSAL_SPECS)}
 """Every metric by its name, in the order of tables."""
 
-DEFAULT_METRICS: tuple[str, ...] = tuple(METRICS)
+DEFAULT_METRICS: tuple[str, ...] = tuple(spec.name for spec in _SPECS)
 """Metrics that are computed by default."""
+
+REVERSAL_METRICS: tuple[str, ...] = (
+    *("psnr_capped", "ssim", "geometry", "tone", "texture", "landmarks", "lpips", "lpips_alex", "st_lpips"),
+    *("deg_all", "identity_dlib", "vggs", "clips"),
+)
+"""Metrics that are computed by default for retouched pairs, in the order of tables."""

@@ -18,7 +18,7 @@ from torch import nn
 from gfprestore.errors import ExitCode, MetricUnavailable, UsageError
 from gfprestore.evaluation.metrics import batching, lpips
 from gfprestore.evaluation.metrics.opening import open_metric
-from gfprestore.evaluation.metrics.specs import DEFAULT_METRICS, METRICS
+from gfprestore.evaluation.metrics.specs import DEFAULT_METRICS, METRICS, REVERSAL_METRICS
 from gfprestore.files import sha256_of
 from gfprestore.networks.lpips import alex_lpips
 from gfprestore.weights.store import WeightsStore
@@ -55,13 +55,17 @@ def installed(package: str) -> Path:
 
 
 def test_every_metric_says_what_it_is() -> None:
-    assert list(METRICS) == list(DEFAULT_METRICS) and len(METRICS) == 13
+    assert list(METRICS)[:13] == list(DEFAULT_METRICS) and len(METRICS) == 20
+    assert set(METRICS) - set(DEFAULT_METRICS) < set(REVERSAL_METRICS) < set(METRICS)
     assert {"psnr", "psnr_matched", "ssim", "ssim_matched", "niqe", "lpips", "fid", "deg"} <= set(METRICS)
     for name, spec in METRICS.items():
         assert spec.name == name and spec.label and spec.protocol.endswith(".")
     assert [name for name, spec in METRICS.items() if spec.better == "higher"] == [
-        *("psnr", "psnr_matched", "ssim", "ssim_matched")
+        *("psnr", "psnr_matched", "ssim", "ssim_matched", "psnr_capped", "vggs", "clips")
     ]
+    assert [name for name, spec in METRICS.items() if spec.better == "one"] == ["texture"]
+    assert [name for name, spec in METRICS.items() if spec.needs_face] == ["geometry", "tone", "texture"]
+    assert all("not the paper's" in METRICS[name].protocol for name in ("vggs", "clips"))
     assert [name for name, spec in METRICS.items() if not spec.needs_gt] == ["fid", "niqe"]
     assert [name for name, spec in METRICS.items() if spec.of_set] == ["fid"]
 

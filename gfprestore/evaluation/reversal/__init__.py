@@ -1,0 +1,1 @@
+"""Evaluation of face retouching reversal: sets of pairs, the rows of the table, and its report."""
