@@ -87,7 +87,7 @@ class _Stream(torch.utils.data.Dataset[Sample]):
 
     Args:
         folder: Data folder.
-        names: Paths of the items, for messages.
+        paths: Paths of the items, for messages.
         seed: Random seed of order and changes.
     """
 
