@@ -274,6 +274,9 @@ def _line_of(result: PhotoResult) -> str:
     faces = f"{result.restored_faces} face{'' if result.restored_faces == 1 else 's'}"
     if result.untouched_faces:
         faces += f" ({result.untouched_faces} more taken for untouched and left unchanged)"
+    beyond = result.faces - result.restored_faces - result.untouched_faces
+    if beyond > 0:
+        faces += f" ({beyond} more too small or too sharp for {result.restorer})"
     return f"{result.source}: {faces}, {result.width} x {result.height}, {result.seconds:.1f} s -> {result.output}"
 
 

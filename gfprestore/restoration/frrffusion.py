@@ -35,6 +35,12 @@ SAMPLERS: tuple[Sampler, ...] = ("ddim", "ddpm")
 FRRFFUSION = "frrffusion"
 """Name of the restorer in `--restorer`."""
 
+ESTIMATE_LABEL = (
+    "Faces in this photo were estimated by a neural network (face retouching reversal). "
+    "They are no evidence of how a person looks."
+)
+"""Label of written photos."""
+
 DEFAULT_STEPS = 50
 """DDIM steps of a network that paints the whole face, as the paper's does."""
 
@@ -43,6 +49,9 @@ FIXED_LEVEL = 1.0
 
 UNTOUCHED_MEAN_LEVEL = 0.25
 """A face whose estimated levels have a lower mean counts as untouched; measured, see the model card."""
+
+LIMITS = FaceLimits(least_side=(64.0, 96.0))
+"""Faces that are reversed: a smaller crop shows nothing of what a retouching did."""
 
 HAT_TILE, HAT_OVERLAP = 64, 16
 """Tiles of HFDG in pixels of its input, used where the memory is too small for a whole face."""
@@ -116,7 +125,7 @@ class FRRffusionRestorer:
         UsageError: The options ask for something that the networks cannot do.
     """
 
-    limits: FaceLimits | None = None
+    limits: FaceLimits | None = LIMITS
 
     def __init__(
         self,

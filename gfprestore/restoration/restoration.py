@@ -27,9 +27,10 @@ from gfprestore.networks.retouching_reversal import OPERATIONS
 from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, Photo
 from gfprestore.photo.reading import read_photo
 from gfprestore.photo.writing import write_photo
+from gfprestore.photo.xmp import labeled
 from gfprestore.pixels import resized
 from gfprestore.restoration.background import StopRequest, enlarge_alpha
-from gfprestore.restoration.frrffusion import FRRFFUSION, FRRffusionRestorer, ReversalOptions
+from gfprestore.restoration.frrffusion import ESTIMATE_LABEL, FRRFFUSION, FRRffusionRestorer, ReversalOptions
 from gfprestore.restoration.model_loader import Opener
 from gfprestore.tensors import pixels_to_signed, signed_to_pixels
 from gfprestore.weights.store import WeightsStore
@@ -299,14 +300,25 @@ class Restoration:
         return result
 
     def with_result(self, photo: Photo, result: RestoredPhoto) -> Photo:
-        """Photo with restored pixels and alpha enlarged to their size, ready to be written."""
+        """Photo with restored pixels and alpha enlarged to their size, ready to be written.
+
+        A photo with reversed faces is labeled: the faces are estimates.
+        """
         alpha = photo.alpha
         if alpha is not None and self.options.aligned:
             height, width = result.pixels.shape[:2]
             alpha = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LINEAR)
         elif alpha is not None:
             alpha = enlarge_alpha(alpha, self.upscale)
-        return replace(photo, pixels=result.pixels, alpha=alpha)
+        metadata = photo.metadata
+        if isinstance(self.restorer, FRRffusionRestorer) and result.restored_faces:
+            label = labeled(metadata.xmp, ESTIMATE_LABEL)
+            metadata = (
+                metadata.warned("its XMP could not be labeled, because it is not plain UTF-8")
+                if label is None
+                else replace(metadata, xmp=label)
+            )
+        return replace(photo, pixels=result.pixels, alpha=alpha, metadata=metadata)
 
     def prepare(self, pixels: Pixels, name: str = "") -> PreparedPhoto:
         """Detect and crop the faces of a photo (H, W, 3).

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from doubles import call, make_faces, records, tiny_config
 from numpy.typing import NDArray
+from PIL import Image
 from samples import pixels_of, save
 
 from gfprestore.training.train import train
@@ -65,6 +66,8 @@ def test_aligned_faces_are_reversed_the_same_way_every_time(
         line["face_details"] == [{"box": None, "outcome": "restored", "levels": levels}] for line in lines.values()
     )
     assert call(*command, *weights(work), "-o", tmp_path / "b", "--batch-size", 4) == 0
+    with Image.open(tmp_path / "a" / "000000.png") as image:
+        assert "They are no evidence of how a person looks." in image.info["xmp"].decode()
     for name in lines:
         one, other = (pixels_of(tmp_path / part / name).astype(int) for part in ("a", "b"))
         assert one.shape == (128, 128, 3)
@@ -94,14 +97,19 @@ def test_a_run_is_repeated_only_when_the_levels_change(
 
 
 def test_a_photo_without_a_face_or_with_a_tiny_one_is_written_as_it_is(
-    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    work: Path, tmp_path: Path, astronaut: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
 ) -> None:
     photo = np.full((80, 100, 3), 120, np.uint8)
     save(tmp_path / "in" / "plain.png", photo)
+    small = np.asarray(Image.fromarray(astronaut).resize((120, 120), Image.Resampling.LANCZOS))  # a face of 23 pixels
+    save(tmp_path / "in" / "tiny.png", small)
     command = ("run", tmp_path / "in", *weights(work), "--detector", "mtcnn", "--offline", "-o", tmp_path / "out")
     assert call(*command) == 0
-    assert "0 faces, 100 x 80" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "plain.png: 0 faces, 100 x 80" in told
+    assert "0 faces (1 more too small or too sharp for frrffusion), 120 x 120" in told
     assert np.array_equal(pixels_of(tmp_path / "out" / "plain.png"), photo)
+    assert np.array_equal(pixels_of(tmp_path / "out" / "tiny.png"), small)
 
 
 def test_a_set_is_scored_with_rows_for_both_stages(work: Path, tmp_path: Path, astronaut: NDArray[np.uint8]) -> None:
