@@ -137,7 +137,7 @@ class RetouchedDataset(_Stream):
     Args:
         folder: Data folder, see the module.
         size: Side of the images; larger ones are downscaled.
-        field_size: Side of the grid of the fields.
+        field_size: Side of the grid of the fields; None leaves the fields out.
         seed: Random seed of order and flips.
         needs_levels: Whether pairs with unknown levels are an error.
 
@@ -145,7 +145,7 @@ class RetouchedDataset(_Stream):
         FolderError: The folder cannot be used, or the levels that are needed are unknown.
     """
 
-    def __init__(self, folder: Path, size: int, field_size: int, seed: int, *, needs_levels: bool) -> None:
+    def __init__(self, folder: Path, size: int, field_size: int | None, seed: int, *, needs_levels: bool) -> None:
         self.pairs = list_pairs(folder)
         self.size = size
         self.field_size = field_size
@@ -162,7 +162,8 @@ class RetouchedDataset(_Stream):
         levels = field = None
         if pair.known is not None:
             levels = np.array(pair.known.levels.shares, np.float32)
-            field = pair.known.field(self.field_size) * np.float32(self.size / self.field_size)
+            if self.field_size is not None:
+                field = pair.known.field(self.field_size) * np.float32(self.size / self.field_size)
         if random.random() < 0.5:
             lq, gt = lq[:, ::-1], gt[:, ::-1]
             if field is not None:

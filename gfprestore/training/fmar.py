@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gfprestore.data.face_dataset import Sample
 from gfprestore.networks.diffusion_unet import DiffusionUNet
 from gfprestore.networks.frrffusion import FRRffusion, FRRffusionConfig
 from gfprestore.networks.gaussian_diffusion import GaussianDiffusion, value_at
@@ -36,20 +37,30 @@ class FmarRecipe(FRRffusionRecipe):
 
     def add_optimizers(self) -> None:
         """See `FRRffusionRecipe.add_optimizers`."""
-        groups = [(list(self._fmar.parameters()), self.preset.learning_rate)]
-        self.optimizers.add("fmar", groups, self.preset.betas, self.reversal.weight_decay)
+        if self.module.fmar is not None:
+            groups = [(list(self.module.fmar.parameters()), self.preset.learning_rate)]
+            self.optimizers.add("fmar", groups, self.preset.betas, self.reversal.weight_decay)
         if self.module.level_estimator is not None:
             groups = [(list(self.module.level_estimator.parameters()), self.reversal.estimator_learning_rate)]
             self.optimizers.add("level_estimator", groups, self.preset.betas, self.reversal.estimator_weight_decay)
 
-    @property
-    def _fmar(self) -> DiffusionUNet:
-        assert self.module.fmar is not None
-        return self.module.fmar
-
     def losses_of(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """`reconstruction` of the noise or of x0, `field` in pixels, `levels` as mean squared error; and the sum."""
-        sample, config = batch.sample, self._fmar.config
+        losses: dict[str, Tensor] = {}
+        total = torch.zeros((), device=self.device)
+        if self.module.fmar is not None:
+            losses, total = self._diffusion_losses(self.module.fmar, batch.sample)
+        if self.module.level_estimator is not None:
+            assert batch.sample.levels is not None
+            losses["levels"] = F.mse_loss(
+                self.module.level_estimator(batch.sample.lq, clamp=False), batch.sample.levels
+            )
+            total = total + losses["levels"]
+        return losses, total
+
+    def _diffusion_losses(self, fmar: DiffusionUNet, sample: Sample) -> tuple[dict[str, Tensor], Tensor]:
+        """Losses of the diffusion model by name, and their sum."""
+        config = fmar.config
         diffusion = config.diffusion()
         timesteps = self._timesteps(len(sample.gt), config.timesteps)
         noise = torch.randn(sample.gt.shape, device=self.device)  # much slower for channels-last tensors
@@ -57,9 +68,9 @@ class FmarRecipe(FRRffusionRecipe):
         inputs = torch.cat([noisy, sample.lq], 1)
         levels = sample.levels if config.levels else None
         output, field = (
-            self._fmar(inputs, timesteps, levels, return_field=True)
+            fmar(inputs, timesteps, levels, return_field=True)
             if config.warp
-            else (self._fmar(inputs, timesteps, levels), None)
+            else (fmar(inputs, timesteps, levels), None)
         )
         target = noise if config.prediction == "epsilon" else sample.gt
         if self.reversal.loss == "mse":
@@ -72,10 +83,6 @@ class FmarRecipe(FRRffusionRecipe):
         if field is not None and sample.field is not None:
             losses["field"] = F.l1_loss(field, sample.field)
             total = total + self.reversal.field_weight * losses["field"]
-        if self.module.level_estimator is not None:
-            assert sample.levels is not None
-            losses["levels"] = F.mse_loss(self.module.level_estimator(sample.lq, clamp=False), sample.levels)
-            total = total + losses["levels"]
         return losses, total
 
     def _timesteps(self, count: int, timesteps: int) -> Tensor:
@@ -91,7 +98,8 @@ class FmarRecipe(FRRffusionRecipe):
     def images(self, batch: Batch) -> list[Tensor]:
         """The retouched face, the moving average's reversal, and the original."""
         fmar = self.average.fmar
-        assert fmar is not None
+        if fmar is None:
+            return [batch.sample.lq, batch.sample.gt]
         levels = batch.sample.levels if fmar.config.levels else None
         diffusion = fmar.config.diffusion()
         with self.optimizers.autocast():

@@ -116,7 +116,7 @@ class FRRffusionRecipe:
 
     @abstractmethod
     def add_optimizers(self) -> None:
-        """Add the optimizers of the parts; the name of the first is that of the stage."""
+        """Add the optimizers of the parts."""
 
     @abstractmethod
     def losses_of(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
@@ -167,7 +167,7 @@ class FRRffusionRecipe:
 
     def learning_rate(self) -> float:
         """See `Recipe.learning_rate`."""
-        return self.optimizers.learning_rate(self.config.stage)
+        return self.optimizers.learning_rate(next(iter(self.optimizers.optimizers)))
 
     def export(self, folder: Path, step: int) -> Path:
         """Write `frrffusion.safetensors`: the moving average and the parts that are not trained, ready for `run`."""

@@ -137,9 +137,13 @@ def _reversal_plan(config: TrainConfig, device: torch.device, dtype: torch.dtype
                   for name in network.parts}  # fmt: skip
     if config.stage == "fmar":
         data = f"{open_retouched(config).count} pairs in {config.data}"
-        losses = "mean squared error of the noise" if preset.reversal.loss == "mse" else "weighted L1 of x0"
-        losses += f", field x {preset.reversal.field_weight:g}" if preset.reversal.fmar.warp else ""
-        losses += ", levels x 1" if network.level_estimator is not None else ""
+        losses = ""
+        if network.fmar is not None:
+            target = "the noise" if network.fmar.prediction == "epsilon" else "x0"
+            losses = f"mean squared error of {target}" if preset.reversal.loss == "mse" else f"weighted L1 of {target}"
+            losses += f", field x {preset.reversal.field_weight:g}" if network.fmar.warp else ""
+        if network.level_estimator is not None:
+            losses += ", levels x 1" if losses else "levels x 1"
     else:
         data = f"{len(faces_to_enlarge(config.data))} faces in {config.data}"
         losses = "L1"

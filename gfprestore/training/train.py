@@ -127,10 +127,10 @@ def open_retouched(config: TrainConfig) -> RetouchedDataset:
     Raises:
         FolderError: The folder is not a set of pairs, or lacks the levels that the preset trains with.
     """
-    network = config.preset.reversal_network("fmar").fmar
-    assert network is not None
-    size = config.preset.size
-    return RetouchedDataset(config.data, size, size // network.unshuffle, config.seed, needs_levels=network.levels)
+    network, size = config.preset.reversal_network("fmar"), config.preset.size
+    grid = size // network.fmar.unshuffle if network.fmar is not None and network.fmar.warp else None
+    needs_levels = network.level_estimator is not None or (network.fmar is not None and network.fmar.levels)
+    return RetouchedDataset(config.data, size, grid, config.seed, needs_levels=needs_levels)
 
 
 def first_stage(config: TrainConfig, device: torch.device) -> FRRffusionRestorer | None:

@@ -156,6 +156,18 @@ def test_level_0_passes_through_and_the_levels_are_learned_from_the_table(pairs:
     assert torch.equal(result.at_256, faces)
 
 
+def test_the_estimator_alone_can_be_trained_further(pairs: Path, tmp_path: Path) -> None:
+    first = train(config_of(pairs, tmp_path / "fmar", "fmar")).weights
+    config = config_of(pairs, tmp_path / "more", "fmar", first, values=["reversal.only_estimator=true"])
+    further = train(config).weights
+    assert log_of(tmp_path / "more")[0].keys() == {"step", "levels", "rate"}
+    before, after = load_file(first), load_file(further)
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert before.keys() == after.keys()
+    assert changed
+    assert all(name.startswith("level_estimator.") for name in changed)
+
+
 def test_a_damaged_pair_is_skipped_and_named(pairs: Path, tmp_path: Path) -> None:
     copy = tmp_path / "pairs"
     for path in pairs.rglob("*"):
