@@ -214,7 +214,7 @@ HFDG_PRESETS: dict[str, Preset] = {
         batch_size=8,
         steps=10_000,
         learning_rate=1e-3,
-        reversal=replace(FMAR_PRESETS["frrffusion-compact"].reversal, drop_path=0.0),  # type: ignore[type-var]
+        reversal=replace(FMAR_PRESETS["frrffusion-compact"].reversal, drop_path=0.0, starts_enlarging=True),  # type: ignore[type-var]
     ),
 }
 """Presets of the stage `hfdg`; `size` is the side of the patches after enlarging."""

@@ -168,6 +168,7 @@ class Reversal:
         warmup: Number of first steps in which the learning rate rises from 0.
         cosine: Lower the learning rate to 2 % along a cosine instead of halving it at the milestones.
         drop_path: Stochastic depth of the transformer.
+        starts_enlarging: Whether the transformer starts from weights that enlarge bilinearly.
         cascade_share: Share of the second stage's patches whose lq is the first stage's result, where its weights are
             given.
         cascade_faces: Number of faces that the first stage computes for that.
@@ -189,6 +190,7 @@ class Reversal:
     warmup: int = 0
     cosine: bool = False
     drop_path: float = 0.1
+    starts_enlarging: bool = False
     cascade_share: float = 0.5
     cascade_faces: int = 1024
 

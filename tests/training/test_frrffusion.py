@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from doubles import call, logged
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
@@ -23,7 +24,9 @@ from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
 from gfprestore.networks.hat import HAT, HATConfig
 from gfprestore.restoration.frrffusion import FRRffusionRestorer, ReversalOptions
 from gfprestore.training.config import TrainConfig, TrainSettings, make_config
+from gfprestore.training.hfdg import initialize_enlarging
 from gfprestore.training.plan import plan
+from gfprestore.training.preset_table import HFDG_COMPACT
 from gfprestore.training.train import train
 from gfprestore.weights.checkpoints import load_network
 
@@ -166,6 +169,15 @@ def test_the_estimator_alone_can_be_trained_further(pairs: Path, tmp_path: Path)
     assert before.keys() == after.keys()
     assert changed
     assert all(name.startswith("level_estimator.") for name in changed)
+
+
+def test_a_new_transformer_enlarges_about_bilinearly() -> None:
+    hat = HAT(HFDG_COMPACT, drop_path=0.0).eval()
+    initialize_enlarging(hat)
+    lq = F.interpolate(torch.rand(1, 3, 8, 8), size=32, mode="bicubic").clamp(0, 1) * 2 - 1
+    with torch.no_grad():
+        error = hat(lq) - F.interpolate(lq, scale_factor=4, mode="bilinear")
+    assert error.abs().mean() < 0.06
 
 
 def test_a_damaged_pair_is_skipped_and_named(pairs: Path, tmp_path: Path) -> None:
