@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 @command
 def train(
     data: Annotated[
-        Path, io_option("--data", metavar="DIR", help="Folder of aligned faces: FFHQ, or a set made by `prepare`.")
+        Path,
+        io_option(
+            "--data",
+            metavar="DIR",
+            help="Folder of aligned faces: FFHQ, or a set made by `prepare`; for fmar and hfdg: pairs of `retouch`.",
+        ),
     ],
     output: Annotated[
         Path | None,
@@ -55,7 +60,10 @@ def train(
         ),
     ] = "restoration",
     weights: Annotated[
-        Path | None, initial_weights_option("--weights", metavar="FILE", help="Initial weights: a prior or a restorer.")
+        Path | None,
+        initial_weights_option(
+            "--weights", metavar="FILE", help="Initial weights: a prior, a restorer, or the other stage of FRRffusion."
+        ),
     ] = None,
     prior: Annotated[
         Path | None,

@@ -59,7 +59,7 @@ class PairFiles:
 
 
 def list_pairs(folder: Path) -> list[PairFiles]:
-    """List the pairs of a data folder, see the module.
+    """List the pairs of a data folder, see the module; see `images_without_partner` for the images left out.
 
     Raises:
         FolderError: The folder is not a set of pairs, cannot be read, or has no pairs.
@@ -80,6 +80,17 @@ def list_pairs(folder: Path) -> list[PairFiles]:
     if not pairs:
         raise FolderError(f"{folder} has no pairs. Create them with `gfprestore retouch FACES -o {folder}`.")
     return pairs
+
+
+def images_without_partner(folder: Path) -> list[Skipped]:
+    """Images in the authors' layout that belong to no pair; empty for a set of `gfprestore retouch`.
+
+    Raises:
+        FolderError: The folder cannot be read, or has no pairs.
+    """
+    if (folder / PAIRS_NAME).is_file() or not (folder / RETOUCHED_FOLDER).is_dir():
+        return []
+    return read_frr_pairs(folder)[1]
 
 
 class _Stream(torch.utils.data.Dataset[Sample]):
@@ -258,14 +269,24 @@ def read_pair(pair: PairFiles, size: int) -> tuple[Pixels, Pixels]:
     Raises:
         PhotoError: An image cannot be read, is not square or too small, or the two differ in size.
     """
+    lq, gt = read_matching(pair)
+    if len(lq) < size:
+        raise PhotoError(f"{pair.lq} has {len(lq)} pixels a side, but the training is at {size}. Use --size {len(lq)}.")
+    return (lq, gt) if len(lq) == size else (resized(lq, size, size), resized(gt, size, size))
+
+
+def read_matching(pair: PairFiles) -> tuple[Pixels, Pixels]:
+    """The retouched face and the original, each (S, S, 3) uint8 RGB at their own size.
+
+    Raises:
+        PhotoError: An image cannot be read or is not square, or the two differ in size.
+    """
     lq, gt = square_pixels(pair.lq), square_pixels(pair.gt)
     if lq.shape != gt.shape:
         raise PhotoError(
             f"{pair.lq} has {len(lq)} pixels a side, but its original {pair.gt} has {len(gt)}. Create the pair again."
         )
-    if len(lq) < size:
-        raise PhotoError(f"{pair.lq} has {len(lq)} pixels a side, but the training is at {size}. Use --size {len(lq)}.")
-    return (lq, gt) if len(lq) == size else (resized(lq, size, size), resized(gt, size, size))
+    return lq, gt
 
 
 def square_pixels(path: Path) -> Pixels:

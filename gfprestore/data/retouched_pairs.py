@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from gfprestore.batch.walk import Skipped
 from gfprestore.data.image_folders import images_in
-from gfprestore.data.images import Pixels, read_pixels
+from gfprestore.data.images import Pixels
 from gfprestore.data.retouching import skin_mask
 from gfprestore.data.retouching_geometry import Floats, Points, warp_field
 from gfprestore.data.retouching_levels import OPERATIONS, Levels
-from gfprestore.errors import FolderError, PhotoError
+from gfprestore.errors import FolderError
 
 PAIRS_NAME = "retouch.csv"
 RETOUCHED_FOLDER, ORIGINAL_FOLDER = "deimage", "rawimage"
@@ -203,24 +203,6 @@ def read_frr_pairs(folder: Path) -> tuple[list[FrrPair], list[Skipped]]:
     if not pairs:
         raise FolderError(f"No image of {parts[0]} has its original in {parts[1]}.")
     return pairs, problems
-
-
-def read_frr_pair(pair: FrrPair) -> tuple[Pixels, Pixels]:
-    """The retouched image and the original, (S, S, 3) RGB uint8 each.
-
-    Raises:
-        PhotoError: One cannot be read, is not square, or they differ in size.
-    """
-    retouched, original = (read_pixels(path).pixels for path in (pair.retouched, pair.original))
-    for path, pixels in ((pair.retouched, retouched), (pair.original, original)):
-        if pixels.shape[0] != pixels.shape[1]:
-            raise PhotoError(f"{path} is {pixels.shape[1]} x {pixels.shape[0]} pixels, and an aligned face is square.")
-    if retouched.shape != original.shape:
-        raise PhotoError(
-            f"{pair.retouched} is {len(retouched)} pixels a side, and its original {pair.original} {len(original)}. "
-            "Both must be of one size."
-        )
-    return retouched, original
 
 
 def _pair_of(values: list[str]) -> RetouchedPair:

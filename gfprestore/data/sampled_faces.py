@@ -14,9 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gfprestore.device import face_seed, is_out_of_memory, release_memory
-from gfprestore.errors import DeviceError, WeightsDamagedError
+from gfprestore.device import face_seed
+from gfprestore.errors import WeightsDamagedError
 from gfprestore.networks.stylegan2 import StyleGAN2Generator
+from gfprestore.restoration.restorers import in_smaller_batches
 from gfprestore.weights.checkpoints import LoadedNetwork
 
 MEAN_SAMPLES = 4096
@@ -66,26 +67,10 @@ class FacePrior:
             DeviceError: The memory is too small for a single face.
             WeightsDamagedError: A face is NaN or infinite.
         """
-        drawn: list[Tensor] = []
-        batch = min(self.most_at_once, len(indices))
-        start = 0
-        while start < len(indices):
-            part = indices[start : start + batch]
-            try:
-                drawn.append(self._synthesized(seed, part))
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if batch == 1:
-                    raise DeviceError(
-                        f"{self.device} has too little memory for one face of {self.size} pixels. "
-                        "Close other programs or use --device cpu."
-                    ) from error
-                batch = (batch + 1) // 2
-                release_memory(self.device)
-                continue
-            start += len(part)
-        faces = torch.cat(drawn)
+        face = f"one face of {self.size} pixels"
+        faces = in_smaller_batches(
+            lambda part: self._synthesized(seed, indices[part]), len(indices), self.device, face, self.most_at_once
+        )
         if not faces.isfinite().all():
             raise WeightsDamagedError(
                 f"{self.network.path} draws NaN or infinite values: its training diverged. Use another prior."

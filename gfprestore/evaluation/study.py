@@ -164,6 +164,8 @@ def read_key(folder: Path) -> StudyKey:
         if any(len(entry.methods) != 2 or set(entry.methods.values()) - set(methods) for entry in questions.values()):
             raise ValueError("a question does not compare two of its methods")
         return StudyKey(str(document["study"]), methods, bool(document["reference"]), questions)
+    except FileNotFoundError:
+        raise FolderError(f"{path} does not exist. Name the folder that `eval --study` wrote.") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise FolderError(
             f"{path} cannot be used ({type(error).__name__}: {error}). Name the folder that `eval --study` wrote."

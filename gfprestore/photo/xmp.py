@@ -1,6 +1,6 @@
-"""Labels in XMP: what a network made of a photo, said in the terms that galleries and archives read.
+"""Labels in XMP for photos that a network changed, in IPTC's terms, which galleries and archives read.
 
-IPTC's "digital source type" tells that a part of the photo comes from a trained model. The rest of a packet stays as it
+IPTC's "digital source type" says that parts of the photo come from a trained model. The rest of a packet stays as it
 is, byte for byte. Opens no file.
 """
 
@@ -29,8 +29,8 @@ def labeled(packet: bytes | None, instructions: str) -> bytes | None:
 
     Args:
         packet: XMP packet of a photo; None makes a new one.
-        instructions: What whoever uses the photo must know, for `photoshop:Instructions` (IPTC "Instructions"). Where
-            the packet has its own instructions, they are kept and these are not written.
+        instructions: Notice to users of the photo, for `photoshop:Instructions` (IPTC "Instructions"). If the packet
+            has instructions of its own, they are kept and these are not written.
 
     Returns:
         The packet with one more description; the source type replaces another one. None if the packet is not UTF-8 XML

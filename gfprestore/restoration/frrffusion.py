@@ -146,7 +146,7 @@ class FRRffusionRestorer:
         self._timesteps = _timesteps_of(module.fmar, self.options)
         self._takes_levels = module.fmar.config.levels
         if self.options.levels is not None and not self._takes_levels:
-            raise UsageError(f"{name} knows no levels of retouching. Remove --retouch-levels.")
+            raise UsageError(f"{name} does not use levels of retouching. Remove --retouch-levels.")
         module = module.to(memory_format=torch.channels_last).to(device, dtype).eval()
         assert module.fmar is not None
         self._fmar: DiffusionUNet = module.fmar
@@ -237,9 +237,9 @@ class FRRffusionRestorer:
         if self.dtype == torch.float32:
             return result
         broken = (~result.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+        full = copy.deepcopy(self._fmar).float() if broken else self._fmar
         for index in broken:
             generators[index].set_state(states[index])
-            full = copy.deepcopy(self._fmar).float()
             rows = slice(index, index + 1)
             result[rows] = self._sampled_with(full, crops[rows], levels[rows], generators[rows])
         return result

@@ -402,6 +402,12 @@ class Restoration:
         faces: list[RestoredFace | None] = []
         for number, (photo, index) in enumerate(jobs):
             face, mask = restored[number], masks[number]
+            levels = None
+            if reversal is not None:
+                levels = dict(zip(OPERATIONS, reversal.levels[number].tolist(), strict=True))
+                if bool(reversal.untouched[number]):
+                    faces.append(RestoredFace(self._original(photo, index), mask, levels, is_untouched=True))
+                    continue
             if not bool(face.isfinite().all()):
                 faces.append(None)
                 continue
@@ -410,12 +416,15 @@ class Restoration:
                 pixels = match_brightness(pixels, photo.crops[index].pixels, mask)
             if photo.toning is not None:
                 pixels = photo.toning.apply(pixels)
-            if reversal is None:
-                faces.append(RestoredFace(pixels, mask))
-            else:
-                levels = dict(zip(OPERATIONS, reversal.levels[number].tolist(), strict=True))
-                faces.append(RestoredFace(pixels, mask, levels, bool(reversal.untouched[number])))
+            faces.append(RestoredFace(pixels, mask, levels))
         return faces
+
+    def _original(self, photo: PreparedPhoto, index: int) -> Pixels:
+        """A face as it is in the photo, at the size (T, T, 3) of a restored one; for aligned inputs the whole image."""
+        assert self.restorer is not None
+        size = self.restorer.output_size
+        pixels = photo.pixels if self.options.aligned else photo.crops[index].pixels
+        return pixels if pixels.shape[:2] == (size, size) else resized(pixels, size, size)
 
     def _masks(self, restored: Tensor) -> NDArray[np.float32]:
         """Paste masks (B, T, T): from the face parser if it is loaded, else the same face-shaped mask for all."""
@@ -471,11 +480,9 @@ class Restoration:
         if face is None:
             raise FaceError(f"{self.restorer_name} produced NaN or infinite values for this face, even in fp32.")
         strength = self.options.strength
-        if strength == 1:
+        if strength == 1 or face.is_untouched:
             return face.pixels
-        size = face.pixels.shape[0]
-        crop = prepared.crops[0].pixels
-        original = crop if crop.shape[0] == size else cv2.resize(crop, (size, size), interpolation=cv2.INTER_CUBIC)
+        original = self._original(prepared, 0)
         blended = face.pixels.astype(np.float32) * strength + original.astype(np.float32) * (1 - strength)
         return np.rint(blended).astype(face.pixels.dtype)
 

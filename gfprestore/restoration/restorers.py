@@ -146,7 +146,9 @@ class GFPGANRestorer:
         return self._full_precision
 
 
-def in_smaller_batches(compute: Callable[[slice], Tensor], count: int, device: torch.device, face: str) -> Tensor:
+def in_smaller_batches(
+    compute: Callable[[slice], Tensor], count: int, device: torch.device, face: str, most: int | None = None
+) -> Tensor:
     """Compute faces in one batch, and in ever smaller ones while the memory is too small.
 
     Args:
@@ -154,6 +156,7 @@ def in_smaller_batches(compute: Callable[[slice], Tensor], count: int, device: t
         count: Number of faces, 1 or more.
         device: Device of the computation.
         face: Description of a single face, for the error.
+        most: Maximum number of faces in the first batch; None computes all at once.
 
     Returns:
         The results of all faces, concatenated.
@@ -162,7 +165,7 @@ def in_smaller_batches(compute: Callable[[slice], Tensor], count: int, device: t
         DeviceError: The memory is too small for a single face.
     """
     results: list[Tensor] = []
-    batch = count
+    batch = count if most is None else min(most, count)
     start = 0
     while start < count:
         part = slice(start, min(start + batch, count))

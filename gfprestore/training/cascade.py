@@ -6,7 +6,6 @@ kept as PNG files in the output folder, and computed only where they are missing
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gfprestore.data.images import Pixels, sha256_of, write_png
-from gfprestore.data.retouched_dataset import ENLARGEMENT, PairFiles, list_pairs, square_pixels
+from gfprestore.data.retouched_dataset import ENLARGEMENT, PairFiles, list_pairs, read_matching
 from gfprestore.data.retouched_pairs import ORIGINAL_FOLDER, PAIRS_NAME, RETOUCHED_FOLDER
 from gfprestore.device import face_seed
 from gfprestore.errors import FolderError, PhotoError
@@ -78,15 +77,17 @@ def reversed_faces(
 
 
 def _compute(pairs: list[PairFiles], folder: Path, config: TrainConfig, restorer: FRRffusionRestorer) -> None:
-    """Compute and write some faces; pairs that cannot be read are left to the data set, which reports them.
+    """Compute and write some faces; a pair that cannot be used is reported and left out.
 
     Raises:
         FolderError: A file cannot be written.
     """
     usable: list[tuple[PairFiles, Pixels]] = []
     for pair in pairs:
-        with contextlib.suppress(PhotoError):
-            usable.append((pair, square_pixels(pair.lq)))
+        try:
+            usable.append((pair, read_matching(pair)[0]))
+        except PhotoError as error:
+            log.warning(f"No first-stage result for {pair.name}: {error}")
     if not usable:
         return
     size = restorer.input_size
@@ -116,7 +117,13 @@ def _path(folder: Path, pair: PairFiles) -> Path:
 
 
 def _key(config: TrainConfig) -> str:
-    """Depends on everything that the results depend on."""
+    """Depends on everything that the results depend on; the authors' layout has no table of its contents."""
     assert config.weights is not None
-    values = {"weights": sha256_of(config.weights), "data": str(config.data.resolve()), "seed": config.seed}
+    table = config.data / PAIRS_NAME
+    values = {
+        "weights": sha256_of(config.weights),
+        "data": str(config.data.resolve()),
+        "pairs": sha256_of(table) if table.is_file() else None,
+        "seed": config.seed,
+    }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

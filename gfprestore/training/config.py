@@ -149,6 +149,8 @@ def make_config(
         raise UsageError(
             "--teacher is only supported in the restoration stage. The background stage has its teacher in the preset."
         )
+    if stage in ("fmar", "hfdg") and without:
+        raise UsageError(f"--without is not supported in the stage {stage}, which has none of these losses.")
     if perceptual_network not in (None, "vgg19", "vgg16"):
         raise UsageError(f"The perceptual network must be vgg19 or vgg16, not {perceptual_network}.")
     if identity_network not in (None, "arcface", "dlib"):

@@ -60,11 +60,17 @@ def open_initial_parts(config: TrainConfig) -> InitialParts:
         )
     found, wanted = network.module.config, config.preset.reversal_network(config.stage)
     for part in wanted.parts:
-        if getattr(found, part) not in (None, getattr(wanted, part)):
+        in_file, in_training = getattr(found, part), getattr(wanted, part)
+        if in_file not in (None, in_training):
+            training = asdict(in_training)
+            differences = ", ".join(
+                f"{name} {_text(value)} instead of {_text(training[name])}"
+                for name, value in asdict(in_file).items()
+                if value != training[name]
+            )
             raise WeightsMismatchError(
-                f"{config.weights} has a {PART_TITLES[part]} of other sizes than the training. The file: "
-                f"{getattr(found, part)}. The training: {getattr(wanted, part)}. Use another --preset, or omit "
-                "--weights."
+                f"The {PART_TITLES[part]} in {config.weights} has other sizes than the training: {differences}. Use "
+                "another --preset or --size, or omit --weights."
             )
     return InitialParts(network.module, config.weights)
 
@@ -176,6 +182,10 @@ class FRRffusionRecipe:
         dtype = torch.float16 if self.preset.exports_half else torch.float32
         write_weights({**self.kept, **self.average.state_dict()}, metadata, path, dtype)
         return path
+
+
+def _text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _flat_sizes(network: FRRffusionConfig) -> Sizes:

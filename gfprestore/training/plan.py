@@ -152,7 +152,8 @@ def _reversal_plan(config: TrainConfig, device: torch.device, dtype: torch.dtype
         start = "random weights" if initial.path is None else str(initial.path)
     except WeightsError as error:
         start = f"MISSING: {error}"
-    decay = "along a cosine" if preset.reversal.cosine else f"halved after {preset.milestones or 'no step'}"
+    milestones = ", ".join(map(str, preset.milestones)) or "no step"
+    decay = "lowered along a cosine" if preset.reversal.cosine else f"halved after {milestones}"
     return [
         ("preset", f"{config.preset_name}: {preset.about}"),
         ("stage", config.stage),

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 from gfprestore.data.face_dataset import FaceDataset
-from gfprestore.data.retouched_dataset import EnlargementDataset, RetouchedDataset
+from gfprestore.data.retouched_dataset import EnlargementDataset, RetouchedDataset, images_without_partner
 from gfprestore.device import choose_device, choose_precision
 from gfprestore.networks.frrffusion import FRRffusion
 from gfprestore.restoration.frrffusion import FRRffusionRestorer
@@ -85,6 +85,10 @@ def open_stream(config: TrainConfig, store: WeightsStore, device: torch.device, 
         WeightsError: The weights of the teacher or of the first stage are needed, and are missing, damaged or made for
             another network.
     """
+    if config.stage in ("fmar", "hfdg"):
+        alone = images_without_partner(config.data)
+        if alone:
+            world.log(log, f"{len(alone)} images in {config.data} are skipped. First problem: {alone[0].reason}")
     if config.stage == "fmar":
         retouched = open_retouched(config)
         world.log(log, f"{retouched.count} pairs in {config.data}.")
@@ -95,7 +99,7 @@ def open_stream(config: TrainConfig, store: WeightsStore, device: torch.device, 
         share, size = config.preset.reversal.cascade_share, config.preset.size
         patches = EnlargementDataset(config.data, size, config.seed, reversed_faces=faces, reversed_share=share)
         world.log(
-            log, f"{patches.count} faces in {config.data}, {len(faces)} of them also as the first stage has them."
+            log, f"{patches.count} faces in {config.data}. For {len(faces)} of them, first-stage results are used too."
         )
         return patches
     if config.stage != "background":

@@ -93,6 +93,7 @@ def read_checkpoint(path: Path, sizes: Sizes) -> Checkpoint:
         raise WeightsDamagedError(f"{path} is damaged or is not a training checkpoint: {reason}. {advice}") from error
     if checkpoint.sizes != sizes:
         names = [name for name in {**sizes, **checkpoint.sizes} if sizes.get(name) != checkpoint.sizes.get(name)]
+        names = ["stage"] if "stage" in names else names  # another stage has other sizes altogether
         differences = ", ".join(f"{name} {checkpoint.sizes.get(name)} instead of {sizes.get(name)}" for name in names)
         raise WeightsMismatchError(f"{path} belongs to another training: {differences}. {advice}")
     return checkpoint

@@ -167,7 +167,7 @@ def test_options_of_one_kind_of_set_are_refused_with_another(
     assert call(*deepfrr, "--gt", folder / "gt") == 2
     assert call("eval", "--votes", tmp_path / "a.json") == 2
     capsys.readouterr()
-    assert call(*deepfrr, "--weights", weights) == 2
+    assert call(*deepfrr, "--weights", weights) == 3
     assert "does not reverse retouching" in capsys.readouterr().err
     assert call("eval", "--set", "deepfrr", "--data", tmp_path / "nowhere", *out) == 4
 

@@ -15,6 +15,7 @@ from PIL import Image
 from samples import pixels_of, save
 
 from gfprestore.training.train import train
+from gfprestore.weights.table import WEIGHTS_FILES
 
 FMAR = ("fmar.attention=", "fmar.channels=16", "fmar.multipliers=1,2", "level_estimator.channels=8,8")
 HFDG = ("hfdg.embed_dim=12", "hfdg.depths=2", "hfdg.heads=2", "hfdg.window_size=4", "hfdg.overlap_window_size=6",
@@ -129,6 +130,30 @@ def test_a_set_is_scored_with_rows_for_both_stages(work: Path, tmp_path: Path, a
     error = np.square(np.diff(np.clip(np.rint(enlarged), 0, 255), axis=0)).mean()
     assert psnr["retouched"] == pytest.approx(10 * np.log10(255**2 / error), abs=0.05)
     assert psnr["constant inverse"] > psnr["retouched"] + 3  # it was made of the same face
+
+
+def test_an_untouched_aligned_face_of_the_output_size_keeps_every_pixel_and_gets_no_label(
+    work: Path, tmp_path: Path
+) -> None:
+    command = ("run", work / "pairs" / "lq", "--aligned", "--retouch-levels", 0, "--save-faces", *weights(work))
+    assert call(*command, "-o", tmp_path / "kept") == 0
+    for path in sorted((work / "pairs" / "lq").glob("*.png")):  # 128 pixels a side, as the second stage's results
+        kept = tmp_path / "kept" / path.name
+        assert np.array_equal(pixels_of(kept), pixels_of(path))
+        assert np.array_equal(pixels_of(tmp_path / "kept" / "_faces" / path.name / "01-after.png"), pixels_of(path))
+        with Image.open(kept) as image:
+            assert "xmp" not in image.info
+
+
+def test_without_weights_the_error_says_how_to_get_them(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    command = ("run", work / "pairs" / "lq", "--aligned", "--restorer", "frrffusion", "--weights-dir", tmp_path)
+    if "frrffusion-compact" in {row.name for row in WEIGHTS_FILES}:
+        pytest.skip("the package has a network of its own")
+    assert call(*command, "-o", tmp_path / "out") == 3
+    assert "gfprestore train --stage fmar" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

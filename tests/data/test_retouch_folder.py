@@ -16,7 +16,8 @@ from samples import pixels_of, save
 
 from gfprestore.data import retouch_folder as module
 from gfprestore.data.retouch_folder import RetouchOptions, RetouchReport, retouch_folder
-from gfprestore.data.retouched_pairs import read_frr_pair, read_frr_pairs, read_retouched_pairs
+from gfprestore.data.retouched_dataset import list_pairs, read_matching
+from gfprestore.data.retouched_pairs import read_frr_pairs, read_retouched_pairs
 from gfprestore.data.retouching_levels import Levels
 from gfprestore.errors import FolderError, PhotoError, UsageError
 
@@ -294,7 +295,7 @@ def test_the_authors_folders_are_read_as_pairs(tmp_path: Path) -> None:
         (name, f"face{name}.png", f"{name}.png") for name in ("1", "2", "10")
     ]
     assert sorted(problem.path.name for problem in problems) == ["face99.png", "lonely.png", "other.png"]
-    lq, gt = read_frr_pair(pairs[0])
+    lq, gt = read_matching(list_pairs(tmp_path)[0])
     assert (lq == marked_face(2)).all() and (gt == marked_face(1)).all()
 
 
@@ -306,9 +307,9 @@ def test_authors_folders_that_do_not_match_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="original"):
         read_frr_pairs(tmp_path)
     save(tmp_path / "deimage/face1.png", marked_face(1, size=96))
-    (pair,), _ = read_frr_pairs(tmp_path)
-    with pytest.raises(PhotoError, match="96 pixels a side, and its original .* 128"):
-        read_frr_pair(pair)
+    (pair,) = list_pairs(tmp_path)
+    with pytest.raises(PhotoError, match="96 pixels a side, but its original .* 128"):
+        read_matching(pair)
     save(tmp_path / "deimage/face1.png", marked_face(1)[:100])
     with pytest.raises(PhotoError, match="128 x 100"):
-        read_frr_pair(pair)
+        read_matching(pair)

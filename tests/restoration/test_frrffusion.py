@@ -127,7 +127,7 @@ def test_levels_are_estimated_given_with_the_options_or_given_with_the_faces(mon
 def test_without_an_estimator_all_levels_are_full_and_a_plain_network_refuses_levels() -> None:
     without = restorer_of(FRRffusionConfig(LEVELED)).reverse(faces(1))
     assert without.levels.tolist() == [[1.0] * 6]
-    with pytest.raises(UsageError, match="knows no levels of retouching"):
+    with pytest.raises(UsageError, match="does not use levels of retouching"):
         restorer_of(FRRffusionConfig(PLAIN), levels=(1.0,) * 6)
 
 

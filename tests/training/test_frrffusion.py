@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,15 @@ from gfprestore.networks.frrffusion import FRRffusion
 from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
 from gfprestore.networks.hat import HAT, HATConfig
 from gfprestore.restoration.frrffusion import FRRffusionRestorer, ReversalOptions
+from gfprestore.training.cascade import reversed_faces
 from gfprestore.training.config import TrainConfig, TrainSettings, make_config
+from gfprestore.training.distributed import World
 from gfprestore.training.hfdg import initialize_enlarging
 from gfprestore.training.plan import plan
 from gfprestore.training.preset_table import HFDG_COMPACT
-from gfprestore.training.train import train
+from gfprestore.training.train import first_stage, open_stream, train
 from gfprestore.weights.checkpoints import load_network
+from gfprestore.weights.store import WeightsStore
 
 CPU = torch.device("cpu")
 TINY_FMAR = ("fmar.attention=", "fmar.channels=16", "fmar.multipliers=1,2", "level_estimator.channels=8,8")
@@ -134,7 +138,7 @@ def test_the_second_stage_writes_both_and_has_seen_the_first_ones_results(pairs:
     lines: list[str] = []
     with logged(lines):
         both = train(config_of(pairs, tmp_path / "hfdg", "hfdg", first)).weights
-    assert any("2 of them also as the first stage has them" in line for line in lines)
+    assert any("For 2 of them, first-stage results are used too" in line for line in lines)
     results = sorted((tmp_path / "hfdg").glob("first-stage-*/*.png"))
     assert len(results) == 2
     assert all(pixels_of(path).shape == (32, 32, 3) for path in results)  # a quarter of 128
@@ -147,6 +151,32 @@ def test_the_second_stage_writes_both_and_has_seen_the_first_ones_results(pairs:
     assert isinstance(module, FRRffusion)
     restored = FRRffusionRestorer(module, "tiny", CPU).restore(torch.zeros(1, 3, 32, 32))
     assert restored.shape == (1, 3, 128, 128)
+
+
+def test_first_stage_results_are_computed_again_for_other_pairs_in_the_same_folder(pairs: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "pairs"
+    shutil.copytree(pairs, copy)
+    first = train(config_of(copy, tmp_path / "fmar", "fmar", steps=2)).weights
+    config = config_of(copy, tmp_path / "hfdg", "hfdg", first, steps=2)
+    save(copy / "gt" / "0.png", np.zeros((64, 64, 3), np.uint8))
+    lines: list[str] = []
+    with logged(lines):
+        folders = {path.parent for path in reversed_faces(config, lambda: first_stage(config, CPU)).values()}
+    shutil.rmtree(copy)
+    retouch_folder(pairs.parent / "faces", copy, RetouchOptions(4, "mixed", keep_alignment=True, untouched=0.0))
+    again = reversed_faces(config, lambda: first_stage(config, CPU))
+    assert len(again) == 2
+    assert folders.isdisjoint(path.parent for path in again.values())
+
+
+def test_images_without_a_partner_are_told(tmp_path: Path) -> None:
+    discs = disc_pairs(tmp_path / "discs", 3, 0)
+    (discs / "deimage" / "face1.png").unlink()
+    config = make_config(discs, tmp_path / "out", "frrffusion", TrainSettings(device="cpu"), stage="fmar", size=32)
+    lines: list[str] = []
+    with logged(lines):
+        assert open_stream(config, WeightsStore(), CPU, World()).count == 2
+    assert any("1 images in" in line and "1.png has no retouched image face1" in line for line in lines)
 
 
 def test_level_0_passes_through_and_the_levels_are_learned_from_the_table(pairs: Path, tmp_path: Path) -> None:
@@ -209,7 +239,8 @@ def test_data_and_weights_that_do_not_fit_are_refused(pairs: Path, tmp_path: Pat
     large = HAT(HATConfig(embed_dim=24, depths=(2, 2), heads=2, window_size=4, overlap_window_size=6, compress_ratio=3,
                           squeeze_factor=3, features=8))  # fmt: skip
     save_file(large.state_dict(), tmp_path / "hat-l.safetensors")
-    with pytest.raises(WeightsMismatchError, match=r"HFDG \(HAT\) of other sizes .*embed_dim=24.*embed_dim=12"):
+    differences = "embed_dim 24 instead of 12, depths 2,2 instead of 2"
+    with pytest.raises(WeightsMismatchError, match=rf"HFDG \(HAT\) in .* other sizes than .*: {differences}\. Use"):
         train(config_of(pairs, tmp_path / "d", "hfdg", tmp_path / "hat-l.safetensors"))
 
 
@@ -222,6 +253,8 @@ def test_sizes_that_contradict_one_another_are_a_usage_error(pairs: Path, tmp_pa
         make_config(pairs, tmp_path / "c", "compact", stage="fmar")
     with pytest.raises(UsageError, match="--ablation is not supported in the stage hfdg"):
         make_config(pairs, tmp_path / "d", "frrffusion", stage="hfdg", ablation="no-prior")
+    with pytest.raises(UsageError, match="--without is not supported in the stage fmar"):
+        make_config(pairs, tmp_path / "e", "frrffusion", stage="fmar", without=["identity"])
 
 
 def test_the_plan_names_data_networks_and_losses(pairs: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from gfprestore.data.retouched_pairs import ORIGINAL_FOLDER, RETOUCHED_FOLDER
 from gfprestore.data.retouching_levels import OPERATIONS
 from gfprestore.data.test_sets import file_list_checksum, list_named, listed
 from gfprestore.device import choose_device, choose_precision
-from gfprestore.errors import FolderError, MetricUnavailable, PhotoError, UsageError
+from gfprestore.errors import FolderError, MetricUnavailable, PhotoError, UsageError, WeightsMismatchError
 from gfprestore.evaluation.evaluate import SCORED_TOGETHER, Listener, versions
 from gfprestore.evaluation.html_report import Page
 from gfprestore.evaluation.metrics.opening import (
@@ -213,11 +213,13 @@ class ReversalEvaluation:
         restorer = opener.restorer("auto" if weights is not None else options.restorer or FRRFFUSION, weights)
         label = "none" if restorer is None else restorer.name
         if not isinstance(restorer, FRRffusionRestorer):
-            what = weights or f"--restorer {options.restorer}"
-            raise UsageError(
-                f"{what} is {label}, which does not reverse retouching. Use a file that `gfprestore train` wrote for "
-                "the stages fmar and hfdg, or score its images with --restored."
+            advice = (
+                "Use a file that `gfprestore train` wrote for the stages fmar and hfdg, or score its images with "
+                "--restored."
             )
+            if weights is not None:
+                raise WeightsMismatchError(f"{weights} is {label}, which does not reverse retouching. {advice}")
+            raise UsageError(f"--restorer {options.restorer} does not reverse retouching. {advice}")
         digest = opener.weights_used.get("restorer", "")
         key = key_of("network", digest, str(dtype), label)
         name = label if weights is None else weights.stem

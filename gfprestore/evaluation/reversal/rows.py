@@ -30,7 +30,7 @@ from gfprestore.tensors import pixels_to_signed, signed_to_pixels
 
 AT_256, AT_1024, IN_PHOTO = "at-256", "at-1024", "photo-256"
 SEED = 0
-VERSION = 1  # of what is written here, part of the keys
+VERSION = 2  # of what is written here, part of the keys
 
 Progress = Callable[[int], None]
 
@@ -310,7 +310,7 @@ def _keep(kept: Kept, pair: Pair, key: str, result: ReversedFaces, index: int, r
     passed = bool(result.untouched[index])
     images = {AT_256: _pixels(face)}
     if large is not None:
-        images[AT_1024] = _pixels(large)
+        images[AT_1024] = read_pixels(pair.lq).pixels if passed else _pixels(large)
     if pair.lq_photo is not None:
         pasted = read_pixels(pair.lq_photo).pixels if passed else paste_small(pair, _pixels(_finest(result, index)))
         images[IN_PHOTO] = pasted
