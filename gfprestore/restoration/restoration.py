@@ -422,9 +422,8 @@ class Restoration:
     def _original(self, photo: PreparedPhoto, index: int) -> Pixels:
         """A face as it is in the photo, at the size (T, T, 3) of a restored one; for aligned inputs the whole image."""
         assert self.restorer is not None
-        size = self.restorer.output_size
         pixels = photo.pixels if self.options.aligned else photo.crops[index].pixels
-        return pixels if pixels.shape[:2] == (size, size) else resized(pixels, size, size)
+        return resized(pixels, self.restorer.output_size, self.restorer.output_size)
 
     def _masks(self, restored: Tensor) -> NDArray[np.float32]:
         """Paste masks (B, T, T): from the face parser if it is loaded, else the same face-shaped mask for all."""
@@ -492,8 +491,6 @@ def whole_image_crop(pixels: Pixels, size: int) -> FaceCrop:
     height, width = pixels.shape[:2]
     across, down = size / width, size / height
     photo_to_crop = np.array([[across, 0, 0.5 * across - 0.5], [0, down, 0.5 * down - 0.5]])
-    if (height, width) == (size, size):
-        return FaceCrop(pixels, photo_to_crop)
     return FaceCrop(resized(pixels, size, size), photo_to_crop)
 
 

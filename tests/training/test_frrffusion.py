@@ -172,7 +172,8 @@ def test_first_stage_results_are_computed_again_for_other_pairs_in_the_same_fold
 def test_images_without_a_partner_are_told(tmp_path: Path) -> None:
     discs = disc_pairs(tmp_path / "discs", 3, 0)
     (discs / "deimage" / "face1.png").unlink()
-    config = make_config(discs, tmp_path / "out", "frrffusion", TrainSettings(device="cpu"), stage="fmar", size=32)
+    config = make_config(discs, tmp_path / "out", "frrffusion", TrainSettings(device="cpu"), stage="fmar", size=32,
+                         values=["reversal.fmar.attention="])  # fmt: skip
     lines: list[str] = []
     with logged(lines):
         assert open_stream(config, WeightsStore(), CPU, World()).count == 2
