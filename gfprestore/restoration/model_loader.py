@@ -57,7 +57,6 @@ PRIOR_ADVICE = (
     "face restorer is not accepted as a prior."
 )
 
-FRRFFUSION_ADVICE = "Name a file that `gfprestore train --stage fmar` or `--stage hfdg` wrote with --weights."
 
 EMBEDDED_LIMITS = FaceLimits(least_side=(24.0, 32.0), sharpness=(0.60, 0.75), most_share=0.8)
 """Faces that the embedded restorer improves; measured, see its model card."""
@@ -132,8 +131,6 @@ class Opener:
         if name == "none":
             return None
         if name == FRRFFUSION:
-            if EMBEDDED_FRRFFUSION not in (row.name for row in self.store.table):
-                raise WeightsMissingError(f"{FRRFFUSION} has no weights of its own yet. {FRRFFUSION_ADVICE}")
             name = EMBEDDED_FRRFFUSION
         if name == "auto":
             return self._first_available(

@@ -81,9 +81,9 @@ def initialize_enlarging(hat: HAT) -> None:
             before.weight[color + 3, color, 1, 1] = -1
             last.weight[color, color, 1, 1] = 1 / (1 + slope)
             last.weight[color, color + 3, 1, 1] = -1 / (1 + slope)
-        for convolution in hat.upsample:
-            if isinstance(convolution, nn.Conv2d):
-                _interpolate(convolution, 6)
+        for layer in hat.upsample:
+            if isinstance(layer, nn.Conv2d):
+                _interpolate(layer, 6)
 
 
 def _interpolate(convolution: nn.Conv2d, channels: int) -> None:

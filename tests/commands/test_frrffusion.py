@@ -15,7 +15,6 @@ from PIL import Image
 from samples import pixels_of, save
 
 from gfprestore.training.train import train
-from gfprestore.weights.table import WEIGHTS_FILES
 
 FMAR = ("fmar.attention=", "fmar.channels=16", "fmar.multipliers=1,2", "level_estimator.channels=8,8")
 HFDG = ("hfdg.embed_dim=12", "hfdg.depths=2", "hfdg.heads=2", "hfdg.window_size=4", "hfdg.overlap_window_size=6",
@@ -145,15 +144,19 @@ def test_an_untouched_aligned_face_of_the_output_size_keeps_every_pixel_and_gets
             assert "xmp" not in image.info
 
 
-def test_without_weights_the_error_says_how_to_get_them(
-    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_packaged_network_reverses_a_real_face_without_a_download(
+    tmp_path: Path, astronaut: NDArray[np.uint8], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    capsys.readouterr()
-    command = ("run", work / "pairs" / "lq", "--aligned", "--restorer", "frrffusion", "--weights-dir", tmp_path)
-    if "frrffusion-compact" in {row.name for row in WEIGHTS_FILES}:
-        pytest.skip("the package has a network of its own")
-    assert call(*command, "-o", tmp_path / "out") == 3
-    assert "gfprestore train --stage fmar" in capsys.readouterr().err
+    photo = astronaut[:320, 60:380]
+    save(tmp_path / "in" / "a.png", photo)
+    command = ("run", tmp_path / "in", "--restorer", "frrffusion", "--offline", "--device", "cpu", "--json")
+    assert call(*command, "--retouch-levels", "eyes=100", "-o", tmp_path / "out") == 0
+    lines, _ = records(capsys)
+    assert (lines["a.png"]["restorer"], lines["a.png"]["restored_faces"]) == ("frrffusion-compact", 1)
+    left, top, right, bottom = (round(edge) for edge in lines["a.png"]["face_details"][0]["box"])
+    change = np.abs(pixels_of(tmp_path / "out" / "a.png").astype(int) - photo).mean(axis=2)
+    assert change[top:bottom, left:right].mean() > 0.5
+    assert change[-40:].max() == 0
 
 
 @pytest.mark.parametrize(

@@ -112,8 +112,8 @@ def count_hashing(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def test_every_row_of_the_table_is_complete() -> None:
-    assert len({row.name for row in WEIGHTS_FILES}) == len({row.sha256 for row in WEIGHTS_FILES}) == 17
-    assert len({row.file_name for row in WEIGHTS_FILES}) == 17
+    assert len({row.name for row in WEIGHTS_FILES}) == len({row.sha256 for row in WEIGHTS_FILES}) == 18
+    assert len({row.file_name for row in WEIGHTS_FILES}) == 18
     for row in WEIGHTS_FILES:
         assert re.fullmatch(r"[0-9a-f]{64}", row.sha256), row.name
         assert all(url.startswith("https://") and url.isascii() for url in row.urls), row.name
@@ -310,7 +310,7 @@ def test_offline_never_opens_a_socket(tmp_path: Path, no_sockets: None) -> None:
         ):
             assert part in str(caught.value)
     assert store.find("gfpgan-1.4") is None
-    assert len(store.status()) == 17
+    assert len(store.status()) == 18
     store.verify("gfpgan-1.4")
     assert not list(tmp_path.glob("*"))
     with pytest.raises(AssertionError, match="a socket was opened"):  # the guard itself works
@@ -422,7 +422,7 @@ def test_a_released_file_comes_before_the_packages_form(tmp_path: Path) -> None:
 
 def test_the_small_networks_ship_with_the_package_and_their_cards_beside_them() -> None:
     rows = [row for row in WEIGHTS_FILES if row.is_embedded]
-    assert {row.name for row in rows} == {"compact-restorer", "compact-background"}
+    assert {row.name for row in rows} == {"compact-restorer", "frrffusion-compact", "compact-background"}
     assert sum(row.bytes or 0 for row in rows) < 25_000_000
     store = WeightsStore(offline=True)
     for row in rows:

@@ -77,9 +77,8 @@ from gfprestore.evaluation.scoring import MetricOpener, Scorer, open_metrics
 from gfprestore.faces.detection import Detector
 from gfprestore.files import write_whole
 from gfprestore.restoration.frrffusion import FRRFFUSION, FRRffusionRestorer
-from gfprestore.restoration.model_loader import EMBEDDED_FRRFFUSION, Opener
+from gfprestore.restoration.model_loader import Opener
 from gfprestore.weights.store import WeightsStore
-from gfprestore.weights.table import WEIGHTS_FILES
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +191,7 @@ class ReversalEvaluation:
         """Open the networks of the options, with distinct labels."""
         options = self.options
         files: list[Path | None] = list(options.weights)
-        if options.restorer is not None or (not files and not options.restored and _is_packaged()):
+        if options.restorer is not None or (not files and not options.restored):
             files.append(None)
         networks: list[Network] = []
         for path in files:
@@ -460,11 +459,6 @@ def summary_of(label: str, pairs: Sequence[Pair], row: Row, faces: Mapping[str, 
         slight_passed=_mean([float(passed) for passed in slight]),
         level_error=_mean(errors),
     )
-
-
-def _is_packaged() -> bool:
-    """Whether this version has a network of its own for retouching reversal."""
-    return any(row.name == EMBEDDED_FRRFFUSION for row in WEIGHTS_FILES)
 
 
 def _mean(values: Sequence[float]) -> float | None:
