@@ -133,7 +133,7 @@ def test_studies_that_cannot_be_are_refused(tmp_path: Path) -> None:
         write_study(tmp_path / "new", {"x": images}, {})
     with pytest.raises(UsageError, match="no image exists for two methods"):
         write_study(tmp_path / "new", {"x": images, "y": {"b": images["a"]}}, {})
-    with pytest.raises(FolderError, match=r"key\.json cannot be used"):
+    with pytest.raises(FolderError, match=r"key\.json does not exist"):
         read_key(tmp_path / "new")
     (study / "key.json").write_text('{"format": "gfprestore-study", "version": 1, "questions": []}')
     with pytest.raises(FolderError, match=r"key\.json cannot be used"):

@@ -304,7 +304,7 @@ def test_the_plan_names_teacher_and_student(data: Path, tmp_path: Path, store: W
     ("options", "message"),
     [
         ({"preset": "paper"}, "--preset paper is not a preset of the stage background"),
-        ({"preset": "compact", "ablation": "no-prior"}, "--ablation is not supported in the background stage"),
+        ({"preset": "compact", "ablation": "no-prior"}, "--ablation is not supported in the stage background"),
         ({"preset": "compact", "size": 500}, "--size must be from 16 to 112"),
     ],
 )
