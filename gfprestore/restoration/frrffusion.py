@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gfprestore.device import is_out_of_memory, release_memory
@@ -49,6 +51,15 @@ FIXED_LEVEL = 1.0
 
 UNTOUCHED_MEAN_LEVEL = 0.25
 """A face whose estimated levels have a lower mean counts as untouched; measured, see the model card."""
+
+CHANGE_LEVELS = (4.0, 10.0)
+"""Changes by the reversal, in levels of 255, that are not pasted and that are pasted in full outside the face."""
+
+CHANGE_RADIUS = 5
+"""Pixels, of 256, by which the changed places grow and are softened."""
+
+CHANGE_BORDER = 0.06
+"""Share of the crop's side over which the changed places fade out at its borders."""
 
 LIMITS = FaceLimits(least_side=(64.0, 96.0))
 """Faces that are reversed: a smaller crop shows nothing of what a retouching did."""
@@ -109,6 +120,11 @@ class Reversed:
     def restored(self) -> Tensor:
         """The last stage's result (B, 3, T, T)."""
         return self.at_256 if self.at_1024 is None else self.at_1024
+
+    def changed_places(self, crops: Tensor) -> NDArray[np.float32]:
+        """Masks (B, T, T) of what changed, see `changed_places`; 0 for a face that could not be computed."""
+        masks = changed_places(crops, self.at_256, self.restored.shape[-1])
+        return np.asarray(masks.nan_to_num(0), np.float32)
 
 
 class FRRffusionRestorer:
@@ -284,6 +300,31 @@ class FRRffusionRestorer:
 
     def _on_device(self, crops: Tensor) -> Tensor:
         return crops.to(self.device, memory_format=torch.channels_last)
+
+
+def changed_places(crops: Tensor, at_256: Tensor, size: int) -> Tensor:
+    """Masks of what a reversal changed, for pasting.
+
+    A face that becomes wider or taller again covers hair and background outside the usual face-shaped mask, which would
+    leave the old contour beside the new one. Where the reversal changed nothing, the photo's own pixels are sharper.
+
+    Args:
+        crops: Retouched faces (B, 3, S, S) in [-1, 1].
+        at_256: What the first stage made of them, of the same shape.
+        size: Side of the masks.
+
+    Returns:
+        (B, size, size) float32: 1 where the two differ, softly falling to 0 where they do not and toward the borders.
+    """
+    difference = (at_256 - crops.float().cpu()).abs().amax(1, keepdim=True) * 127.5
+    near = F.max_pool2d(difference, 2 * CHANGE_RADIUS + 1, 1, CHANGE_RADIUS)
+    low, high = CHANGE_LEVELS
+    mask = ((near - low) / (high - low)).clamp(0, 1)
+    mask = F.avg_pool2d(mask, 2 * CHANGE_RADIUS + 1, 1, CHANGE_RADIUS, count_include_pad=False)
+    mask = F.interpolate(mask, size=(size, size), mode="bilinear", align_corners=False)
+    edge = (torch.arange(size) + 0.5).div(size * CHANGE_BORDER)
+    fading = torch.minimum(edge, edge.flip(0)).clamp(0, 1)
+    return mask[:, 0] * fading * fading.view(-1, 1)
 
 
 def reversal_options(levels: str, sampler: str, sampling_steps: int | None, eta: float) -> ReversalOptions | None:

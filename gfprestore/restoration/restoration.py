@@ -392,13 +392,11 @@ class Restoration:
         assert self.restorer is not None
         crops = torch.cat([pixels_to_signed(photo.crops[index].pixels) for photo, index in jobs])  # (B, 3, S, S)
         seeds = None if self.options.seed is None else [photo.seeds[index] for photo, index in jobs if photo.seeds]
-        reversal = None
-        if isinstance(self.restorer, FRRffusionRestorer):
-            reversal = self.restorer.reverse(crops, seeds)
-            restored = reversal.restored
-        else:
-            restored = self.restorer.restore(crops, seeds)
+        reversal = self.restorer.reverse(crops, seeds) if isinstance(self.restorer, FRRffusionRestorer) else None
+        restored = self.restorer.restore(crops, seeds) if reversal is None else reversal.restored
         masks = self._masks(restored)
+        if reversal is not None:
+            masks = np.maximum(masks, reversal.changed_places(crops))
         faces: list[RestoredFace | None] = []
         for number, (photo, index) in enumerate(jobs):
             face, mask = restored[number], masks[number]

@@ -21,7 +21,13 @@ from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
 from gfprestore.networks.hat import HATConfig
 from gfprestore.networks.level_estimator import LevelEstimatorConfig
 from gfprestore.restoration import frrffusion as module_under_test
-from gfprestore.restoration.frrffusion import FRRffusionRestorer, ReversalOptions, parse_levels, reversal_options
+from gfprestore.restoration.frrffusion import (
+    FRRffusionRestorer,
+    ReversalOptions,
+    changed_places,
+    parse_levels,
+    reversal_options,
+)
 from gfprestore.restoration.restoration import Restoration, RunOptions
 from gfprestore.weights.checkpoints import load_network
 
@@ -152,6 +158,21 @@ def test_the_second_stage_enlarges_and_small_memory_makes_tiles(monkeypatch: pyt
     assert (restorer.enlarge(crops) - whole).abs().mean() < 0.05
     with pytest.raises(UsageError, match="has no second stage"):
         restorer_of(FRRffusionConfig(LEVELED)).enlarge(crops)
+
+
+def test_what_changed_outside_the_face_is_pasted_and_nothing_else() -> None:
+    crops = torch.zeros(2, 3, 256, 256)
+    reversed_faces = crops.clone()
+    reversed_faces[0, :, 60:90, 20:50] = 20 / 127.5  # twenty levels brighter
+    reversed_faces[1] = 2 / 127.5  # two levels, as a network changes any background
+    masks = changed_places(crops, reversed_faces, 512)
+    assert masks.shape == (2, 512, 512)
+    assert masks[0, 130:170, 50:90].min() == 1
+    assert masks[0, :, 200:].max() == 0
+    assert masks[1].max() == 0
+    everywhere = changed_places(crops, crops + 1, 256)[0]
+    assert everywhere[128, 128] == 1
+    assert everywhere[[0, 128, 255], [128, 0, 128]].max() < 0.1  # no edge where the crop ends
 
 
 def test_memory_for_two_faces_is_enough_for_six(monkeypatch: pytest.MonkeyPatch) -> None:

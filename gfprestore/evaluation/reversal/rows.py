@@ -1,7 +1,7 @@
 """Images of the rows: faces reversed by a network, enlarged, pasted back, and untouched faces as inputs.
 
 A network is given the crop at 256 pixels. Its result is scored unchanged as a crop, and pasted back into the photo with
-the usual mask. Nothing matches its brightness to the input's, which would bring the whitening back.
+the masks of `run`. Nothing matches its brightness to the input's, which would bring the whitening back.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from gfprestore.faces.alignment import FaceCrop
 from gfprestore.faces.detection import Detector
 from gfprestore.faces.pasting import face_mask, paste_face
 from gfprestore.pixels import resized
+from gfprestore.restoration.frrffusion import changed_places
 from gfprestore.tensors import pixels_to_signed, signed_to_pixels
 
 AT_256, AT_1024, IN_PHOTO = "at-256", "at-1024", "photo-256"
 SEED = 0
-VERSION = 2  # of what is written here, part of the keys
+VERSION = 3  # of what is written here, part of the keys
 
 Progress = Callable[[int], None]
 
@@ -296,7 +297,9 @@ def _untouched_crop(pair: Pair, detector: Detector | None) -> tuple[FaceCrop | N
 
 def _pasted(photo: Pixels, face: Pixels, crop: FaceCrop) -> Pixels:
     canvas: Pixels = photo.copy()
-    paste_face(canvas, face, crop, 1.0, face_mask(len(face)), 1.0)
+    size = len(crop.pixels)
+    changed = changed_places(pixels_to_signed(crop.pixels), pixels_to_signed(resized(face, size, size)), len(face))
+    paste_face(canvas, face, crop, 1.0, np.maximum(face_mask(len(face)), changed[0].numpy()), 1.0)
     return canvas
 
 
