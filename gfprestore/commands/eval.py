@@ -29,7 +29,7 @@ from gfprestore.errors import ExitCode
 if TYPE_CHECKING:
     from gfprestore.console import Reporter
     from gfprestore.evaluation.evaluate import Listener
-    from gfprestore.evaluation.reversal.options import ReversalOptions
+    from gfprestore.evaluation.reversal.options import ReversalEvalOptions
 
 RETOUCHED_SET = "deepfrr"
 
@@ -128,8 +128,9 @@ def evaluate(
     """Restore and score a test set and compare it with published results, or score existing images."""
     from gfprestore.console import Reporter, StageProgress, download_reporter
     from gfprestore.evaluation.evaluate import EvalOptions, Evaluation, Listener
+    from gfprestore.evaluation.options import CommonOptions
     from gfprestore.evaluation.report import as_json, published_notes, table_of
-    from gfprestore.evaluation.reversal.options import ReversalOptions
+    from gfprestore.evaluation.reversal.options import ReversalEvalOptions
     from gfprestore.evaluation.study import check_new, methods_of, write_study
 
     reporter = Reporter(json_output)
@@ -140,40 +141,12 @@ def evaluate(
         check_new(study)
     named = [_named_folder(text) for text in restored or ()]
     chosen = None if metrics is None else tuple(dict.fromkeys(filter(None, metrics.replace(" ", "").split(","))))
-    if test_set == RETOUCHED_SET:
-        _refuse_for_deepfrr({"--gt": gt, "--lq": lq, "--statistics": statistics})
-        reversal = ReversalOptions(
-            data=data,
-            weights=tuple(weights or ()),
-            restorer=restorer,
-            restored=tuple(folder for _, folder in named),
-            names=tuple(name for name, _ in named),
-            constant_from=constant_from,
-            metrics=chosen,
-            detector=detector,
-            output=output,
-            device=device,
-            precision=precision.value,
-            batch_size=batch_size,
-            offline=offline,
-            weights_dir=weights_dir,
-        )
-        with StageProgress(reporter) as progress:
-            _evaluate_reversal(reporter, reversal, Listener(progress, download_reporter(reporter)), study)
-        return
-    _check_only_deepfrr(constant_from, weights)
-    options = EvalOptions(
-        test_set=test_set,
+    common = CommonOptions(
         data=data,
         restored=tuple(folder for _, folder in named),
         names=tuple(name for name, _ in named),
-        gt=gt,
-        lq=lq,
         metrics=chosen,
-        statistics=statistics,
         restorer=restorer,
-        weights=weights[0] if weights else None,
-        alignment=alignment.value,
         detector=detector,
         output=output,
         device=device,
@@ -181,6 +154,22 @@ def evaluate(
         batch_size=batch_size,
         offline=offline,
         weights_dir=weights_dir,
+    )
+    if test_set == RETOUCHED_SET:
+        _refuse_for_deepfrr({"--gt": gt, "--lq": lq, "--statistics": statistics})
+        reversal = ReversalEvalOptions(**vars(common), weights=tuple(weights or ()), constant_from=constant_from)
+        with StageProgress(reporter) as progress:
+            _evaluate_reversal(reporter, reversal, Listener(progress, download_reporter(reporter)), study)
+        return
+    _check_only_deepfrr(constant_from, weights)
+    options = EvalOptions(
+        **vars(common),
+        test_set=test_set,
+        gt=gt,
+        lq=lq,
+        statistics=statistics,
+        weights=weights[0] if weights else None,
+        alignment=alignment.value,
     )
     with StageProgress(reporter) as progress:
         report = Evaluation(options, Listener(progress, download_reporter(reporter))).run()
@@ -219,7 +208,9 @@ def _check_only_deepfrr(constant_from: Path | None, weights: list[Path] | None) 
         raise UsageError("Several --weights are only for --set deepfrr. Evaluate them one by one.")
 
 
-def _evaluate_reversal(reporter: Reporter, options: ReversalOptions, listener: Listener, study: Path | None) -> None:
+def _evaluate_reversal(
+    reporter: Reporter, options: ReversalEvalOptions, listener: Listener, study: Path | None
+) -> None:
     """Evaluate retouched pairs and report; failed pairs end the command with their exit code."""
     from gfprestore.evaluation.report import table_of
     from gfprestore.evaluation.reversal.comparisons import RETOUCHED

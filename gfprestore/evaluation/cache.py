@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfprestore._version import __version__
+from gfprestore.data.images import sha256_of
+from gfprestore.errors import PhotoError
 from gfprestore.files import append
 
 SCORES_NAME = "scores.jsonl"
@@ -35,6 +37,26 @@ def metric_key(name: str, protocol: str, weights: Mapping[str, str]) -> str:
 def image_key(metric: str, restored_sha256: str, gt_sha256: str | None) -> str:
     """Cache key of one image's result, in hex digits."""
     return hashlib.sha256(f"{metric}\0{restored_sha256}\0{gt_sha256 or ''}".encode()).hexdigest()
+
+
+class FileHashes:
+    """SHA-256 of files, each computed once.
+
+    Attributes:
+        known: Hashes so far.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[Path, str] = {}
+
+    def __call__(self, path: Path) -> str:
+        """Hash of a file; empty if it is unreadable, which decoding reports later."""
+        if path not in self.known:
+            try:
+                self.known[path] = sha256_of(path)
+            except PhotoError:
+                self.known[path] = ""
+        return self.known[path]
 
 
 class ScoreCache:

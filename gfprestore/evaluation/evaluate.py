@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,6 @@ import torch
 from gfprestore._version import __version__
 from gfprestore.batch.journal import Journal, utc_now
 from gfprestore.batch.output_folder import prepare_output
-from gfprestore.data.images import sha256_of
 from gfprestore.data.test_sets import (
     Alignment,
     TestSet,
@@ -32,16 +31,17 @@ from gfprestore.data.test_sets import (
     open_test_set,
 )
 from gfprestore.device import choose_device
-from gfprestore.errors import FolderError, PhotoError, UsageError
+from gfprestore.errors import FolderError, UsageError
+from gfprestore.evaluation.cache import FileHashes
 from gfprestore.evaluation.html_report import Page
 from gfprestore.evaluation.metrics.opening import (
     DEFAULT_METRICS,
-    METRICS,
     FaceMetric,
     ImageMetric,
     SetMetric,
     open_metric,
 )
+from gfprestore.evaluation.options import CommonOptions
 from gfprestore.evaluation.published import published_for, relative_for
 from gfprestore.evaluation.report import MethodReport, Report, json_text, markdown
 from gfprestore.evaluation.restoring import Written, align_photos, restoration_settings, restore_set
@@ -59,49 +59,25 @@ SCORED_TOGETHER = 8  # images in memory; more is not faster, because the network
 MOST_REPORTED = 5
 
 
-@dataclass(frozen=True)
-class EvalOptions:
-    """Options of an evaluation; the fields are those of `gfprestore eval`.
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(CommonOptions):
+    """Options of an evaluation of restored images.
 
     Attributes:
         test_set: Name of a known test set, or a folder; None to compare only folders of images.
-        data: Folder of the named set; None for its default below the user's data folder.
-        restored: Folders of images restored by other programs.
-        names: Their names in tables; a missing or empty one is the folder's own.
         gt: Folder of ground truth images that replaces the set's own.
         lq: Folder of inputs that replaces the set's own.
-        metrics: Keys of `METRICS`; None for all.
         statistics: File of FID statistics, or a folder of images to compute them from.
-        restorer: `auto` or a name of `weights list`; None restores nothing if `restored` is given.
         weights: Custom checkpoint that replaces `restorer`.
         alignment: Kind of inputs: `auto`, `aligned` or `photo`.
-        detector: Face detector for photos, as in `gfprestore run`.
-        output: Output folder; None for `gfprestore-eval-<set>` in the current folder.
-        device: `auto` or a torch device name.
-        precision: Precision of the restorer: `auto`, `fp32`, `fp16` or `bf16`.
-        batch_size: Maximum number of faces per batch; None chooses by device.
-        offline: Disable network access.
-        weights_dir: Weights folder searched before all others.
     """
 
     test_set: str | None = None
-    data: Path | None = None
-    restored: tuple[Path, ...] = ()
     gt: Path | None = None
     lq: Path | None = None
-    names: tuple[str, ...] = ()
-    metrics: tuple[str, ...] | None = None
     statistics: Path | None = None
-    restorer: str | None = None
     weights: Path | None = None
     alignment: Alignment = "auto"
-    detector: str = "auto"
-    output: Path | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    batch_size: int | None = None
-    offline: bool = False
-    weights_dir: Path | None = None
 
     @property
     def restores(self) -> bool:
@@ -114,13 +90,7 @@ class EvalOptions:
         Raises:
             UsageError: Options contradict each other, or a metric is unknown.
         """
-        unknown = [name for name in self.metrics or () if name not in METRICS]
-        if unknown:
-            raise UsageError(
-                f"--metrics: unknown metric {', '.join(unknown)}. Available metrics: {', '.join(METRICS)}."
-            )
-        if self.metrics == ():
-            raise UsageError(f"--metrics is empty. Available metrics: {', '.join(METRICS)}.")
+        super().check()
         if self.test_set is None and not self.restored:
             raise UsageError("No input was given. Choose a test set with --set, or a folder of images with --restored.")
         if self.restores and self.test_set is None and self.lq is None:
@@ -131,8 +101,6 @@ class EvalOptions:
             raise UsageError(
                 "--restorer none is not supported here. To score the inputs, pass their folder to --restored."
             )
-        if self.batch_size is not None and self.batch_size < 1:
-            raise UsageError(f"--batch-size must be at least 1, not {self.batch_size}.")
         if self.statistics is not None and not self.statistics.exists():
             raise UsageError(f"--statistics {self.statistics} does not exist.")
 
@@ -165,7 +133,7 @@ class Evaluation:
         self.options = options
         self.listener = listener or Listener()
         self.metric_opener = opener
-        self._hashes: dict[Path, str] = {}
+        self._hash = FileHashes()
 
     def run(self) -> Report:
         """Restore the set, score it and write the report.
@@ -181,7 +149,7 @@ class Evaluation:
         device = choose_device(options.device)
         test_set = self._test_set()
         output = options.output or Path(f"gfprestore-eval-{test_set.name}")
-        self._check_apart(test_set, output)
+        refuse_within(output, self._folders_read(test_set))
         self._report_set(test_set)
         prepare_output(output)
         with Journal.open(output) as journal:
@@ -216,22 +184,11 @@ class Evaluation:
             return open_test_set(str(options.lq), None, None, options.gt, options.alignment)
         return folders_as_set(options.restored[0], options.lq, options.gt)
 
-    def _check_apart(self, test_set: TestSet, output: Path) -> None:
-        """Check that the output folder is not inside an input folder.
-
-        Raises:
-            FolderError: It is.
-        """
+    def _folders_read(self, test_set: TestSet) -> list[Path | None]:
         options = self.options
         is_flat = test_set.folder is not None and not (test_set.folder / "lq").is_dir()
         parts = [test_set.folder / name for name in ("lq", "gt")] if test_set.folder is not None else []
-        read = [*parts, *options.restored, options.lq, options.gt, test_set.folder if is_flat else None]
-        for folder in read:
-            if folder is not None and output.resolve().is_relative_to(folder.resolve()):
-                raise FolderError(
-                    f"The output folder {output} is inside the input folder {folder}. Originals are never changed. "
-                    "Name another folder with --output."
-                )
+        return [*parts, *options.restored, options.lq, options.gt, test_set.folder if is_flat else None]
 
     def _report_set(self, test_set: TestSet) -> None:
         of = f" of {test_set.expected}" if test_set.expected is not None else ""
@@ -293,11 +250,8 @@ class Evaluation:
         methods = []
         taken: set[str] = set()
         known = set(test_set.names)
-        names = [*self.options.names, *[""] * len(self.options.restored)]
-        for folder, wanted in zip(self.options.restored, names, strict=False):
-            images, doubles = list_named(folder)
-            if not images:
-                raise FolderError(f"{folder} contains no images. Choose another folder with --restored.")
+        for folder, wanted in self.options.named_folders():
+            images, doubles = images_to_score(folder)
             name = wanted if wanted and wanted not in taken else _free_name(folder, taken)
             taken.add(name)
             methods.append(
@@ -375,16 +329,7 @@ class Evaluation:
     def _write_page(self, report: Report, output: Path, inputs: Mapping[str, Path]) -> None:
         for path in inputs.values():
             self._hash(path)
-        Page(report, output, inputs, self._hashes, self._watch("page", len(report.test_set.names))).write()
-
-    def _hash(self, path: Path) -> str:
-        """SHA-256 of a file, computed once; empty if it is unreadable, which decoding reports later."""
-        if path not in self._hashes:
-            try:
-                self._hashes[path] = sha256_of(path)
-            except PhotoError:
-                self._hashes[path] = ""
-        return self._hashes[path]
+        Page(report, output, inputs, self._hash.known, self._watch("page", len(report.test_set.names))).write()
 
     def _watch(self, what: str, total: int) -> Callable[..., None]:
         return lambda done, offset=0: self.listener.progress(what, offset + done, total)
@@ -394,6 +339,32 @@ class Evaluation:
         log.info(f"{done} images in {written.folder}, {written.done_before} of them from an earlier run")
         for name, reason in list(written.failed.items())[:MOST_REPORTED]:
             log.info(f"{name} failed: {reason}")
+
+
+def refuse_within(output: Path, folders: Iterable[Path | None]) -> None:
+    """Check that the output folder is not inside an input folder; None stands for a folder that is not given.
+
+    Raises:
+        FolderError: It is.
+    """
+    for folder in folders:
+        if folder is not None and output.resolve().is_relative_to(folder.resolve()):
+            raise FolderError(
+                f"The output folder {output} is inside the input folder {folder}. Originals are never changed. "
+                "Name another folder with --output."
+            )
+
+
+def images_to_score(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Images of a folder in `--restored` by name, and notes on names that occur twice.
+
+    Raises:
+        FolderError: The folder has no images or cannot be read.
+    """
+    images, doubles = list_named(folder)
+    if not images:
+        raise FolderError(f"{folder} contains no images. Choose another folder with --restored.")
+    return images, doubles
 
 
 def versions() -> dict[str, str]:

@@ -129,8 +129,8 @@ def test_a_published_number_of_another_protocol_is_marked(tmp_path: Path) -> Non
     opener = Opener(Difference("lmd"), Difference("deg"))
     report = Evaluation(
         EvalOptions(
-            "celeba-test", tmp_path, (tmp_path / "celeba-test/lq",), metrics=("lmd", "deg"), output=tmp_path / "out",
-            device="cpu",
+            test_set="celeba-test", data=tmp_path, restored=(tmp_path / "celeba-test/lq",), metrics=("lmd", "deg"),
+            output=tmp_path / "out", device="cpu",
         ),
         Listener(),
         opener,
@@ -155,8 +155,8 @@ def test_rows_of_other_sources_name_their_source_and_that_they_are_not_comparabl
     make_set(tmp_path / "celeba-test", 2)
     opener = Opener(Difference("lpips"), Difference("niqe"))
     options = EvalOptions(
-        "celeba-test", tmp_path, (tmp_path / "celeba-test/lq",), metrics=("niqe", "lpips"), output=tmp_path / "out",
-        device="cpu",
+        test_set="celeba-test", data=tmp_path, restored=(tmp_path / "celeba-test/lq",), metrics=("niqe", "lpips"),
+        output=tmp_path / "out", device="cpu",
     )  # fmt: skip
     report = Evaluation(options, Listener(), opener).run()
     _, rows = table_of(report)

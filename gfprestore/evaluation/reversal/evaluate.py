@@ -8,8 +8,9 @@ and the images of other methods.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +20,13 @@ import torch
 from gfprestore.batch.journal import Journal, utc_now
 from gfprestore.batch.output_folder import prepare_output
 from gfprestore.data.dlib_landmarks import open_landmarks
-from gfprestore.data.images import sha256_of
 from gfprestore.data.retouched_pairs import ORIGINAL_FOLDER, RETOUCHED_FOLDER
 from gfprestore.data.retouching_levels import OPERATIONS
-from gfprestore.data.test_sets import file_list_checksum, list_named, listed
+from gfprestore.data.test_sets import file_list_checksum, listed
 from gfprestore.device import choose_device, choose_precision
-from gfprestore.errors import FolderError, MetricUnavailable, PhotoError, UsageError, WeightsMismatchError
-from gfprestore.evaluation.evaluate import SCORED_TOGETHER, Listener, versions
+from gfprestore.errors import FolderError, MetricUnavailable, UsageError, WeightsMismatchError
+from gfprestore.evaluation.cache import FileHashes
+from gfprestore.evaluation.evaluate import SCORED_TOGETHER, Listener, images_to_score, refuse_within, versions
 from gfprestore.evaluation.html_report import Page
 from gfprestore.evaluation.metrics.opening import (
     METRICS,
@@ -41,7 +42,7 @@ from gfprestore.evaluation.reversal.comparisons import CONSTANT, RETOUCHED, comp
 from gfprestore.evaluation.reversal.constant_inverse import constant_row, learn
 from gfprestore.evaluation.reversal.crops import Pair, cut_pairs
 from gfprestore.evaluation.reversal.kept import key_of
-from gfprestore.evaluation.reversal.options import ReversalOptions
+from gfprestore.evaluation.reversal.options import ReversalEvalOptions
 from gfprestore.evaluation.reversal.report import (
     ReversalReport,
     UntouchedSummary,
@@ -103,7 +104,7 @@ class ReversalEvaluation:
 
     def __init__(
         self,
-        options: ReversalOptions,
+        options: ReversalEvalOptions,
         listener: Listener | None = None,
         metric_opener: MetricOpener | None = None,
         network_opener: NetworkOpener | None = None,
@@ -117,7 +118,7 @@ class ReversalEvaluation:
         self.frames: list[Frame] = []
         self._detector = detector
         self._detector_key = "" if detector is None else detector.name
-        self._hashes: dict[Path, str] = {}
+        self._hash = FileHashes()
 
     def run(self) -> ReversalReport:
         """Reverse the set, score all rows and write the report.
@@ -131,7 +132,7 @@ class ReversalEvaluation:
         options = self.options
         options.check()
         device = choose_device(options.device)
-        self._check_apart()
+        refuse_within(self.output, self._folders_read())
         prepare_output(self.output)
         with Journal.open(self.output):  # as a lock: two runs must not write into one folder
             networks = self._networks()
@@ -165,27 +166,15 @@ class ReversalEvaluation:
             for view in views:
                 watch = self._watch("page", len(view.report.test_set.names))
                 inputs = view.report.test_set.lq
-                Page(view.report, self.output, inputs, self._hashes, watch, view.page).write()
+                Page(view.report, self.output, inputs, self._hash.known, watch, view.page).write()
             write_whole(self.output / "report.html", html(report).encode("utf-8", "backslashreplace"))
         log.info(f"Report: {self.output / 'report.html'}, also as report.md and report.json")
         return report
 
-    def _check_apart(self) -> None:
-        """Check that the output folder is not inside an input folder.
-
-        Raises:
-            FolderError: It is.
-        """
+    def _folders_read(self) -> list[Path | None]:
         data = self.options.data
-        parts = (
-            () if data is None else (data, *(data / part for part in ("lq", "gt", ORIGINAL_FOLDER, RETOUCHED_FOLDER)))
-        )
-        for folder in (*parts, *self.options.restored, self.options.constant_from):
-            if folder is not None and self.output.resolve().is_relative_to(folder.resolve()):
-                raise FolderError(
-                    f"The output folder {self.output} is inside the input folder {folder}. Originals are never "
-                    "changed. Name another folder with --output."
-                )
+        parts = [data / part for part in ("lq", "gt", ORIGINAL_FOLDER, RETOUCHED_FOLDER)] if data is not None else []
+        return [data, *parts, *self.options.restored, self.options.constant_from]
 
     def _networks(self) -> list[Network]:
         """Open the networks of the options, with distinct labels."""
@@ -196,10 +185,7 @@ class ReversalEvaluation:
         networks: list[Network] = []
         for path in files:
             network = self.network_opener(path)
-            taken = {other.label for other in networks}
-            label, number = network.label, 2
-            while label in taken:
-                label, number = f"{network.label} ({number})", number + 1
+            label = _distinct(network.label, {other.label for other in networks})
             networks.append(replace(network, label=label))
         return networks
 
@@ -313,26 +299,18 @@ class ReversalEvaluation:
         """
         taken = {RETOUCHED, CONSTANT, BICUBIC, *rows.networks}
         names = {pair.name for pair in pairs}
-        for folder, name in zip(self.options.restored, self._given_names(), strict=True):
-            images, doubles = list_named(folder)
-            if not images:
-                raise FolderError(f"{folder} contains no images. Choose another folder with --restored.")
+        for folder, name in self.options.named_folders():
+            images, doubles = images_to_score(folder)
             if not names & images.keys():
                 raise FolderError(
                     f"The image names in {folder} do not match the set: the folder has {listed(images, 2)}, the set "
                     f"has {listed(names, 2)}. Rename the files; names are compared without suffix."
                 )
-            label, number = name, 2
-            while label in taken:
-                label, number = f"{name} ({number})", number + 1
+            label = _distinct(name or folder.resolve().name, taken)
             taken.add(label)
             for line in doubles:
                 log.info(line)
             rows.given[label] = given_row(images, pairs, label, self._work(label, len(pairs), device))
-
-    def _given_names(self) -> list[str]:
-        names = [*self.options.names, *[""] * len(self.options.restored)]
-        return [name or folder.resolve().name for folder, name in zip(self.options.restored, names, strict=False)]
 
     def _views(self, frames: Sequence[Frame], device: torch.device, detector: str) -> list[View]:
         """Score the frames and compare their rows."""
@@ -410,15 +388,6 @@ class ReversalEvaluation:
             {(part, name): self._hash(path) for part, images in parts.items() for name, path in images.items()}
         )
 
-    def _hash(self, path: Path) -> str:
-        """SHA-256 of a file, computed once; empty if it is unreadable, which decoding reports later."""
-        if path not in self._hashes:
-            try:
-                self._hashes[path] = sha256_of(path)
-            except PhotoError:
-                self._hashes[path] = ""
-        return self._hashes[path]
-
     def _work(self, what: str, total: int, device: torch.device) -> Work:
         batch = self.options.batch_size or DEFAULT_BATCH.get(device.type, 2)
         return Work(self.output, batch, self._watch(what, total))
@@ -459,6 +428,12 @@ def summary_of(label: str, pairs: Sequence[Pair], row: Row, faces: Mapping[str, 
         slight_passed=_mean([float(passed) for passed in slight]),
         level_error=_mean(errors),
     )
+
+
+def _distinct(name: str, taken: Collection[str]) -> str:
+    """The name, numbered if it is taken."""
+    numbered = (f"{name} ({number})" for number in itertools.count(2))
+    return next(label for label in itertools.chain([name], numbered) if label not in taken)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -21,7 +21,7 @@ from gfprestore.data.retouched_pairs import read_retouched_pairs
 from gfprestore.errors import FolderError, UsageError
 from gfprestore.evaluation.evaluate import Listener
 from gfprestore.evaluation.reversal.evaluate import ReversalEvaluation
-from gfprestore.evaluation.reversal.options import ReversalOptions
+from gfprestore.evaluation.reversal.options import ReversalEvalOptions
 from gfprestore.evaluation.reversal.report import ReversalReport, View, as_json, comparison_table, markdown
 from gfprestore.evaluation.reversal.rows import Network
 
@@ -76,7 +76,7 @@ def evaluate(
     tmp_path: Path, double: Darkener | None = None, lines: list[str] | None = None, **options: Any
 ) -> ReversalReport:
     double = double or Darkener()
-    chosen = ReversalOptions(
+    chosen = ReversalEvalOptions(
         **{"output": tmp_path / "out", "device": "cpu", "offline": True, "metrics": METRICS, **options}
     )
 
@@ -229,7 +229,7 @@ def test_untouched_and_slightly_retouched_faces_are_summarized(tmp_path: Path) -
         def detect(self, pixels: Any) -> Any:
             return super().detect(marked_face(0))
 
-    chosen = ReversalOptions(data=folder, weights=(Path("ours"),), output=tmp_path / "out", device="cpu",
+    chosen = ReversalEvalOptions(data=folder, weights=(Path("ours"),), output=tmp_path / "out", device="cpu",
                              metrics=("psnr_capped",))  # fmt: skip
     network = Network("ours", double, "key" * 8, True)
     report = ReversalEvaluation(chosen, Listener(), None, lambda _path: network, Somewhere()).run()
