@@ -13,6 +13,7 @@ A data folder is one of:
 from __future__ import annotations
 
 import signal
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ from gfprestore.tensors import full_scale, pixels_to_signed
 WORKER_GRACE_SECONDS = 300
 """Time that a worker keeps running after SIGTERM, enough for a training step and a checkpoint."""
 
-_ORDER, _IMAGE = 0, 1  # purposes of random generators with the same seed
+_ORDER, _SAMPLE = 0, 1  # purposes of random generators with the same seed
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,68 @@ class Face:
         return unknown_boxes()
 
 
-class FaceDataset(torch.utils.data.Dataset[Sample]):
+class SampleStream(torch.utils.data.Dataset[Sample]):
+    """Samples by their position in an endless stream of shuffled epochs.
+
+    An item that cannot be used is skipped, and the next item of the stream is used instead.
+
+    Args:
+        folder: Data folder.
+        paths: Path of each item, for messages.
+        seed: Random seed of order and samples.
+    """
+
+    items = "images"
+    """What the folder holds, for messages."""
+
+    def __init__(self, folder: Path, paths: Sequence[Path], seed: int) -> None:
+        self.folder = folder
+        self.paths = paths
+        self.seed = seed
+        self._unusable: dict[int, Skipped] = {}
+        self._order = EpochOrder(seed, _ORDER, len(paths))
+
+    @property
+    def count(self) -> int:
+        """Number of items per epoch."""
+        return len(self.paths)
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Unusable files that this process has found; worker processes report theirs with the samples."""
+        return tuple(self._unusable.values())
+
+    def __getitem__(self, position: int) -> Sample:
+        """The sample at a position of the stream, 0 or more.
+
+        Raises:
+            FolderError: No item of the folder can be used.
+        """
+        skipped: dict[Skipped, None] = {}
+        for offset in range(2 * self.count):  # contains a complete epoch, so every item
+            index = self._order.index_at(position + offset)
+            if index not in self._unusable:
+                random = np.random.default_rng([self.seed, _SAMPLE, position])
+                try:
+                    return self._sample(index, random, tuple(skipped))
+                except PhotoError as error:
+                    self._unusable[index] = Skipped(self.paths[index], str(error), is_problem=True)
+            skipped[self._unusable[index]] = None
+        first = next(iter(self._unusable.values()))
+        raise FolderError(
+            f"None of the {self.count} {self.items} in {self.folder} can be used. First problem: {first.reason}"
+        )
+
+    @abstractmethod
+    def _sample(self, index: int, random: np.random.Generator, skipped: tuple[Skipped, ...]) -> Sample:
+        """A sample made from an item.
+
+        Raises:
+            PhotoError: The item cannot be used.
+        """
+
+
+class FaceDataset(SampleStream):
     """Training pairs by their position in the endless stream.
 
     An image that is damaged, not square or smaller than `size` is skipped, and the next image of the stream is used
@@ -145,16 +207,13 @@ class FaceDataset(torch.utils.data.Dataset[Sample]):
         components: Path | None = None,
         jitter: float = 0.0,
     ) -> None:
-        self.folder = folder
         self.size = size
         self.degradation = degradation
-        self.seed = seed
         self.flip = flip
         self.jitter = jitter
         self.boxes = boxes
         self.faces = list_faces(folder, components if boxes else None, want_boxes=boxes)
-        self._unusable: dict[int, Skipped] = {}
-        self._order = EpochOrder(seed, _ORDER, len(self.faces))
+        super().__init__(folder, [face.path for face in self.faces], seed)
         if boxes and all(face.boxes is None and face.landmarks is None for face in self.faces):
             raise FolderError(
                 f"The component losses need boxes of eyes and mouths, which are missing in {folder}. Create the set "
@@ -162,39 +221,10 @@ class FaceDataset(torch.utils.data.Dataset[Sample]):
                 "`--without components`."
             )
 
-    @property
-    def count(self) -> int:
-        """Number of images per epoch."""
-        return len(self.faces)
-
-    @property
-    def skipped(self) -> tuple[Skipped, ...]:
-        """Unusable files that this process has found; worker processes report theirs with the samples."""
-        return tuple(self._unusable.values())
-
-    def __getitem__(self, position: int) -> Sample:
-        """The pair at a position of the stream, 0 or more.
-
-        Raises:
-            FolderError: No image of the folder can be used.
-        """
-        skipped: dict[Skipped, None] = {}
-        for offset in range(2 * self.count):  # contains a complete epoch, so every image
-            index = self._order.index_at(position + offset)
-            face = self.faces[index]
-            if index not in self._unusable:
-                try:
-                    pixels, side = self._read(face.path)
-                except PhotoError as error:
-                    self._unusable[index] = Skipped(face.path, str(error), is_problem=True)
-                else:
-                    random = np.random.default_rng([self.seed, _IMAGE, position])
-                    return self._pair(pixels, face.boxes_at(self.size, side), random, tuple(skipped))
-            skipped[self._unusable[index]] = None
-        first = next(iter(self._unusable.values()))
-        raise FolderError(
-            f"None of the {self.count} images in {self.folder} can be used. First problem: {first.reason}"
-        )
+    def _sample(self, index: int, random: np.random.Generator, skipped: tuple[Skipped, ...]) -> Sample:
+        face = self.faces[index]
+        pixels, side = self._read(face.path)
+        return self._pair(pixels, face.boxes_at(self.size, side), random, skipped)
 
     def _read(self, path: Path) -> tuple[NDArray[Any], int]:
         """Read an image and downscale it; also return its original side.

@@ -134,7 +134,7 @@ def retouch_folder(
         options: What to make.
         detector: Finds the retouched faces; not needed where the alignment is kept.
         find_landmarks: Gives 68 landmarks of an aligned face, for better jaws and brows.
-        on_progress: Told how many of how many pairs are done.
+        on_progress: Called with the number of finished pairs and their total.
         workers: Threads.
 
     Raises:

@@ -6,21 +6,17 @@ retouch`, or has the authors' layout: `rawimage/N.png` is the original of `deima
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.utils.data
 from numpy.typing import NDArray
 
 from gfprestore.batch.walk import Skipped
 from gfprestore.data.component_boxes import unknown_boxes
-from gfprestore.data.epoch_order import EpochOrder
-from gfprestore.data.face_dataset import Sample, list_faces
+from gfprestore.data.face_dataset import Sample, SampleStream, list_faces
 from gfprestore.data.images import Pixels, read_pixels
 from gfprestore.data.pair_folders import GT, LQ, image_path
 from gfprestore.data.retouched_pairs import (
@@ -34,8 +30,6 @@ from gfprestore.data.retouched_pairs import (
 from gfprestore.errors import FolderError, PhotoError
 from gfprestore.pixels import resized
 from gfprestore.tensors import pixels_to_signed
-
-_ORDER, _PAIR = 0, 1  # purposes of random generators with the same seed
 
 ENLARGEMENT = 4
 """Output pixels per input pixel of HFDG along a side."""
@@ -82,6 +76,11 @@ def list_pairs(folder: Path) -> list[PairFiles]:
     return pairs
 
 
+def is_pair_set(folder: Path) -> bool:
+    """Whether a folder is meant as a set of pairs, of either layout."""
+    return any((folder / part).exists() for part in (PAIRS_NAME, RETOUCHED_FOLDER, ORIGINAL_FOLDER))
+
+
 def images_without_partner(folder: Path) -> list[Skipped]:
     """Images in the authors' layout that belong to no pair; empty for a set of `gfprestore retouch`.
 
@@ -93,56 +92,7 @@ def images_without_partner(folder: Path) -> list[Skipped]:
     return read_frr_pairs(folder)[1]
 
 
-class _Stream(torch.utils.data.Dataset[Sample]):
-    """An endless stream that skips what cannot be used.
-
-    Args:
-        folder: Data folder.
-        paths: Paths of the items, for messages.
-        seed: Random seed of order and changes.
-    """
-
-    def __init__(self, folder: Path, paths: Sequence[Path], seed: int) -> None:
-        self.folder = folder
-        self.paths = paths
-        self.seed = seed
-        self._unusable: dict[int, Skipped] = {}
-        self._order = EpochOrder(seed, _ORDER, len(paths))
-
-    @property
-    def count(self) -> int:
-        """Number of items per epoch."""
-        return len(self.paths)
-
-    def __getitem__(self, position: int) -> Sample:
-        """The pair at a position of the stream, 0 or more.
-
-        Raises:
-            FolderError: No item of the folder can be used.
-        """
-        skipped: dict[Skipped, None] = {}
-        for offset in range(2 * self.count):  # contains a complete epoch, so every item
-            index = self._order.index_at(position + offset)
-            if index not in self._unusable:
-                random = np.random.default_rng([self.seed, _PAIR, position])
-                try:
-                    return self._sample(index, random, tuple(skipped))
-                except PhotoError as error:
-                    self._unusable[index] = Skipped(self.paths[index], str(error), is_problem=True)
-            skipped[self._unusable[index]] = None
-        first = next(iter(self._unusable.values()))
-        raise FolderError(f"None of the {self.count} pairs in {self.folder} can be used. First problem: {first.reason}")
-
-    @abstractmethod
-    def _sample(self, index: int, random: np.random.Generator, skipped: tuple[Skipped, ...]) -> Sample:
-        """A pair made from an item.
-
-        Raises:
-            PhotoError: The item cannot be used.
-        """
-
-
-class RetouchedDataset(_Stream):
+class RetouchedDataset(SampleStream):
     """Pairs of a retouched face (lq) and its original (gt), with levels and field where they are known.
 
     Args:
@@ -155,6 +105,8 @@ class RetouchedDataset(_Stream):
     Raises:
         FolderError: The folder cannot be used, or the levels that are needed are unknown.
     """
+
+    items = "pairs"
 
     def __init__(self, folder: Path, size: int, field_size: int | None, seed: int, *, needs_levels: bool) -> None:
         self.pairs = list_pairs(folder)
@@ -189,7 +141,7 @@ class RetouchedDataset(_Stream):
         )
 
 
-class EnlargementDataset(_Stream):
+class EnlargementDataset(SampleStream):
     """Patches for HFDG: the lq has a quarter of the gt's side.
 
     The lq is the reduced gt with a little noise or, for a share of the patches, what the first stage makes of the
@@ -206,6 +158,8 @@ class EnlargementDataset(_Stream):
     Raises:
         FolderError: The folder cannot be used.
     """
+
+    items = "pairs"
 
     def __init__(
         self,
@@ -257,8 +211,7 @@ def faces_to_enlarge(folder: Path) -> list[tuple[str, Path]]:
     Raises:
         FolderError: The folder cannot be used.
     """
-    is_set = any((folder / part).exists() for part in (PAIRS_NAME, RETOUCHED_FOLDER, ORIGINAL_FOLDER))
-    if is_set:
+    if is_pair_set(folder):
         return [(pair.name, pair.gt) for pair in list_pairs(folder)]
     return [(str(face.path), face.path) for face in list_faces(folder, want_boxes=False)]
 

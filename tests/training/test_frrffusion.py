@@ -161,10 +161,10 @@ def test_first_stage_results_are_computed_again_for_other_pairs_in_the_same_fold
     save(copy / "gt" / "0.png", np.zeros((64, 64, 3), np.uint8))
     lines: list[str] = []
     with logged(lines):
-        folders = {path.parent for path in reversed_faces(config, lambda: first_stage(config, CPU)).values()}
+        folders = {path.parent for path in reversed_faces(config, lambda: first_stage(config, CPU), CPU).values()}
     shutil.rmtree(copy)
     retouch_folder(pairs.parent / "faces", copy, RetouchOptions(4, "mixed", keep_alignment=True, untouched=0.0))
-    again = reversed_faces(config, lambda: first_stage(config, CPU))
+    again = reversed_faces(config, lambda: first_stage(config, CPU), CPU)
     assert len(again) == 2
     assert folders.isdisjoint(path.parent for path in again.values())
 
