@@ -13,13 +13,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from gfprestore.device import is_out_of_memory, release_memory
 from gfprestore.errors import UsageError
@@ -67,8 +67,6 @@ LIMITS = FaceLimits(least_side=(64.0, 96.0))
 HAT_TILE, HAT_OVERLAP = 64, 16
 """Tiles of HFDG in pixels of its input, used where the memory is too small for a whole face."""
 
-Network = TypeVar("Network", bound=nn.Module)
-
 
 @dataclass(frozen=True)
 class ReversalOptions:
@@ -108,7 +106,8 @@ class Reversed:
         levels: Levels (B, 6) in [0, 1] that were assumed, in the order of `OPERATIONS`.
         untouched: Faces (B,) that were taken for untouched; they are returned as they came.
         at_256: Result of FMAR (B, 3, 256, 256) in [-1, 1]. A face that could not be computed is NaN.
-        at_1024: Result of HFDG (B, 3, 1024, 1024) in [-1, 1]; None without HFDG.
+        at_1024: Result of HFDG (B, 3, 1024, 1024) in [-1, 1], for an untouched face a bicubic enlargement; None without
+            HFDG.
     """
 
     levels: Tensor
@@ -137,6 +136,9 @@ class FRRffusionRestorer:
         dtype: float32, or a half precision that the device supports.
         options: Options of the reversal.
 
+    Attributes:
+        takes_levels: Whether FMAR reads levels; otherwise given ones are ignored.
+
     Raises:
         UsageError: The options ask for something that the networks cannot do.
     """
@@ -160,19 +162,14 @@ class FRRffusionRestorer:
         self.output_size = self.input_size * (module.hfdg.config.scale if module.hfdg is not None else 1)
         self._diffusion = module.fmar.config.diffusion()
         self._timesteps = _timesteps_of(module.fmar, self.options)
-        self._takes_levels = module.fmar.config.levels
-        if self.options.levels is not None and not self._takes_levels:
+        self.takes_levels = module.fmar.config.levels
+        if self.options.levels is not None and not self.takes_levels:
             raise UsageError(f"{name} does not use levels of retouching. Remove --retouch-levels.")
         module = module.to(memory_format=torch.channels_last).to(device, dtype).eval()
         assert module.fmar is not None
         self._fmar: DiffusionUNet = module.fmar
         self._estimator: LevelEstimator | None = module.level_estimator
         self._hfdg: HAT | None = module.hfdg
-
-    @property
-    def takes_levels(self) -> bool:
-        """Whether FMAR reads levels; otherwise given ones are ignored."""
-        return self._takes_levels
 
     def restore(self, crops: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
         """See `Restorer.restore`.
@@ -208,7 +205,12 @@ class FRRffusionRestorer:
                 return self._sampled(crops[rows], assumed[rows], generators)
 
             at_256[touched] = in_smaller_batches(sample, len(touched), self.device, self._one_face)
-        at_1024 = None if self._hfdg is None else self.enlarge(at_256)
+        at_1024 = None
+        if self._hfdg is not None:
+            scale = self._hfdg.config.scale
+            at_1024 = F.interpolate(at_256, scale_factor=float(scale), mode="bicubic").clamp(-1, 1)
+            if touched:
+                at_1024[touched] = self.enlarge(at_256[touched])
         return Reversed(assumed, untouched, at_256, at_1024)
 
     def enlarge(self, faces: Tensor) -> Tensor:
@@ -239,8 +241,8 @@ class FRRffusionRestorer:
         if given is None and self.options.levels is not None:
             given = torch.tensor(self.options.levels).expand(len(crops), -1)
         if given is not None:
-            return given.float().cpu(), (given.cpu() <= 0).all(1) if self._takes_levels else none_untouched
-        if self._estimator is None or not self._takes_levels:
+            return given.float().cpu(), (given.cpu() <= 0).all(1) if self.takes_levels else none_untouched
+        if self._estimator is None or not self.takes_levels:
             return torch.full((len(crops), len(OPERATIONS)), FIXED_LEVEL), none_untouched
         levels = torch.cat([self._estimator(self._on_device(crop.unsqueeze(0))).float().cpu() for crop in crops])
         return levels, levels.mean(1) < UNTOUCHED_MEAN_LEVEL
@@ -265,7 +267,7 @@ class FRRffusionRestorer:
     ) -> Tensor:
         noise = face_noise(generators, self.input_size, self.input_size, self.device)
         retouched = crops.to(self.device, memory_format=torch.channels_last)
-        denoiser = fmar.denoiser(retouched, levels.to(self.device) if self._takes_levels else None)
+        denoiser = fmar.denoiser(retouched, levels.to(self.device) if self.takes_levels else None)
         if self.options.sampler == "ddpm":
             result = self._diffusion.sample_ddpm(denoiser, noise, generators)
         else:

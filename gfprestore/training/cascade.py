@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from gfprestore.data.images import Pixels, sha256_of, write_png
-from gfprestore.data.retouched_dataset import ENLARGEMENT, PairFiles, list_pairs, read_matching
-from gfprestore.data.retouched_pairs import ORIGINAL_FOLDER, PAIRS_NAME, RETOUCHED_FOLDER
+from gfprestore.data.retouched_dataset import ENLARGEMENT, PairFiles, is_pair_set, list_pairs, read_matching
+from gfprestore.data.retouched_pairs import PAIRS_NAME
 from gfprestore.device import face_seed
 from gfprestore.errors import FolderError, PhotoError
 from gfprestore.pixels import resized
@@ -34,13 +34,17 @@ FACES_PER_BATCH = 4
 
 
 def reversed_faces(
-    config: TrainConfig, open_restorer: Callable[[], FRRffusionRestorer | None], world: World | None = None
+    config: TrainConfig,
+    open_restorer: Callable[[], FRRffusionRestorer | None],
+    device: torch.device,
+    world: World | None = None,
 ) -> dict[str, Path]:
     """Compute the first stage's results for pairs of the data folder, as far as they are missing.
 
     Args:
         config: Configuration of a training of the stage `hfdg`.
-        open_restorer: Opens the first stage; None if the initial weights have none.
+        open_restorer: Opens the first stage, if a face is missing; None if the initial weights have none.
+        device: Device of the training.
         world: The processes that train together, which share the work.
 
     Returns:
@@ -53,27 +57,36 @@ def reversed_faces(
     """
     assert config.preset.reversal is not None
     world = world or World()
-    parts = (PAIRS_NAME, RETOUCHED_FOLDER, ORIGINAL_FOLDER)
-    if config.weights is None or not any((config.data / part).exists() for part in parts):
-        return {}
-    restorer = open_restorer()
-    if restorer is None:
+    if config.weights is None or not is_pair_set(config.data):
         return {}
     folder = config.output / f"first-stage-{_key(config)}"
     pairs = list_pairs(config.data)
     order = np.random.default_rng(config.seed).permutation(len(pairs))
     chosen = [pairs[index] for index in order[: config.preset.reversal.cascade_faces]]
     missing = [pair for pair in chosen if not _path(folder, pair).is_file()]
+    if world.any(bool(missing), device):  # no process writes before all have looked
+        restorer = open_restorer()
+        if restorer is not None:
+            _compute_all(missing, folder, config, restorer, world)
+        world.any(False, device)  # every process waits for the files
+    return {pair.name: path for pair in chosen if (path := _path(folder, pair)).is_file()}
+
+
+def _compute_all(
+    missing: list[PairFiles], folder: Path, config: TrainConfig, restorer: FRRffusionRestorer, world: World
+) -> None:
+    """Compute this process's share of the faces.
+
+    Raises:
+        FolderError: A file cannot be written.
+    """
     mine = [pair for number, pair in enumerate(missing) if number % world.size == world.rank]
-    if missing:
-        world.log(log, f"Computing the first stage for {len(missing)} faces in {folder}.")
+    world.log(log, f"Computing the first stage for {len(missing)} faces in {folder}.")
     for start in range(0, len(mine), FACES_PER_BATCH):
         _compute(mine[start : start + FACES_PER_BATCH], folder, config, restorer)
         done = start + FACES_PER_BATCH
         if done % (64 * FACES_PER_BATCH) == 0:
             world.log(log, f"{done} of {len(mine)} faces are done.")
-    world.any(False, restorer.device)  # every process waits for the files
-    return {pair.name: path for pair in chosen if (path := _path(folder, pair)).is_file()}
 
 
 def _compute(pairs: list[PairFiles], folder: Path, config: TrainConfig, restorer: FRRffusionRestorer) -> None:

@@ -368,9 +368,9 @@ class Preset:
 
     def learning_rate_factor(self, step: int) -> float:
         """Factor on the learning rates at a step (the first is 1): halved after each milestone, or along a cosine."""
-        if self.reversal is not None:
-            warmup = min(1.0, step / max(self.reversal.warmup, 1))
-            if self.reversal.cosine:
-                return warmup * (0.02 + 0.98 * (1 + math.cos(math.pi * min(step / self.steps, 1))) / 2)
-            return warmup * float(0.5 ** sum(step > milestone for milestone in self.milestones))
-        return float(0.5 ** sum(step > milestone for milestone in self.milestones))
+        if self.reversal is not None and self.reversal.cosine:
+            factor = 0.02 + 0.98 * (1 + math.cos(math.pi * min(step / self.steps, 1))) / 2
+        else:
+            factor = float(0.5 ** sum(step > milestone for milestone in self.milestones))
+        warmup = 1 if self.reversal is None else max(self.reversal.warmup, 1)
+        return min(1.0, step / warmup) * factor

@@ -8,14 +8,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import torch
 
 from gfprestore.data.face_dataset import FaceDataset
 from gfprestore.data.retouched_dataset import EnlargementDataset, RetouchedDataset, images_without_partner
 from gfprestore.device import choose_device, choose_precision
-from gfprestore.networks.frrffusion import FRRffusion
 from gfprestore.restoration.frrffusion import FRRffusionRestorer
 from gfprestore.training.background import BackgroundRecipe, open_student, open_teacher
 from gfprestore.training.cascade import reversed_faces
@@ -95,7 +93,7 @@ def open_stream(config: TrainConfig, store: WeightsStore, device: torch.device, 
         return retouched
     if config.stage == "hfdg":
         assert config.preset.reversal is not None
-        faces = reversed_faces(config, lambda: first_stage(config, device), world)
+        faces = reversed_faces(config, lambda: first_stage(config, device), device, world)
         share, size = config.preset.reversal.cascade_share, config.preset.size
         patches = EnlargementDataset(config.data, size, config.seed, reversed_faces=faces, reversed_share=share)
         world.log(
@@ -146,9 +144,8 @@ def first_stage(config: TrainConfig, device: torch.device) -> FRRffusionRestorer
     initial = open_initial_parts(config)
     if initial.module is None or initial.module.fmar is None:
         return None
-    only_first = FRRffusion(replace(initial.module.config, hfdg=None))
-    only_first.load_state_dict(initial.module.state_dict(), strict=False)
-    return FRRffusionRestorer(only_first, str(initial.path), device)
+    initial.module.hfdg = None  # only the first stage's result is needed
+    return FRRffusionRestorer(initial.module, str(initial.path), device)
 
 
 def open_recipe(
