@@ -30,8 +30,7 @@ from gfprestore.errors import ExitCode
 
 if TYPE_CHECKING:
     from gfprestore.console import Reporter
-    from gfprestore.data.degrade_folder import DegradeReport
-    from gfprestore.data.retouch_folder import RetouchReport
+    from gfprestore.data.pair_folders import SetReport
 
 
 @command
@@ -235,9 +234,7 @@ def sample(
     reporter.note(f"{numbers}: {output}. Next: gfprestore retouch {output} -o pairs --seed {seed}")
 
 
-def _report_set(
-    reporter: Reporter, report: DegradeReport | RetouchReport, output: Path, what: str, next_step: str = ""
-) -> None:
+def _report_set(reporter: Reporter, report: SetReport, output: Path, what: str, next_step: str = "") -> None:
     """Report the images of a set; exit with an error if any failed."""
     for entry in report.failed:
         reporter.error(f"{entry.path}: {entry.reason}")

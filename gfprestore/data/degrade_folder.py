@@ -32,6 +32,7 @@ from gfprestore.data.images import image_name, read_pixels, sha256_of, square_fa
 from gfprestore.data.pair_folders import (
     GT,
     LQ,
+    SetReport,
     check_apart,
     check_description,
     find_sources,
@@ -93,21 +94,6 @@ class DegradeOptions:
 
 
 @dataclass(frozen=True)
-class DegradeReport:
-    """Result of `degrade_folder`.
-
-    Attributes:
-        made: Number of images that this run created.
-        done_before: Number of images that an earlier run had created.
-        failed: Images that cannot be used.
-    """
-
-    made: int
-    done_before: int
-    failed: tuple[Skipped, ...]
-
-
-@dataclass(frozen=True)
 class DegradedPair:
     """One image of a set; the fields are those of a line of `degradation.jsonl`.
 
@@ -134,7 +120,7 @@ def degrade_folder(
     options: DegradeOptions,
     on_progress: Callable[[int, int], None] | None = None,
     workers: int = 2,
-) -> DegradeReport:
+) -> SetReport:
     """Create a test set; finished images are kept, so that an interrupted run can be resumed.
 
     Args:
@@ -174,7 +160,7 @@ def degrade_folder(
         pairs = sorted(read_pairs(output), key=lambda pair: pair.name)
         write_whole(output / PARAMETERS_NAME, "".join(_line_of(pair) for pair in pairs).encode("utf-8"))
         write_description(output, {**description, "count": len(pairs)})
-    return DegradeReport(made, kept, tuple(failed))
+    return SetReport(made, kept, tuple(failed))
 
 
 def degraded_pair(

@@ -11,6 +11,7 @@ import json
 import unicodedata
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,21 @@ SET_NAME = "set.json"
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class SetReport:
+    """Result of a command that writes a set.
+
+    Attributes:
+        made: Number of pairs that this run created.
+        done_before: Number of pairs that an earlier run had created.
+        failed: Images that cannot be used.
+    """
+
+    made: int
+    done_before: int
+    failed: tuple[Skipped, ...]
 
 
 def find_sources(source: Path, split: str | None, exclude: Sequence[str]) -> list[Path]:

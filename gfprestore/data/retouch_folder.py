@@ -30,6 +30,7 @@ from gfprestore.data.images import Pixels, image_name, read_pixels, sha256_of
 from gfprestore.data.pair_folders import (
     GT,
     LQ,
+    SetReport,
     check_apart,
     check_description,
     find_sources,
@@ -101,21 +102,6 @@ class RetouchOptions:
             raise UsageError(f"The jitter is {self.jitter} pixels; use 0 to 20.")
 
 
-@dataclass(frozen=True)
-class RetouchReport:
-    """The result of a run.
-
-    Attributes:
-        made: Pairs made now.
-        done_before: Pairs that were there already.
-        failed: Faces that could not be used.
-    """
-
-    made: int
-    done_before: int
-    failed: tuple[Skipped, ...]
-
-
 def retouch_folder(
     source: Path,
     output: Path,
@@ -124,7 +110,7 @@ def retouch_folder(
     find_landmarks: FindLandmarks | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     workers: int = 2,
-) -> RetouchReport:
+) -> SetReport:
     """Makes a set of pairs; what is made already is kept, so that an interrupted run resumes.
 
     Args:
@@ -170,7 +156,7 @@ def retouch_folder(
         pairs = sorted(read_retouched_pairs(output), key=lambda pair: pair.name)
         write_whole(output / PAIRS_NAME, header() + b"".join(line_of(pair) for pair in pairs))
         write_description(output, {**description, "count": len(pairs)})
-    return RetouchReport(made, kept, tuple(failed))
+    return SetReport(made, kept, tuple(failed))
 
 
 @dataclass(frozen=True)
@@ -243,7 +229,7 @@ class _Maker:
         try:
             retouched = retouch(original, landmarks, levels, points)
         except ValueError as error:
-            raise PhotoError(f"{task.path} cannot be retouched: {error}. Mend its landmarks.") from None
+            raise PhotoError(f"{task.path} cannot be retouched: {error}. Correct its landmarks.") from None
         moved = retouched_places(landmarks, levels, landmarks, points)
         size = self.options.size or len(original)
         if self.options.keep_alignment:
@@ -311,7 +297,7 @@ class _Maker:
         least = self.detector.default_threshold
         faces = select_faces(faces, retouched.shape[1::-1], only_center=True, min_face=0, threshold=least)
         if not faces:
-            raise PhotoError(f"No face was found on {path} after retouching. Leave it out, or use --keep-alignment.")
+            raise PhotoError(f"No face was found on {path} after retouching. Remove it, or use --keep-alignment.")
         found = faces[0].landmarks.astype(np.float64)
         eye_distance = float(np.hypot(*(expected[1] - expected[0])))
         if np.abs(found - expected).mean() > LARGEST_MISS * eye_distance:

@@ -1,7 +1,7 @@
 """Pairs of a retouched face and its original: the table `retouch.csv` of our sets, and the authors' folders.
 
 A row of the table holds what is needed to know what was done to every pixel of the pair without the source: levels,
-and the landmarks that the retouching stood on, in pixels of the crop. Coordinates are of pixel centers.
+and the landmarks that the retouching was computed from, in pixels of the crop. Coordinates are of pixel centers.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class RetouchedPair:
         levels: What was done.
         size: Side of both images in pixels.
         landmarks: (5, 2) of the retouched face, in pixels of the images.
-        original_landmarks: (5, 2) of the original face, which the retouching stood on, in pixels of the images.
+        original_landmarks: (5, 2) of the original face, from which the retouching was computed, in pixels of the
+            images.
         original_points: (68, 2) likewise; None where the mean face was used.
         source_to_crop: (2, 3) from pixels of the original file to pixels of the images.
         recipe: `RECIPE_VERSION` of the retouching.
@@ -129,7 +130,7 @@ class FrrPair:
 
 
 def read_retouched_pairs(folder: Path) -> list[RetouchedPair]:
-    """The pairs of a set by its `retouch.csv`; a row that is torn or damaged is as if never written.
+    """The pairs of a set by its `retouch.csv`; an incomplete or damaged row is ignored.
 
     Raises:
         FolderError: The table cannot be read.

@@ -201,7 +201,6 @@ HFDG_PRESETS: dict[str, Preset] = {
         FMAR_PRESETS["frrffusion"],
         about="HAT from scratch as its authors train it: patches of 256, 500,000 steps of 32 images.",
         batch_size=32,
-        steps=500_000,
         learning_rate=2e-4,
         betas=(0.9, 0.99),
         milestones=(250_000, 400_000, 450_000, 475_000),
@@ -211,7 +210,6 @@ HFDG_PRESETS: dict[str, Preset] = {
         FMAR_PRESETS["frrffusion-compact"],
         about="A small HAT, which two processor cores can train.",
         size=128,
-        batch_size=8,
         steps=10_000,
         learning_rate=1e-3,
         reversal=replace(FMAR_PRESETS["frrffusion-compact"].reversal, drop_path=0.0, starts_enlarging=True),  # type: ignore[type-var]

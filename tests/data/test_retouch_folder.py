@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from samples import pixels_of, save
 
 from gfprestore.data import retouch_folder as module
-from gfprestore.data.retouch_folder import RetouchOptions, RetouchReport, retouch_folder
+from gfprestore.data.pair_folders import SetReport
+from gfprestore.data.retouch_folder import RetouchOptions, retouch_folder
 from gfprestore.data.retouched_dataset import list_pairs, read_matching
 from gfprestore.data.retouched_pairs import read_frr_pairs, read_retouched_pairs
 from gfprestore.data.retouching_levels import Levels
@@ -36,7 +37,7 @@ def images_of(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in files_of(folder).items() if name.endswith(".png")}
 
 
-def run(source: Path, output: Path, workers: int = 2, **options: Any) -> RetouchReport:
+def run(source: Path, output: Path, workers: int = 2, **options: Any) -> SetReport:
     return retouch_folder(source, output, RetouchOptions(**{"seed": 3, **options}), DotFinder(), workers=workers)
 
 
