@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,12 +31,16 @@ def is_leftover(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path, times: tuple[int, int] | None = None) -> Iterator[BinaryIO]:
+def whole_file(
+    path: Path, times: tuple[int, int] | None = None, on_complete: Callable[[Path], object] | None = None
+) -> Iterator[BinaryIO]:
     """Open a stream that becomes `path` if the block ends without an error; otherwise `path` is unchanged.
 
     Args:
         path: The final name; its folder exists.
         times: Access and modification time in nanoseconds for the file; None leaves the present time.
+        on_complete: Called with the temporary name of the complete file before it is moved to `path`; an error it
+            raises leaves `path` unchanged.
 
     Raises:
         OSError: The disk is full, or the folder is gone or locked.
@@ -50,6 +54,8 @@ def whole_file(path: Path, times: tuple[int, int] | None = None) -> Iterator[Bin
             os.fsync(stream.fileno())
         if times is not None:
             os.utime(temporary, ns=times)
+        if on_complete is not None:
+            on_complete(temporary)
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

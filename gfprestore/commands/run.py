@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from gfprestore.batch.folders import PhotoTask, Plan
     from gfprestore.batch.journal import Journal
     from gfprestore.batch.results import OutputOptions, PhotoResult
+    from gfprestore.batch.written_files import FileState
     from gfprestore.console import Reporter
     from gfprestore.restoration.restoration import Restoration
 
@@ -199,40 +199,62 @@ def run(
 def _show_plan(plan: Plan, how: OutputOptions, reporter: Reporter) -> None:
     """Show each photo, its output path and what is there now; open no network."""
     from gfprestore.batch.journal import Journal
+    from gfprestore.batch.written_files import FileState
 
-    counts = dict.fromkeys(("new", "restored", "taken"), 0)
+    counts = {state.value: 0 for state in FileState}
+    replaced = 0
     with contextlib.ExitStack() as stack:
         journals = {folder: stack.enter_context(Journal.open(folder, read_only=True)) for folder in plan.output_folders}
         for task in plan.tasks:
-            state = "new" if how.overwrite else _state_of(task, journals[task.folder])
-            counts[state] += 1
+            found = _state_of(task, journals[task.folder])
+            state = FileState.NEW if how.overwrite else found
+            counts[state.value] += 1
+            replaces = how.overwrite and found is FileState.CHANGED
+            replaced += replaces
             if reporter.json_output:
-                reporter.record({"source": str(task.source), "output": str(task.output), "state": state})
+                values = {"source": str(task.source), "output": str(task.output), "state": state.value}
+                reporter.record({**values, "replaces_changed": True} if replaces else values)
             else:
-                reporter.answer(f"{task.source} -> {task.output}{_PLANNED[state]}")
+                suffix = " (replaces a file that you changed)" if replaces else _PLANNED[state.value]
+                reporter.answer(f"{task.source} -> {task.output}{suffix}")
     folders = ", ".join(str(folder) for folder in plan.output_folders)
     reporter.note(f"{counts['new']} photos would be restored into {folders}")
+    if replaced:
+        reporter.warn(f"{replaced} results that you changed after a run wrote them would be replaced.")
     if counts["restored"]:
         reporter.note(
             f"{counts['restored']} were restored by an earlier run. They are skipped if the settings are the same, and "
             "restored again otherwise."
         )
-    if counts["taken"]:
-        reporter.note(
-            f"{counts['taken']} would be skipped: a file that no run wrote is there. Use --overwrite to replace it."
-        )
+    _note_kept(counts["changed"], counts["taken"], reporter)
     if reporter.json_output:
         reporter.record({"summary": {"photos": len(plan.tasks), **counts, "dry_run": True}})
 
 
-_PLANNED = {"new": "", "restored": " (restored before)", "taken": " (exists and no run wrote it)"}
+_PLANNED = {
+    "new": "",
+    "restored": " (restored before)",
+    "changed": " (changed by you, kept)",
+    "taken": " (exists and no run wrote it)",
+}
 
 
-def _state_of(task: PhotoTask, journal: Journal) -> str:
-    """`new`, `restored` by an earlier run with any settings, or `taken` by a file that no run wrote."""
+def _note_kept(changed: int, taken: int, reporter: Reporter) -> None:
+    """Say how many files are in the place of results and are not replaced."""
+    if changed:
+        reporter.note(f"changed by you: {changed}. These results are kept. Use --overwrite to replace them.")
+    if taken:
+        reporter.note(f"taken by files that no run wrote: {taken}. They are kept. Use --overwrite to replace them.")
+
+
+def _state_of(task: PhotoTask, journal: Journal) -> FileState:
+    """State of a result, which an earlier run may have written with any settings."""
+    from gfprestore.batch.written_files import FileState
+
     if journal.is_done(task.relative.as_posix(), task.source, None, task.output):
-        return "restored"
-    return "taken" if os.path.lexists(task.output) and not journal.owns(task.output) else "new"
+        return FileState.RESTORED
+    state = journal.state_of(task.output)
+    return FileState.NEW if state is FileState.RESTORED else state  # the original changed, or the run did not end
 
 
 def run_photos(plan: Plan, restoration: Restoration, how: OutputOptions, reporter: Reporter) -> int:
@@ -257,7 +279,8 @@ def run_photos(plan: Plan, restoration: Restoration, how: OutputOptions, reporte
             for result in photo_run.results(plan.tasks):
                 results.append(result)
                 reporter.record(result.as_json())
-                progress.advance(_line_of(result), result.restored_faces, result.status == "failed")
+                is_failed, is_kept = result.status == "failed", result.skipped_because in ("changed", "taken")
+                progress.advance(_line_of(result), result.restored_faces, is_failed, is_notable=is_kept)
                 for warning in result.warnings:
                     reporter.warn(f"{result.source}: {warning}")
     finally:
@@ -287,9 +310,11 @@ def _summarize(results: Sequence[PhotoResult], total: int, seconds: float, plan:
     }
     faces = sum(result.faces for result in results)
     restored_faces = sum(result.restored_faces for result in results)
+    kept = {name: sum(result.skipped_because == name for result in results) for name in ("changed", "taken")}
     summary = {
         "photos": total,
         **counts,
+        **kept,
         "faces": faces,
         "restored_faces": restored_faces,
         "seconds": round(seconds, 3),
@@ -300,4 +325,5 @@ def _summarize(results: Sequence[PhotoResult], total: int, seconds: float, plan:
     numbers = [str(number) for number in (total, *counts.values(), not_started)]
     columns = ["photos", *counts, "not started", "faces restored", "seconds"]
     reporter.table("", columns, [[*numbers, f"{restored_faces} of {faces}", f"{seconds:.1f}"]])
+    _note_kept(kept["changed"], kept["taken"], reporter)
     reporter.note("written to " + ", ".join(str(folder) for folder in plan.output_folders))

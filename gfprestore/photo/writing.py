@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -45,13 +46,20 @@ def output_suffix(path: Path, format: str = "keep") -> str:
     return path.suffix if path.suffix.lower() in SUFFIXES[name] else SUFFIXES[name][0]
 
 
-def write_photo(photo: Photo, path: Path, *, quality: int | None = None) -> tuple[str, ...]:
+def write_photo(
+    photo: Photo,
+    path: Path,
+    *,
+    quality: int | None = None,
+    on_complete: Callable[[Path], object] | None = None,
+) -> tuple[str, ...]:
     """Write a photo with all its metadata, adjusted to its size; the output file is never incomplete.
 
     Args:
         photo: The photo; its pixels may have another size than its file.
         path: The output; its suffix decides the format, and its folder must exist.
         quality: 1 to 100 for JPEG, WebP, AVIF and HEIC; None uses 95, or the source's quality if that is better.
+        on_complete: Called with the temporary name of the complete file before it is moved to `path`.
 
     Returns:
         Notes on data that the output's format could not keep, one sentence each.
@@ -69,7 +77,7 @@ def write_photo(photo: Photo, path: Path, *, quality: int | None = None) -> tupl
             raise PhotoWriteError(
                 f"{path} is the original and is never overwritten. Choose another output folder with --output."
             )
-        with whole_file(path, found.file_times) as stream:
+        with whole_file(path, found.file_times, on_complete) as stream:
             notes += encoding.encode(stream, output_image, found, name, quality)
     except EncodingError as error:
         raise PhotoWriteError(f"{path} cannot be written: {error}.") from error
