@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +36,7 @@ from gfprestore.commands.options import (
     reversal_option,
 )
 from gfprestore.errors import ExitCode
+from gfprestore.streams import failure_of
 
 if TYPE_CHECKING:
     from gfprestore.batch.folders import PhotoTask, Plan
@@ -311,7 +313,7 @@ def _summarize(results: Sequence[PhotoResult], total: int, seconds: float, plan:
     faces = sum(result.faces for result in results)
     restored_faces = sum(result.restored_faces for result in results)
     kept = {name: sum(result.skipped_because == name for result in results) for name in ("changed", "taken")}
-    summary = {
+    summary: dict[str, object] = {
         "photos": total,
         **counts,
         **kept,
@@ -320,6 +322,8 @@ def _summarize(results: Sequence[PhotoResult], total: int, seconds: float, plan:
         "seconds": round(seconds, 3),
         "output": [str(folder) for folder in plan.output_folders],
     }
+    if unprinted := failure_of(sys.stderr):
+        summary["stderr_error"] = unprinted
     reporter.record({"summary": summary})
     not_started = total - len(results)
     numbers = [str(number) for number in (total, *counts.values(), not_started)]
