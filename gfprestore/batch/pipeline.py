@@ -294,7 +294,8 @@ class PhotoRun:
         self, photo: _Pending, finished: RestoredPhoto, result: Photo
     ) -> tuple[tuple[str, ...], str | None]:
         """Write the requested previews and return warnings and an error message; the photo is already written."""
-        previews = PreviewWriter(photo.task, self._journals[photo.task.folder], self.output.overwrite)
+        journal, attributes = self._journals[photo.task.folder], photo.photo.metadata.file_attributes
+        previews = PreviewWriter(photo.task, journal, self.output.overwrite, attributes)
         try:
             if self.output.compare:
                 write_comparison(previews, photo.photo, result)

@@ -16,6 +16,7 @@ from gfprestore.batch.folders import PhotoTask
 from gfprestore.batch.journal import Journal
 from gfprestore.batch.output_folder import create_folder_within, name_with
 from gfprestore.batch.written_files import FileKeptError
+from gfprestore.file_attributes import FileAttributes, without_tags
 from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.photo import Photo
 from gfprestore.photo.writing import write_photo
@@ -35,26 +36,28 @@ class PreviewWriter:
         task: The photo.
         journal: Journal of the output folder.
         overwrite: Replace files that were changed after a run wrote them or that no run wrote.
+        attributes: Permissions of the photo; previews are open to no more people.
 
     Attributes:
         kept: Messages about files that were not replaced.
     """
 
-    def __init__(self, task: PhotoTask, journal: Journal, overwrite: bool) -> None:
+    def __init__(self, task: PhotoTask, journal: Journal, overwrite: bool, attributes: FileAttributes | None) -> None:
         self.task = task
+        self._attributes = None if attributes is None else without_tags(attributes)
         self.kept: list[str] = []
         self._journal = journal
         self._overwrite = overwrite
 
-    def write(self, pixels: NDArray[np.uint8], path: Path) -> None:
-        """Write one preview, (H, W, 3).
+    def write(self, pixels: NDArray[np.uint8], path: Path, source: Path) -> None:
+        """Write one preview, (H, W, 3), to a folder that mirrors `source`.
 
         Raises:
             FolderError: The output folder no longer exists, or the journal cannot be written.
             PhotoError: It cannot be written.
         """
-        create_folder_within(path.parent, self.task.folder)
-        metadata = Metadata("PNG", (pixels.shape[1], pixels.shape[0]))
+        create_folder_within(path.parent, self.task.folder, source)
+        metadata = Metadata("PNG", (pixels.shape[1], pixels.shape[0]), file_attributes=self._attributes)
         preview = Photo(self.task.source, pixels, None, metadata, gray=False)
         note = functools.partial(self._journal.note_file, path, overwrite=self._overwrite)
         try:
@@ -73,7 +76,7 @@ def write_comparison(previews: PreviewWriter, before: Photo, after: Photo) -> No
     task = previews.task
     name = name_with(task.relative.name, ".png", task.folder)
     path = task.folder / "_compare" / task.relative.parent / name
-    previews.write(side_by_side([before.pixels, after.pixels]), path)
+    previews.write(side_by_side([before.pixels, after.pixels]), path, task.source.parent)
 
 
 def write_faces(previews: PreviewWriter, finished: RestoredPhoto) -> None:
@@ -87,7 +90,7 @@ def write_faces(previews: PreviewWriter, finished: RestoredPhoto) -> None:
     for number, (crop, face) in enumerate(zip(finished.crops, finished.restored, strict=True), start=1):
         for word, pixels in (("before", crop.pixels), ("after", None if face is None else face.pixels)):
             if pixels is not None:
-                previews.write(to_8_bit(pixels), folder / f"{number:02d}-{word}.png")
+                previews.write(to_8_bit(pixels), folder / f"{number:02d}-{word}.png", previews.task.source)
 
 
 def side_by_side(images: list[Pixels]) -> NDArray[np.uint8]:

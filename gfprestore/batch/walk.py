@@ -6,7 +6,6 @@ import errno
 import fnmatch
 import glob
 import os
-import re
 import stat
 import unicodedata
 from collections import deque
@@ -14,9 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from gfprestore.batch.names import natural_key
 from gfprestore.batch.output_folder import real_path, reason_of
+from gfprestore.batch.system_folders import is_system_folder
 from gfprestore.errors import FolderError
 
+SYSTEM_FOLDER = "a system or trash folder"
 JOURNAL_NAME = ".gfprestore.jsonl"  # defined here because a folder with a journal is a result, not a source
 
 Identity = tuple[int, int] | Path  # device and inode; the real path on file systems without inodes
@@ -29,12 +31,6 @@ class Skipped:
     path: Path
     reason: str
     is_problem: bool = False
-
-
-def natural_key(name: str) -> tuple[tuple[str | int, ...], bytes]:
-    """Sort key with `scan 2` before `scan 10`, independent of case and Unicode form; the raw name breaks ties."""
-    pieces = re.split(r"(\d+)", folded_name(name))
-    return tuple(int(piece) if index % 2 else piece for index, piece in enumerate(pieces)), os.fsencode(name)
 
 
 @dataclass
@@ -50,8 +46,13 @@ class InputRoot:
     label: PurePath = PurePath()  # the subfolder of `output` that mirrors this root
 
 
-def existing_inputs(inputs: Sequence[Path | str]) -> list[Path]:
+def existing_inputs(inputs: Sequence[Path | str], skipped: list[Skipped], *, system_folders: bool) -> list[Path]:
     """Expand globs as a shell does and check that every named file and folder exists.
+
+    Args:
+        inputs: Files, folders and patterns.
+        skipped: Gets the matches of patterns that lead into a system folder that the pattern does not name.
+        system_folders: Take these in too.
 
     Raises:
         FolderError: One does not exist, or none is named.
@@ -67,21 +68,40 @@ def existing_inputs(inputs: Sequence[Path | str]) -> list[Path]:
             matches = sorted(glob.glob(str(name), recursive=True), key=natural_key)  # noqa: PTH207 - Path takes no root
             if not matches:
                 raise FolderError(f"No file matches {name}. Check the pattern, or name the folder itself.")
-            paths.extend(Path(match) for match in matches)
+            for match in map(Path, matches):
+                folder = _unnamed_system_folder(match, path)
+                if folder is None or system_folders:
+                    paths.append(match)
+                elif all(entry.path != folder for entry in skipped):
+                    skipped.append(Skipped(folder, SYSTEM_FOLDER))
         else:
             raise FolderError(
                 f"{name} does not exist or is not accessible. Check the name and that its drive is connected."
             )
-    if not paths:
+    if not paths and not skipped:
         raise FolderError("No input was given. Name photos or folders: gfprestore run FOLDER.")
     return paths
+
+
+def _unnamed_system_folder(match: Path, pattern: Path) -> Path | None:
+    """The outermost system folder in the path of a match that its pattern does not name; None if there is none."""
+    places = [place for place in (match, *match.parents) if place.name not in pattern.parts]
+    return next((place for place in reversed(places) if is_system_folder(place.name) and place.is_dir()), None)
 
 
 class FolderWalk:
     """Collector of the photos of each root and of the skipped paths."""
 
-    def __init__(self, suffixes: frozenset[str], exclude: tuple[str, ...], outputs: set[Identity]) -> None:
+    def __init__(
+        self,
+        suffixes: frozenset[str],
+        exclude: tuple[str, ...],
+        outputs: set[Identity],
+        *,
+        system_folders: bool = False,
+    ) -> None:
         self.suffixes = suffixes
+        self.system_folders = system_folders
         self.exclude = tuple(unicodedata.normalize("NFC", pattern.rstrip("/")) for pattern in exclude)
         self.outputs = outputs
         self.skipped: list[Skipped] = []
@@ -138,7 +158,10 @@ class FolderWalk:
         links: deque[tuple[Path, PurePath]],
     ) -> None:
         try:
-            if _is_hidden(entry):
+            is_system = is_system_folder(entry.name) and entry.is_dir()
+            if is_system and not self.system_folders:
+                self._skip(path, SYSTEM_FOLDER)
+            elif not is_system and _is_hidden(entry):
                 self._skip(path, "hidden")
             elif self._is_excluded(path, within):
                 self._skip(path, "excluded")
@@ -171,11 +194,6 @@ class FolderWalk:
 
     def _skip(self, path: Path, reason: str, is_problem: bool = False) -> None:
         self.skipped.append(Skipped(path, reason, is_problem))
-
-
-def folded_name(name: str) -> str:
-    """Normalized name, equal for names that many file systems treat as one (case and Unicode form)."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 def _exists(path: Path) -> bool:

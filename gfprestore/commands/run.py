@@ -132,6 +132,10 @@ def run(
     max_pixels: Annotated[
         int | None, io_option("--max-pixels", metavar="N", help="Maximum number of pixels of a photo.")
     ] = None,
+    include_system_folders: Annotated[
+        bool,
+        io_option("--include-system-folders", help="Restore photos in system and trash folders such as @eaDir, too."),
+    ] = False,
     overwrite: Annotated[
         bool, behavior_option("--overwrite", help="Restore finished photos again, and replace other files.")
     ] = False,
@@ -186,6 +190,7 @@ def run(
         suffixes=PHOTO_SUFFIXES,
         rename=lambda source: output_suffix(source, how.format),
         exclude=exclude or (),
+        system_folders=include_system_folders,
     )
     for entry in plan.problems:
         reporter.warn(f"{entry.path}: {entry.reason}")
@@ -263,12 +268,16 @@ def run_photos(plan: Plan, restoration: Restoration, how: OutputOptions, reporte
     """Run a plan, report each result, and return the number of failed photos."""
     import time
 
+    from gfprestore.batch.folder_times import keep_folder_times
     from gfprestore.batch.output_folder import prepare_output
     from gfprestore.batch.pipeline import PhotoRun
     from gfprestore.console import RunProgress
 
+    new_folders: list[tuple[Path, Path]] = []
     for folder in plan.output_folders:
-        prepare_output(folder)
+        sources = [source for output, source in plan.mirrored if output == folder]
+        if prepare_output(folder, sources) and len(sources) == 1:
+            new_folders.append((folder, sources[0]))
     reporter.note(
         f"{len(plan.tasks)} photos, faces with {restoration.restorer_name}, background with "
         f"{restoration.background_name}, on {restoration.device}"
@@ -286,6 +295,7 @@ def run_photos(plan: Plan, restoration: Restoration, how: OutputOptions, reporte
                 for warning in result.warnings:
                     reporter.warn(f"{result.source}: {warning}")
     finally:
+        keep_folder_times(plan.tasks, new_folders)
         _summarize(results, len(plan.tasks), time.monotonic() - started, plan, reporter)
     return sum(result.status == "failed" for result in results)
 

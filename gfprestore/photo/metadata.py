@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+from gfprestore.file_attributes import FileAttributes
 from gfprestore.photo import exif
 
 THUMBNAIL_LIMIT = 30_000
@@ -54,6 +55,7 @@ class Metadata:
         lossless: The source's compression is lossless.
         compressed: The TIFF is compressed.
         file_times: Access and modification time of the file in nanoseconds.
+        file_attributes: Permissions and extended attributes of the file.
         warnings: Warnings about this file for the user, one sentence each.
     """
 
@@ -77,6 +79,7 @@ class Metadata:
     lossless: bool = False
     compressed: bool = True
     file_times: tuple[int, int] | None = None
+    file_attributes: FileAttributes | None = None
     warnings: tuple[str, ...] = field(default=())
 
     def warned(self, *warnings: str) -> Metadata:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from gfprestore.errors import PhotoWriteError, UnreadablePhotoError
+from gfprestore.file_attributes import creation_mode, give, with_extended_of
 from gfprestore.files import whole_file
 from gfprestore.photo import containers, encoding, icc, metadata
 from gfprestore.photo.encoding import EncodingError, OutputImage
@@ -77,8 +78,21 @@ def write_photo(
             raise PhotoWriteError(
                 f"{path} is the original and is never overwritten. Choose another output folder with --output."
             )
-        with whole_file(path, found.file_times, on_complete) as stream:
+        attributes, lost = found.file_attributes, list[str]()
+        if attributes is not None:
+            attributes = with_extended_of(attributes, path)
+
+        def complete(temporary: Path) -> None:
+            if attributes is not None:
+                lost.extend(give(attributes, temporary))
+            if on_complete is not None:
+                on_complete(temporary)
+
+        mode = 0o666 if attributes is None else creation_mode(attributes)
+        with whole_file(path, found.file_times, complete, mode) as stream:
             notes += encoding.encode(stream, output_image, found, name, quality)
+        if lost:
+            notes += (f"the output folder cannot store its extended attributes: {', '.join(sorted(lost))}",)
     except EncodingError as error:
         raise PhotoWriteError(f"{path} cannot be written: {error}.") from error
     except MemoryError as error:
