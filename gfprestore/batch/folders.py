@@ -30,7 +30,7 @@ from gfprestore.batch.output_folder import (
     outside_link_message,
     shortened,
 )
-from gfprestore.batch.walk import FolderWalk, InputRoot, Skipped, existing_inputs, file_identity
+from gfprestore.batch.walk import UNSUPPORTED_IMAGE, FolderWalk, InputRoot, Skipped, existing_inputs, file_identity
 from gfprestore.errors import FolderError
 
 PREVIEW_FOLDERS = ("_compare", "_faces")  # reserved names in an output folder
@@ -259,7 +259,7 @@ def _assign_outputs(
             blocked[output.parent] = _blocking_reason(output.parent, root.output)
         reason = blocked[output.parent] or (f"{output} is an existing folder" if output.is_dir() else None)
         if reason:
-            skipped.append(Skipped(source, reason, is_problem=True))
+            skipped.append(Skipped(source, reason, is_problem=True, kind=source.suffix.lower()))
         else:
             tasks.append(PhotoTask(source, output, relative, root.output))
     return tasks
@@ -299,10 +299,11 @@ def _blocking_reason(parent: Path, folder: Path) -> str | None:
 
 def _nothing_found(roots: Sequence[InputRoot], skipped: Sequence[Skipped]) -> str:
     places = ", ".join(str(path) for root in roots for path, _within in root.targets)
-    shown = next((entry for entry in skipped if entry.is_problem), skipped[0] if skipped else None)
+    by_weight = sorted(skipped, key=lambda entry: (not entry.is_problem, entry.reason != UNSUPPORTED_IMAGE))
+    shown = next(iter(by_weight), None)
     if shown is None:
         return f"{places} contains no photos: it is empty. Choose a folder with photos."
     return (
         f"{places} contains no photos that can be restored. Skipped: {len(skipped)}, "
-        f"such as {shown.path} ({shown.reason}). Choose a folder with photos, or name one of its folders or files."
+        f"such as {shown.path} ({shown.described}). Choose a folder with photos, or name one of its folders or files."
     )

@@ -17,8 +17,10 @@ from gfprestore.batch.names import natural_key
 from gfprestore.batch.output_folder import real_path, reason_of
 from gfprestore.batch.system_folders import is_system_folder
 from gfprestore.errors import FolderError
+from gfprestore.photo.kinds import HEAD_BYTES, advice_for, image_kind
 
 SYSTEM_FOLDER = "a system or trash folder"
+UNSUPPORTED_IMAGE, UNSUPPORTED_FILE = "unsupported type of image", "not an image"
 JOURNAL_NAME = ".gfprestore.jsonl"  # defined here because a folder with a journal is a result, not a source
 
 Identity = tuple[int, int] | Path  # device and inode; the real path on file systems without inodes
@@ -26,11 +28,22 @@ Identity = tuple[int, int] | Path  # device and inode; the real path on file sys
 
 @dataclass(frozen=True)
 class Skipped:
-    """A skipped path and its reason: a rule (hidden, unsupported, excluded), or an error if `is_problem` is set."""
+    """A skipped path and its reason: a rule (hidden, unsupported, excluded), or an error if `is_problem` is set.
+
+    `kind` is that of an image, such as `HEIC`, `folder`, or the suffix of another file.
+    """
 
     path: Path
     reason: str
     is_problem: bool = False
+    kind: str = "folder"
+
+    @property
+    def described(self) -> str:
+        """The reason, with the kind of an unsupported image and what to do about it."""
+        if self.reason != UNSUPPORTED_IMAGE:
+            return self.reason
+        return f"{self.reason}: {self.kind}. {advice_for(self.kind)}"
 
 
 @dataclass
@@ -158,13 +171,14 @@ class FolderWalk:
         links: deque[tuple[Path, PurePath]],
     ) -> None:
         try:
-            is_system = is_system_folder(entry.name) and entry.is_dir()
+            kind = "folder" if entry.is_dir() else _kind_by_name(path)
+            is_system = kind == "folder" and is_system_folder(entry.name)
             if is_system and not self.system_folders:
                 self._skip(path, SYSTEM_FOLDER)
             elif not is_system and _is_hidden(entry):
-                self._skip(path, "hidden")
+                self._skip(path, "hidden", kind=kind)
             elif self._is_excluded(path, within):
-                self._skip(path, "excluded")
+                self._skip(path, "excluded", kind=kind)
             elif entry.is_dir():
                 (links if entry.is_symlink() else folders).append((path, within))
             else:
@@ -172,17 +186,20 @@ class FolderWalk:
         except OSError as error:
             is_circular = error.errno == errno.ELOOP
             reason = "a circular link" if is_circular else f"not accessible: {reason_of(error)}"
-            self._skip(path, reason, is_problem=not is_circular or path.suffix.lower() in self.suffixes)
+            is_problem = not is_circular or path.suffix.lower() in self.suffixes
+            self._skip(path, reason, is_problem, _kind_by_name(path))
 
     def _take(self, path: Path, within: PurePath, root: InputRoot, *, named: bool) -> None:
+        by_name = _kind_by_name(path)
         if named and self._is_excluded(path, within):
-            self._skip(path, "excluded")
+            self._skip(path, "excluded", kind=by_name)
         elif path.suffix.lower() not in self.suffixes:
-            self._skip(path, "unsupported file type", is_problem=named)
+            kind = _image_kind_of(path)
+            self._skip(path, UNSUPPORTED_FILE if kind is None else UNSUPPORTED_IMAGE, named, kind or by_name)
         elif not _exists(path):
-            self._skip(path, "a broken link", is_problem=True)
+            self._skip(path, "a broken link", True, by_name)
         elif not path.is_file():
-            self._skip(path, "not a regular file (a device, a pipe or a socket)", is_problem=True)
+            self._skip(path, "not a regular file (a device, a pipe or a socket)", True, by_name)
         else:
             root.found[within] = path
 
@@ -192,8 +209,23 @@ class FolderWalk:
         names = [unicodedata.normalize("NFC", name) for name in (path.name, within.as_posix(), path.as_posix())]
         return any(fnmatch.fnmatch(name, pattern) for pattern in self.exclude for name in names)
 
-    def _skip(self, path: Path, reason: str, is_problem: bool = False) -> None:
-        self.skipped.append(Skipped(path, reason, is_problem))
+    def _skip(self, path: Path, reason: str, is_problem: bool = False, kind: str = "folder") -> None:
+        self.skipped.append(Skipped(path, reason, is_problem, kind))
+
+
+def _kind_by_name(path: Path) -> str:
+    return path.suffix.lower() or "no suffix"
+
+
+def _image_kind_of(path: Path) -> str | None:
+    """Kind of an image by its content; None for other files, and for those that cannot be read."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return None
+        with path.open("rb") as file:
+            return image_kind(file.read(HEAD_BYTES), path.suffix)
+    except (OSError, ValueError):
+        return None
 
 
 def _exists(path: Path) -> bool:

@@ -41,6 +41,7 @@ from gfprestore.streams import failure_of
 if TYPE_CHECKING:
     from gfprestore.batch.folders import PhotoTask, Plan
     from gfprestore.batch.journal import Journal
+    from gfprestore.batch.left_out import LeftOut
     from gfprestore.batch.results import OutputOptions, PhotoResult
     from gfprestore.batch.written_files import FileState
     from gfprestore.console import Reporter
@@ -151,6 +152,7 @@ def run(
 ) -> None:
     """Restore photos and folders into a mirrored folder."""
     from gfprestore.batch.folders import plan_photos
+    from gfprestore.batch.left_out import image_warnings, left_out_of
     from gfprestore.batch.results import OutputOptions
     from gfprestore.console import Reporter, download_reporter
     from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES
@@ -193,7 +195,9 @@ def run(
         system_folders=include_system_folders,
     )
     for entry in plan.problems:
-        reporter.warn(f"{entry.path}: {entry.reason}")
+        reporter.warn(f"{entry.path}: {entry.described}")
+    for message in image_warnings(left_out_of(entry for entry in plan.skipped if not entry.is_problem)):
+        reporter.warn(message)
     if dry_run:
         _show_plan(plan, how, reporter)
         return
@@ -206,6 +210,7 @@ def run(
 def _show_plan(plan: Plan, how: OutputOptions, reporter: Reporter) -> None:
     """Show each photo, its output path and what is there now; open no network."""
     from gfprestore.batch.journal import Journal
+    from gfprestore.batch.left_out import left_out_of
     from gfprestore.batch.written_files import FileState
 
     counts = {state.value: 0 for state in FileState}
@@ -234,8 +239,10 @@ def _show_plan(plan: Plan, how: OutputOptions, reporter: Reporter) -> None:
             "restored again otherwise."
         )
     _note_kept(counts["changed"], counts["taken"], reporter)
-    if reporter.json_output:
-        reporter.record({"summary": {"photos": len(plan.tasks), **counts, "dry_run": True}})
+    left_out = left_out_of(plan.skipped)
+    _show_left_out(left_out, reporter)
+    listed = [entry.as_json() for entry in left_out]
+    reporter.record({"summary": {"photos": len(plan.tasks), **counts, "left_out": listed, "dry_run": True}})
 
 
 _PLANNED = {
@@ -244,6 +251,13 @@ _PLANNED = {
     "changed": " (changed by you, kept)",
     "taken": " (exists and no run wrote it)",
 }
+
+
+def _show_left_out(left_out: Sequence[LeftOut], reporter: Reporter) -> None:
+    """Show what is left out, by reason and kind."""
+    if left_out:
+        rows = [(str(entry.count), entry.kind, entry.reason) for entry in left_out]
+        reporter.table("", ["left out", "kind", "reason"], rows)
 
 
 def _note_kept(changed: int, taken: int, reporter: Reporter) -> None:
@@ -317,6 +331,8 @@ def _line_of(result: PhotoResult) -> str:
 
 def _summarize(results: Sequence[PhotoResult], total: int, seconds: float, plan: Plan, reporter: Reporter) -> None:
     """Show the final table, and write the summary of `--json`."""
+    from gfprestore.batch.left_out import left_out_of
+
     counts = {
         status: sum(result.status == status for result in results) for status in ("restored", "skipped", "failed")
     }
@@ -332,6 +348,8 @@ def _summarize(results: Sequence[PhotoResult], total: int, seconds: float, plan:
         "seconds": round(seconds, 3),
         "output": [str(folder) for folder in plan.output_folders],
     }
+    left_out = left_out_of(plan.skipped)
+    summary["left_out"] = [entry.as_json() for entry in left_out]
     if unprinted := failure_of(sys.stderr):
         summary["stderr_error"] = unprinted
     reporter.record({"summary": summary})
@@ -339,5 +357,6 @@ def _summarize(results: Sequence[PhotoResult], total: int, seconds: float, plan:
     numbers = [str(number) for number in (total, *counts.values(), not_started)]
     columns = ["photos", *counts, "not started", "faces restored", "seconds"]
     reporter.table("", columns, [[*numbers, f"{restored_faces} of {faces}", f"{seconds:.1f}"]])
+    _show_left_out(left_out, reporter)
     _note_kept(kept["changed"], kept["taken"], reporter)
     reporter.note("written to " + ", ".join(str(folder) for folder in plan.output_folders))
