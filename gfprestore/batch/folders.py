@@ -45,12 +45,14 @@ class PhotoTask:
         output: the final path of the result, inside `folder`.
         relative: the source's mirrored path, unique in `folder`; identifies the photo in the journal and in seeds.
         folder: the output folder, which also holds the journal.
+        sidecars: XMP files that describe the source.
     """
 
     source: Path
     output: Path
     relative: PurePath
     folder: Path
+    sidecars: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,16 @@ from gfprestore.batch.journal import FAILED, RESTORED, Journal, JournalEntry, ut
 from gfprestore.batch.previews import PreviewWriter, write_comparison, write_faces
 from gfprestore.batch.results import OutputOptions, PhotoResult, face_details
 from gfprestore.batch.settings import run_settings
+from gfprestore.batch.sidecars import carry_sidecars
 from gfprestore.batch.source_state import SourceState, read_source_state
 from gfprestore.batch.written_files import FileKeptError, FileState
 from gfprestore.device import free_memory
 from gfprestore.errors import FaceError, FolderError, GfprestoreError, PhotoError
+from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.photo import Photo
-from gfprestore.photo.reading import photo_size, read_photo
+from gfprestore.photo.reading import photo_header, photo_size, read_photo
 from gfprestore.photo.writing import write_photo
+from gfprestore.photo.xmp_edits import Change
 from gfprestore.restoration.restoration import PreparedPhoto, Restoration, RestoredFace, RestoredPhoto
 
 log = logging.getLogger(__name__)
@@ -286,6 +289,9 @@ class PhotoRun:
                 journal.note_file(output, temporary, overwrite=self.output.overwrite)
             ),
         )
+        height, width = result.pixels.shape[:2]
+        change = pixel_change(photo.photo.metadata, (width, height))
+        warnings += carry_sidecars(photo.task, journal, change, overwrite=self.output.overwrite)
         kept, problem = self._write_previews(photo, finished, result)
         warnings += kept
         return _Written(states[0], time.monotonic() - started, warnings, problem)
@@ -332,11 +338,21 @@ class PhotoRun:
             return None
         journal = self._journals[task.folder]
         if journal.is_done(task.relative.as_posix(), task.source, self._fingerprint, task.output):
-            return self._skipped_result(task, "done", None)
+            return replace(self._skipped_result(task, "done", None), warnings=self._update_sidecars(task, journal))
         state = journal.state_of(task.output)
         if state in (FileState.CHANGED, FileState.TAKEN):
             return self._skipped_result(task, state.value, str(FileKeptError(task.output, state)))
         return None
+
+    def _update_sidecars(self, task: PhotoTask, journal: Journal) -> tuple[str, ...]:
+        """Write sidecars of a finished photo that are new or changed; returns warnings."""
+        if not task.sidecars:
+            return ()
+        try:
+            change = pixel_change(photo_header(task.source), photo_size(task.output))
+        except PhotoError as error:
+            return (f"its sidecars were not compared: {error}",)
+        return carry_sidecars(task, journal, change, overwrite=False)
 
     def _skipped_result(self, task: PhotoTask, because: str, reason: str | None) -> PhotoResult:
         names = (self.restoration.restorer_name, self.restoration.background_name)
@@ -382,6 +398,13 @@ class PhotoRun:
                 finished=utc_now(),
             )
         )
+
+
+def pixel_change(found: Metadata, final: tuple[int, int]) -> Change:
+    """What happens to the pixels of a photo with this upright metadata whose result has the size `final`."""
+    width, height = found.size
+    stored = (height, width) if found.orientation >= 5 else (width, height)
+    return Change(found.orientation, stored, found.size, final)
 
 
 def decoded_bytes(path: Path) -> int:

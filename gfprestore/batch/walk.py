@@ -21,6 +21,7 @@ from gfprestore.photo.kinds import HEAD_BYTES, advice_for, image_kind
 
 SYSTEM_FOLDER = "a system or trash folder"
 UNSUPPORTED_IMAGE, UNSUPPORTED_FILE = "unsupported type of image", "not an image"
+SIDECAR = "a sidecar that is not copied"
 JOURNAL_NAME = ".gfprestore.jsonl"  # defined here because a folder with a journal is a result, not a source
 
 Identity = tuple[int, int] | Path  # device and inode; the real path on file systems without inodes
@@ -124,7 +125,7 @@ class FolderWalk:
         visited: set[Identity] = set()
         for path, within in sorted(root.targets, key=lambda target: len(target[1].parts)):
             if path.is_dir():
-                if within != PurePath() and self._is_excluded(path, within):
+                if within != PurePath() and self.is_excluded(path, within):
                     self._skip(path, "excluded")
                 else:
                     self._walk(path, within, root, visited)
@@ -177,7 +178,7 @@ class FolderWalk:
                 self._skip(path, SYSTEM_FOLDER)
             elif not is_system and _is_hidden(entry):
                 self._skip(path, "hidden", kind=kind)
-            elif self._is_excluded(path, within):
+            elif self.is_excluded(path, within):
                 self._skip(path, "excluded", kind=kind)
             elif entry.is_dir():
                 (links if entry.is_symlink() else folders).append((path, within))
@@ -191,7 +192,7 @@ class FolderWalk:
 
     def _take(self, path: Path, within: PurePath, root: InputRoot, *, named: bool) -> None:
         by_name = _kind_by_name(path)
-        if named and self._is_excluded(path, within):
+        if named and self.is_excluded(path, within):
             self._skip(path, "excluded", kind=by_name)
         elif path.suffix.lower() not in self.suffixes:
             kind = _image_kind_of(path)
@@ -203,7 +204,8 @@ class FolderWalk:
         else:
             root.found[within] = path
 
-    def _is_excluded(self, path: Path, within: PurePath) -> bool:
+    def is_excluded(self, path: Path, within: PurePath) -> bool:
+        """Whether an exclude pattern matches the name of a path, its path within the input folder or as given."""
         if not self.exclude:
             return False
         names = [unicodedata.normalize("NFC", name) for name in (path.name, within.as_posix(), path.as_posix())]

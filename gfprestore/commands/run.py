@@ -154,6 +154,8 @@ def run(
     from gfprestore.batch.folders import plan_photos
     from gfprestore.batch.left_out import image_warnings, left_out_of
     from gfprestore.batch.results import OutputOptions
+    from gfprestore.batch.sidecars import sidecar_warning, with_sidecars
+    from gfprestore.batch.walk import FolderWalk
     from gfprestore.console import Reporter, download_reporter
     from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES
     from gfprestore.photo.writing import output_suffix
@@ -194,10 +196,14 @@ def run(
         exclude=exclude or (),
         system_folders=include_system_folders,
     )
+    patterns = FolderWalk(frozenset(), tuple(exclude or ()), set(), system_folders=False)
+    plan = with_sidecars(plan, lambda path: patterns.is_excluded(path, path))
     for entry in plan.problems:
         reporter.warn(f"{entry.path}: {entry.described}")
     for message in image_warnings(left_out_of(entry for entry in plan.skipped if not entry.is_problem)):
         reporter.warn(message)
+    if message_about_sidecars := sidecar_warning(plan.skipped):
+        reporter.warn(message_about_sidecars)
     if dry_run:
         _show_plan(plan, how, reporter)
         return
@@ -231,6 +237,8 @@ def _show_plan(plan: Plan, how: OutputOptions, reporter: Reporter) -> None:
                 reporter.answer(f"{task.source} -> {task.output}{suffix}")
     folders = ", ".join(str(folder) for folder in plan.output_folders)
     reporter.note(f"{counts['new']} photos would be restored into {folders}")
+    if sidecars := sum(len(task.sidecars) for task in plan.tasks):
+        reporter.note(f"XMP sidecars that go with their photos: {sidecars}")
     if replaced:
         reporter.warn(f"{replaced} results that you changed after a run wrote them would be replaced.")
     if counts["restored"]:

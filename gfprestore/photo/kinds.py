@@ -90,6 +90,11 @@ def image_kind(head: bytes, suffix: str = "") -> str | None:
     return next((kind for signature, kind in _SIGNATURES if head.startswith(signature)), None)
 
 
+def is_raw_name(name: str) -> bool:
+    """Whether a file name has the suffix of a camera's raw files."""
+    return f".{name.rpartition('.')[2].lower()}" in _RAW_SUFFIXES
+
+
 def advice_for(kind: str) -> str:
     """How to get a photo of an unsupported kind restored, as a sentence."""
     return _ADVICE.get(kind, "Convert to TIFF or PNG first.")

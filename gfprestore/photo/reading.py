@@ -58,13 +58,23 @@ def photo_size(path: Path) -> tuple[int, int]:
         UnreadablePhotoError: The file is missing, not readable, empty, damaged or not a photo.
         UnsupportedPhotoError: The type of the photo is not supported.
     """
+    return photo_header(path).size
+
+
+def photo_header(path: Path) -> Metadata:
+    """Read the metadata of a photo, for the upright image, without decoding its pixels.
+
+    Raises:
+        UnreadablePhotoError: The file is missing, not readable, empty, damaged or not a photo.
+        UnsupportedPhotoError: The type of the photo is not supported.
+    """
     head = file_head(path)
     if containers.format_of(head) == "JPEG" and len(head) == _HEADER_BYTES:
         with contextlib.suppress(FileContentError):
-            return metadata.turned_upright(decoding.header_of(head, "JPEG").metadata).size
+            return metadata.turned_upright(decoding.header_of(head, "JPEG").metadata)
     data = head if len(head) < _HEADER_BYTES else _file_bytes(path, DEFAULT_MAX_PIXELS)[0]
     try:
-        return metadata.turned_upright(_header(path, data).metadata).size
+        return metadata.turned_upright(_header(path, data).metadata)
     except FileContentError as error:
         raise _content_error(path, error) from error
 
