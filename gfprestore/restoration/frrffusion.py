@@ -244,8 +244,16 @@ class FRRffusionRestorer:
             return given.float().cpu(), (given.cpu() <= 0).all(1) if self.takes_levels else none_untouched
         if self._estimator is None or not self.takes_levels:
             return torch.full((len(crops), len(OPERATIONS)), FIXED_LEVEL), none_untouched
-        levels = torch.cat([self._estimator(self._on_device(crop.unsqueeze(0))).float().cpu() for crop in crops])
+        levels = torch.cat([self._estimated(self._estimator, crop.unsqueeze(0)) for crop in crops])
         return levels, levels.mean(1) < UNTOUCHED_MEAN_LEVEL
+
+    def _estimated(self, estimator: LevelEstimator, crop: Tensor) -> Tensor:
+        """Levels (1, 6) of one face; in float32 where a half precision gives no finite result."""
+        crop = self._on_device(crop)
+        levels: Tensor = estimator(crop)
+        if not bool(levels.isfinite().all()) and self.dtype != torch.float32:
+            levels = copy.deepcopy(estimator).float()(crop)
+        return levels.cpu()
 
     @torch.inference_mode()
     def _sampled(self, crops: Tensor, levels: Tensor, generators: list[torch.Generator]) -> Tensor:

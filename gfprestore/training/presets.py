@@ -350,9 +350,11 @@ class Preset:
                 if self.reversal.only_estimator:
                     return FRRffusionConfig(level_estimator=self.reversal.level_estimator)
                 fmar = self.reversal.fmar
-                if fmar.multipliers == FMAR_256.multipliers:  # the authors' code has others for other sizes
-                    fmar = replace(fmar, multipliers=MULTIPLIERS.get(self.size, fmar.multipliers))
-                return FRRffusionConfig(replace(fmar, size=self.size), self.reversal.level_estimator)
+                multipliers = fmar.multipliers
+                if multipliers == FMAR_256.multipliers:  # the authors' code has others for other sizes
+                    multipliers = MULTIPLIERS.get(self.size, multipliers)
+                fmar = replace(fmar, size=self.size, multipliers=multipliers)
+                return FRRffusionConfig(fmar, self.reversal.level_estimator)
             if self.size % (self.reversal.hfdg.scale * self.reversal.hfdg.window_size):
                 raise ValueError(f"patches of {self.size} pixels are not a multiple of HFDG's windows")
             return FRRffusionConfig(hfdg=self.reversal.hfdg)

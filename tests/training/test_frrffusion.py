@@ -169,6 +169,14 @@ def test_first_stage_results_are_computed_again_for_other_pairs_in_the_same_fold
     assert folders.isdisjoint(path.parent for path in again.values())
 
 
+@pytest.mark.parametrize(("size", "multipliers"), [(32, (1, 2, 2, 2)), (64, (1, 2, 3, 4)), (128, (1, 1, 2, 3, 4))])
+def test_the_papers_preset_trains_at_the_authors_other_sizes(size: int, multipliers: tuple[int, ...]) -> None:
+    config = make_config(Path("pairs"), Path("out"), "frrffusion", stage="fmar", size=size)
+    fmar = config.preset.reversal_network("fmar").fmar
+    assert fmar is not None
+    assert (fmar.size, fmar.multipliers) == (size, multipliers)
+
+
 def test_images_without_a_partner_are_told(tmp_path: Path) -> None:
     discs = disc_pairs(tmp_path / "discs", 3, 0)
     (discs / "deimage" / "face1.png").unlink()
