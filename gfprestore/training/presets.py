@@ -156,6 +156,7 @@ class Reversal:
         level_estimator: Sizes of the level estimator, which is trained with it; None for none.
         only_estimator: Train the level estimator alone and keep the diffusion model of the initial weights. The
             estimator needs more images, and each costs it a sixth of the time.
+        variations: Vary place, exposure and colors of the faces for an estimator that is trained alone.
         hfdg: Sizes of the second stage's transformer.
         loss: Loss of the diffusion: mean squared error (`mse`) of what the network predicts, or mean absolute error
             (`l1`) of x0, weighted by what the noisy image tells of it.
@@ -180,6 +181,7 @@ class Reversal:
     fmar: DiffusionUNetConfig = FMAR_256
     level_estimator: LevelEstimatorConfig | None = None
     only_estimator: bool = False
+    variations: bool = True
     hfdg: HATConfig = HAT_BASE
     loss: Literal["mse", "l1"] = "mse"
     field_weight: float = 0.05

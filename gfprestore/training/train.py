@@ -132,7 +132,9 @@ def open_retouched(config: TrainConfig) -> RetouchedDataset:
     network, size = config.preset.reversal_network("fmar"), config.preset.size
     grid = size // network.fmar.unshuffle if network.fmar is not None and network.fmar.warp else None
     needs_levels = network.level_estimator is not None or (network.fmar is not None and network.fmar.levels)
-    return RetouchedDataset(config.data, size, grid, config.seed, needs_levels=needs_levels)
+    reversal = config.preset.reversal
+    vary = reversal is not None and reversal.only_estimator and reversal.variations
+    return RetouchedDataset(config.data, size, grid, config.seed, needs_levels=needs_levels, vary=vary)
 
 
 def first_stage(config: TrainConfig, device: torch.device) -> FRRffusionRestorer | None:

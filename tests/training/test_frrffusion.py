@@ -30,7 +30,7 @@ from gfprestore.training.distributed import World
 from gfprestore.training.hfdg import initialize_enlarging
 from gfprestore.training.plan import plan
 from gfprestore.training.preset_table import HFDG_COMPACT
-from gfprestore.training.train import first_stage, open_stream, train
+from gfprestore.training.train import first_stage, open_retouched, open_stream, train
 from gfprestore.weights.checkpoints import load_network
 from gfprestore.weights.store import WeightsStore
 
@@ -175,6 +175,20 @@ def test_the_papers_preset_trains_at_the_authors_other_sizes(size: int, multipli
     fmar = config.preset.reversal_network("fmar").fmar
     assert fmar is not None
     assert (fmar.size, fmar.multipliers) == (size, multipliers)
+
+
+def test_an_estimator_that_is_trained_alone_sees_varied_faces(pairs: Path, tmp_path: Path) -> None:
+    def sample(*values: str) -> tuple[Tensor, Tensor]:
+        config = make_config(pairs, tmp_path, "frrffusion-compact", stage="fmar", size=128, values=values)
+        first = open_retouched(config)[0]
+        return first.lq, first.gt
+
+    plain = sample()
+    unvaried = sample("reversal.only_estimator=true", "reversal.variations=false")
+    varied = sample("reversal.only_estimator=true")
+    assert torch.equal(plain[0], unvaried[0])
+    assert (varied[0] - plain[0]).abs().mean() > 0.01
+    assert torch.equal(varied[1], plain[1])
 
 
 def test_images_without_a_partner_are_told(tmp_path: Path) -> None:
