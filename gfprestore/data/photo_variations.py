@@ -67,12 +67,13 @@ def _moved(pixels: Pixels, random: np.random.Generator) -> Pixels:
     zoom = np.array([[scale * aspect, 0, 0], [0, scale / aspect, 0], [0, 0, 1]])
     zoom[:2, 2] = center - zoom[:2, :2] @ [center, center] + random.uniform(-SHIFT, SHIFT, 2) * side
     whole = zoom @ np.vstack([matrix, [0, 0, 1]])
-    return cv2.warpAffine(pixels, whole[:2], (side, side), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    moved = cv2.warpAffine(pixels, whole[:2], (side, side), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    return np.asarray(moved, np.uint8)
 
 
 def _lit(pixels: Pixels, random: np.random.Generator) -> Image:
     """Other exposure, gamma, colors and light from one side; (S, S, 3) float32 in [0, 1]."""
-    image = (pixels.astype(np.float32) / 255) ** _factor(GAMMA, random).astype(np.float32)
+    image: Image = np.asarray((pixels / 255) ** _factor(GAMMA, random), np.float32)
     image = saturated(image, float(_factor(SATURATION, random)[0]))
     gains = _factor(GAIN, random) * _factor(CHANNEL_GAIN, random, 3)
     angle, strength = random.uniform(0, 2 * np.pi), random.uniform(0, LIGHT)
