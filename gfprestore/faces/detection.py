@@ -23,7 +23,7 @@ from gfprestore.pixels import resized, to_8_bit
 
 Floats = NDArray[np.float32]
 
-TURNED_SCORE = 0.97
+TURNED_SCORE = 0.96
 """Minimum score of the best face of an orientation other than upright, to take it for that of the photo."""
 
 MIXED_SCORE = 0.99
