@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from gfprestore.errors import PhotoTooLargeError, UnreadablePhotoError, UnsupportedPhotoError
+from gfprestore.file_attributes import FileAttributes, attributes_of
 from gfprestore.photo import containers, decoding, icc, metadata
 from gfprestore.photo.containers import Container, FileContentError
 from gfprestore.photo.icc import Conversion, ProfileError
@@ -35,7 +36,7 @@ def read_photo(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
         UnsupportedPhotoError: The photo is animated, has several pages or floating point samples, for example.
         PhotoTooLargeError: The photo has more than `max_pixels` or does not fit into memory.
     """
-    data, status = _file_bytes(path, max_pixels)
+    data, status, attributes = _file_bytes(path, max_pixels)
     try:
         container = _header(path, data)
         _check_frames(path, container)
@@ -47,7 +48,7 @@ def read_photo(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
     except MemoryError as error:
         raise _memory_error(path) from error
     times = (status.st_atime_ns, status.st_mtime_ns)
-    return replace(photo, metadata=replace(photo.metadata, file_times=times))
+    return replace(photo, metadata=replace(photo.metadata, file_times=times, file_attributes=attributes))
 
 
 def photo_size(path: Path) -> tuple[int, int]:
@@ -74,14 +75,14 @@ def file_head(path: Path, size: int = _HEADER_BYTES) -> bytes:
         return stream.read(size)
 
 
-def _file_bytes(path: Path, max_pixels: int) -> tuple[bytes, os.stat_result]:
+def _file_bytes(path: Path, max_pixels: int) -> tuple[bytes, os.stat_result, FileAttributes]:
     with _opened(path) as stream:
         status = os.fstat(stream.fileno())
         if status.st_size > max_pixels * _BYTES_A_PIXEL + (1 << 26):
             raise PhotoTooLargeError(
                 f"{path} has {status.st_size} bytes, more than {max_pixels} pixels need. Raise --max-pixels to read it."
             )
-        return stream.read(), status
+        return stream.read(), status, attributes_of(stream.fileno(), status)
 
 
 @contextlib.contextmanager

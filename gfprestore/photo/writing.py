@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from gfprestore.errors import PhotoWriteError, UnreadablePhotoError
+from gfprestore.file_attributes import creation_mode, give, with_extended_of
 from gfprestore.files import whole_file
 from gfprestore.photo import containers, encoding, icc, metadata
 from gfprestore.photo.encoding import EncodingError, OutputImage
@@ -45,13 +47,20 @@ def output_suffix(path: Path, format: str = "keep") -> str:
     return path.suffix if path.suffix.lower() in SUFFIXES[name] else SUFFIXES[name][0]
 
 
-def write_photo(photo: Photo, path: Path, *, quality: int | None = None) -> tuple[str, ...]:
+def write_photo(
+    photo: Photo,
+    path: Path,
+    *,
+    quality: int | None = None,
+    on_complete: Callable[[Path], object] | None = None,
+) -> tuple[str, ...]:
     """Write a photo with all its metadata, adjusted to its size; the output file is never incomplete.
 
     Args:
         photo: The photo; its pixels may have another size than its file.
         path: The output; its suffix decides the format, and its folder must exist.
         quality: 1 to 100 for JPEG, WebP, AVIF and HEIC; None uses 95, or the source's quality if that is better.
+        on_complete: Called with the temporary name of the complete file before it is moved to `path`.
 
     Returns:
         Notes on data that the output's format could not keep, one sentence each.
@@ -69,8 +78,21 @@ def write_photo(photo: Photo, path: Path, *, quality: int | None = None) -> tupl
             raise PhotoWriteError(
                 f"{path} is the original and is never overwritten. Choose another output folder with --output."
             )
-        with whole_file(path, found.file_times) as stream:
+        attributes, lost = found.file_attributes, list[str]()
+        if attributes is not None:
+            attributes = with_extended_of(attributes, path)
+
+        def complete(temporary: Path) -> None:
+            if attributes is not None:
+                lost.extend(give(attributes, temporary))
+            if on_complete is not None:
+                on_complete(temporary)
+
+        mode = 0o666 if attributes is None else creation_mode(attributes)
+        with whole_file(path, found.file_times, complete, mode) as stream:
             notes += encoding.encode(stream, output_image, found, name, quality)
+        if lost:
+            notes += (f"the output folder cannot store its extended attributes: {', '.join(sorted(lost))}",)
     except EncodingError as error:
         raise PhotoWriteError(f"{path} cannot be written: {error}.") from error
     except MemoryError as error:

@@ -275,7 +275,9 @@ def test_dry_run_tells_what_was_restored_before_and_whose_place_is_taken(
         "c.png": "new",
         "d.png": "taken",
     }
-    assert summary == {"summary": {"photos": 4, "new": 2, "restored": 1, "taken": 1, "dry_run": True}}
+    assert summary == {
+        "summary": {"photos": 4, "new": 2, "restored": 1, "changed": 0, "taken": 1, "left_out": [], "dry_run": True}
+    }
     assert call("run", folder, "-o", out, "--dry-run") == 0
     told = capsys.readouterr()
     assert f"{out / 'a.png'} (restored before)" in told.out
