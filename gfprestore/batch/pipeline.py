@@ -184,7 +184,8 @@ class PhotoRun:
     def _decode(self, task: PhotoTask) -> _Decoded:
         started = time.monotonic()
         state = read_source_state(task.source)
-        photo = read_photo(task.source, self.restoration.options.max_pixels)
+        options = self.restoration.options
+        photo = read_photo(task.source, options.max_pixels, accept_truncated=options.accept_truncated)
         check_unchanged(task.source, state, photo)
         return _Decoded(task, photo, state, time.monotonic() - started)
 

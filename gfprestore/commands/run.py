@@ -130,6 +130,10 @@ def run(
     max_pixels: Annotated[
         int | None, io_option("--max-pixels", metavar="N", help="Maximum number of pixels of a photo.")
     ] = None,
+    accept_truncated: Annotated[
+        bool,
+        io_option("--accept-truncated", help="Restore what is there of truncated photos, and say how much is missing."),
+    ] = False,
     overwrite: Annotated[
         bool, behavior_option("--overwrite", help="Restore finished photos again, and replace other files.")
     ] = False,
@@ -174,6 +178,7 @@ def run(
         weights_dir=weights_dir,
         seed=seed,
         max_pixels=DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels,
+        accept_truncated=accept_truncated,
     )
     options.check()
     how = OutputOptions(file_format.value, quality, overwrite, save_faces, compare, workers)

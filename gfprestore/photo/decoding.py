@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from gfprestore.photo import containers, exif, icc
+from gfprestore.photo import containers, exif, icc, jpeg, png, tiff, webp
 from gfprestore.photo.containers import Container, FileContentError
 from gfprestore.photo.icc import bands
 from gfprestore.photo.metadata import Metadata
+from gfprestore.photo.truncation import different_rows, missing_jpeg_rows
 from gfprestore.pixels import nearest_levels
 
 Pixels = NDArray[Any]
@@ -33,9 +34,14 @@ _PLUGINS = {
     "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
     "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
     "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
+    "PNM": ("PIL.PpmImagePlugin", "PpmImageFile"),
+    "JPEG2000": ("PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile"),
+    "TGA": ("PIL.TgaImagePlugin", "TgaImageFile"),
+    "PSD": ("PIL.PsdImagePlugin", "PsdImageFile"),
     "HEIF": ("pillow_heif.as_plugin", "HeifImageFile"),
 }
-_TAKEN_APART = ("JPEG", "PNG", "TIFF", "WEBP")
+_WITHOUT_STRUCTURE = ("BMP", "PNM", "TGA")
+_READERS = {"JPEG": jpeg.read, "PNG": png.read, "TIFF": tiff.read, "WEBP": webp.read}
 _BROKEN = (SyntaxError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, struct.error, EOFError,
            OverflowError, RuntimeError, ZeroDivisionError)  # fmt: skip
 _LOSSLESS_TIFF = (1, 5, 8, 32773, 32946, 34925, 50000)
@@ -64,8 +70,11 @@ def header_of(data: bytes, format: str) -> Container:
     Raises:
         FileContentError: Damaged or unsupported.
     """
-    if format in _TAKEN_APART:
-        return containers.taken_apart(data, format)
+    if format in _READERS:
+        try:
+            return _READERS[format](data)
+        except (struct.error, IndexError) as error:
+            raise FileContentError(f"the {format} header is truncated") from error
     image = _opened(data, format)
     found = Metadata(
         format,
@@ -96,43 +105,122 @@ def _resolution(value: object) -> tuple[float, float] | None:
     return None
 
 
-def decode(container: Container) -> Decoded:
+def decode(container: Container, accept_truncated: bool = False) -> Decoded:
     """Decode the pixels of a file.
 
+    Args:
+        container: The file.
+        accept_truncated: If a part of the rows is missing, decode the others and say how many are missing.
+
     Raises:
-        FileContentError: Damaged or unsupported.
+        FileContentError: Damaged, truncated or unsupported.
         MemoryError: The pixels do not fit into memory.
     """
     format = container.metadata.format
-    if format == "PNG" and container.bits == 16:
-        return _deep_png(container)
+    if format == "JPEG":
+        return _jpeg(container, accept_truncated)
+    if format == "PNG":
+        return _png(container, accept_truncated)
     if format == "TIFF" and container.structure is not None:
         photometric = _check_tiff(container.structure, container.bits)
         if container.bits == 16 and photometric <= 2:
             return _deep_tiff(container.data, container.structure, photometric)
-    if format == "JPEG" and container.bits != 8:
-        raise FileContentError(f"JPEG with {container.bits} bits per sample is not supported", unsupported=True)
-    if format == "PNG" and not containers.png_is_complete(container.data):
-        raise FileContentError("its pixels are damaged or incomplete")
-    image = _opened(container.data, format)
+    if format in _WITHOUT_STRUCTURE:
+        return _rows_in_order(container, accept_truncated)
+    return _decoded(container, container.data)
+
+
+def _decoded(container: Container, data: bytes) -> Decoded:
+    """Decode a stream with Pillow and split it into color and alpha."""
+    return _split_or_refused(_loaded(data, container.metadata.format), container)
+
+
+def _split_or_refused(image: Image.Image, container: Container) -> Decoded:
+    format = container.metadata.format
+    try:
+        with containers.quietly(format):
+            return _split(image, container)
+    except _BROKEN as error:
+        raise _broken(error) from error
+
+
+def _loaded(data: bytes, format: str) -> ImageFile.ImageFile:
+    image = _opened(data, format)
     try:
         with containers.quietly(format):
             image.info.pop("xmp", None)  # Pillow would rotate a TIFF by this tag
             image.load()
-            decoded = _split(image, container)
-        if format == "JPEG" and _ends_in_filling(decoded.pixels):
-            raise FileContentError("the lower part of the image is missing")
-        return decoded
     except _BROKEN as error:
-        if isinstance(error, FileContentError):
-            raise
-        raise FileContentError(f"its pixels are damaged or incomplete ({error})") from error
+        raise _broken(error) from error
+    return image
 
 
-def _ends_in_filling(pixels: Pixels) -> bool:
-    """Whether the last rows are the middle gray that libjpeg uses for missing data."""
-    rows = pixels[-8:]
-    return len(pixels) > 8 and bool((rows == 128).all()) and not bool((pixels[0] == 128).all())
+def _broken(error: Exception) -> FileContentError:
+    if isinstance(error, FileContentError):
+        return error
+    return FileContentError(f"its pixels are damaged or incomplete ({error})")
+
+
+def _truncated(missing: int, height: int, accept: bool) -> tuple[str, ...]:
+    """Warning about missing rows.
+
+    Raises:
+        FileContentError: The photo is not to be accepted, or nothing of it is there.
+    """
+    note = f"{missing} of its {height} rows are missing or incomplete, because the file is truncated"
+    if not accept:
+        raise FileContentError(note, truncated=missing < height)
+    if missing >= height:
+        raise FileContentError("the file is truncated, and none of its rows is complete")
+    return (f"{note}; the others were restored",)
+
+
+def _jpeg(container: Container, accept_truncated: bool) -> Decoded:
+    if container.bits != 8:
+        raise FileContentError(f"JPEG with {container.bits} bits per sample is not supported", unsupported=True)
+    image = _loaded(container.data, "JPEG")
+    missing = missing_jpeg_rows(container, image, lambda data: _loaded(data, "JPEG"))
+    notes = _truncated(missing, image.height, accept_truncated) if missing else _end_notes(container)
+    if not missing and container.lacks_scans:
+        notes = (*notes, "the last scans of the progressive JPEG are missing, so it has less detail")
+    decoded = _split_or_refused(image, container)
+    return replace(decoded, warnings=(*decoded.warnings, *notes))
+
+
+def _rows_in_order(container: Container, accept_truncated: bool) -> Decoded:
+    """Decode a format whose rows follow one another; if the file is too short, find out which of them are missing."""
+    format = container.metadata.format
+    try:
+        return _decoded(container, container.data)
+    except FileContentError as error:
+        damaged = error
+    width, height = container.metadata.size
+    filling = 8 * width * height + 1024
+    try:
+        image, other = (_loaded(container.data + level * filling, format) for level in (b"\0", b"\xff"))
+    except FileContentError:
+        raise damaged from None
+    missing = different_rows(image, other)
+    if not missing:
+        raise damaged
+    notes = _truncated(missing, height, accept_truncated)
+    decoded = _split_or_refused(image, container)
+    return replace(decoded, warnings=(*decoded.warnings, *notes))
+
+
+def _png(container: Container, accept_truncated: bool) -> Decoded:
+    pixels = png.pixel_data(container.data)
+    height = struct.unpack(">I", container.data[20:24])[0]
+    missing = pixels.missing_rows
+    notes = _truncated(missing, height, accept_truncated) if missing else _end_notes(container)
+    if missing or not container.has_end:
+        container = replace(container, data=png.completed(container.data))
+    decoded = _deep_png(container) if container.bits == 16 else _decoded(container, container.data)
+    return replace(decoded, warnings=(*decoded.warnings, *notes))
+
+
+def _end_notes(container: Container) -> tuple[str, ...]:
+    return () if container.has_end else ("its end marker is missing; all its pixels are there",)
 
 
 def _opened(data: bytes, format: str) -> ImageFile.ImageFile:

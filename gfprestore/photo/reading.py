@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from gfprestore.errors import PhotoTooLargeError, UnreadablePhotoError, UnsupportedPhotoError
-from gfprestore.photo import containers, decoding, icc, metadata
+from gfprestore.photo import decoding, formats, icc, metadata
 from gfprestore.photo.containers import Container, FileContentError
 from gfprestore.photo.icc import Conversion, ProfileError
 from gfprestore.photo.metadata import Metadata
@@ -23,12 +23,13 @@ _HEADER_BYTES = 1 << 20
 _BYTES_A_PIXEL = 16
 
 
-def read_photo(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
+def read_photo(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS, *, accept_truncated: bool = False) -> Photo:
     """Read a photo, upright and in sRGB.
 
     Args:
         path: The file.
         max_pixels: Photos with more pixels are rejected before they are decoded.
+        accept_truncated: Read what is there of a truncated photo; a warning says how many rows are missing.
 
     Raises:
         UnreadablePhotoError: The file is missing, not readable, empty, damaged, truncated or not a photo.
@@ -41,7 +42,7 @@ def read_photo(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
         _check_frames(path, container)
         _check_size(path, container.metadata.size, max_pixels)
         del data
-        photo = _assembled(path, container)
+        photo = _assembled(path, container, accept_truncated)
     except FileContentError as error:
         raise _content_error(path, error) from error
     except MemoryError as error:
@@ -58,7 +59,7 @@ def photo_size(path: Path) -> tuple[int, int]:
         UnsupportedPhotoError: The type of the photo is not supported.
     """
     head = file_head(path)
-    if containers.format_of(head) == "JPEG" and len(head) == _HEADER_BYTES:
+    if formats.format_of(head, path.suffix) == "JPEG" and len(head) == _HEADER_BYTES:
         with contextlib.suppress(FileContentError):
             return metadata.turned_upright(decoding.header_of(head, "JPEG").metadata).size
     data = head if len(head) < _HEADER_BYTES else _file_bytes(path, DEFAULT_MAX_PIXELS)[0]
@@ -112,7 +113,7 @@ def _memory_error(path: Path) -> PhotoTooLargeError:
 def _header(path: Path, data: bytes) -> Container:
     if not data:
         raise UnreadablePhotoError(f"{path} is empty. Copy it again from its source.")
-    format = containers.format_of(data)
+    format = formats.format_of(data, path.suffix)
     if format is None:
         raise UnreadablePhotoError(
             f"{path} is not a supported image (its content is not JPEG, PNG, TIFF, WebP, AVIF, HEIC, BMP or GIF). "
@@ -124,7 +125,10 @@ def _header(path: Path, data: bytes) -> Container:
 def _content_error(path: Path, error: FileContentError) -> UnreadablePhotoError | UnsupportedPhotoError:
     if error.unsupported:
         return UnsupportedPhotoError(f"{path} cannot be restored: {error}. Convert it to an 8- or 16-bit TIFF or PNG.")
-    return UnreadablePhotoError(f"{path} is damaged: {error}. Copy it again from its source.")
+    advice = "Copy it again from its source"
+    if error.truncated:
+        advice += ", or restore the other rows with --accept-truncated"
+    return UnreadablePhotoError(f"{path} is damaged: {error}. {advice}.")
 
 
 def _check_frames(path: Path, container: Container) -> None:
@@ -141,9 +145,9 @@ def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _assembled(path: Path, container: Container) -> Photo:
+def _assembled(path: Path, container: Container, accept_truncated: bool) -> Photo:
     """Decode the pixels, rotate them upright and convert them to sRGB."""
-    decoded = decoding.decode(container)
+    decoded = decoding.decode(container, accept_truncated)
     stored, alpha = decoded.pixels, decoded.alpha
     found = container.metadata.warned(*decoded.warnings)
     if (stored.shape[1], stored.shape[0]) != found.size:

@@ -67,6 +67,7 @@ class RunOptions:
         seed: Random seed of the network's noise, drawn per face; None uses the noise stored with the weights, or the
             same noise for all faces.
         max_pixels: Maximum number of pixels of a photo.
+        accept_truncated: Restore what is there of a truncated photo.
         reversal: Options of `frrffusion`; None uses the defaults.
     """
 
@@ -89,6 +90,7 @@ class RunOptions:
     weights_dir: Path | None = None
     seed: int | None = None
     max_pixels: int = DEFAULT_MAX_PIXELS
+    accept_truncated: bool = False
     reversal: ReversalOptions | None = None
 
     def check(self) -> None:
@@ -294,7 +296,7 @@ class Restoration:
             DeviceError: The memory is too small for one face or the smallest tile.
         """
         source, output = Path(source), Path(output)
-        photo = read_photo(source, self.options.max_pixels)
+        photo = read_photo(source, self.options.max_pixels, accept_truncated=self.options.accept_truncated)
         result = self.restore(photo.pixels, source.name)
         write_photo(self.with_result(photo, result), output)
         return result
