@@ -1,8 +1,8 @@
 """The parts that all readers of image files share.
 
 The modules of the single formats (`jpeg`, `png`, `tiff`, `webp`) take a file's bytes and return a `Container`: its
-metadata, and the bytes that a decoder needs, without the parts that only carry metadata, so a malformed profile, text or
-thumbnail cannot make a decoder fail. Opens no file, decodes no pixel.
+metadata, and the bytes that a decoder needs, without the parts that only carry metadata, so a malformed profile, text
+or thumbnail cannot make a decoder fail. Opens no file, decodes no pixel.
 """
 
 from __future__ import annotations
@@ -42,6 +42,14 @@ class FileContentError(ValueError):
 
 
 @dataclass(frozen=True)
+class Page:
+    """A page of a TIFF: the offset of its directory, and whether it is surely a page and not a copy of another."""
+
+    offset: int
+    sure: bool = True
+
+
+@dataclass(frozen=True)
 class Container:
     """A file split into its metadata and the data for its decoder.
 
@@ -56,6 +64,7 @@ class Container:
         scans: Number of scans of a JPEG.
         lacks_scans: A JPEG does not have the scans of all its components and bits.
         is_arithmetic: A JPEG with arithmetic coding.
+        pages: Pages of a TIFF in the file's order, with smaller images that may be pages.
     """
 
     metadata: Metadata
@@ -68,6 +77,7 @@ class Container:
     scans: int = 1
     lacks_scans: bool = False
     is_arithmetic: bool = False
+    pages: tuple[Page, ...] = ()
 
 
 @contextlib.contextmanager

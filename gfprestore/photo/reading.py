@@ -13,23 +13,27 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from gfprestore.errors import PhotoTooLargeError, UnreadablePhotoError, UnsupportedPhotoError
-from gfprestore.photo import decoding, formats, icc, metadata
+from gfprestore.photo import decoding, formats, icc, metadata, tiff
 from gfprestore.photo.containers import Container, FileContentError
 from gfprestore.photo.icc import Conversion, ProfileError
 from gfprestore.photo.metadata import Metadata
+from gfprestore.photo.pages import with_sure_pages
 from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, Photo, Pixels
 
 _HEADER_BYTES = 1 << 20
 _BYTES_A_PIXEL = 16
 
 
-def read_photo(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS, *, accept_truncated: bool = False) -> Photo:
+def read_photo(
+    path: Path, max_pixels: int = DEFAULT_MAX_PIXELS, *, accept_truncated: bool = False, first_page: bool = False
+) -> Photo:
     """Read a photo, upright and in sRGB.
 
     Args:
         path: The file.
         max_pixels: Photos with more pixels are rejected before they are decoded.
         accept_truncated: Read what is there of a truncated photo; a warning says how many rows are missing.
+        first_page: Read the first page of a TIFF of several pages instead of refusing it.
 
     Raises:
         UnreadablePhotoError: The file is missing, not readable, empty, damaged, truncated or not a photo.
@@ -37,18 +41,51 @@ def read_photo(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS, *, accept_trunc
         PhotoTooLargeError: The photo has more than `max_pixels` or does not fit into memory.
     """
     data, status = _file_bytes(path, max_pixels)
-    try:
-        container = _header(path, data)
-        _check_frames(path, container)
-        _check_size(path, container.metadata.size, max_pixels)
+    with _content_errors(path):
+        container = _with_pages(path, data, max_pixels)
         del data
-        photo = _assembled(path, container, accept_truncated)
+        _check_frames(path, container, pages=first_page)
+        return _assembled(path, container, status, accept_truncated)
+
+
+def read_pages(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS, *, accept_truncated: bool = False) -> Iterator[Photo]:
+    """Read the pages of a TIFF, or the only image of another file, one after another; see `read_photo`.
+
+    Raises:
+        UnreadablePhotoError: The file is missing, not readable, empty, damaged, truncated or not a photo.
+        UnsupportedPhotoError: The photo is animated, for example.
+        PhotoTooLargeError: A page has more than `max_pixels` or does not fit into memory.
+    """
+    data, status = _file_bytes(path, max_pixels)
+    with _content_errors(path):
+        container = _with_pages(path, data, max_pixels)
+        _check_frames(path, container, pages=True)
+        pages, first = container.pages, _assembled(path, container, status, accept_truncated)
+        del container
+    yield first
+    for page in pages[1:]:
+        with _content_errors(path):
+            container = replace(tiff.read(data, page.offset), frames=len(pages))
+            _check_size(path, container.metadata.size, max_pixels)
+            photo = _assembled(path, container, status, accept_truncated)
+        yield photo
+
+
+@contextlib.contextmanager
+def _content_errors(path: Path) -> Iterator[None]:
+    """Report errors of the decoders for this file."""
+    try:
+        yield
     except FileContentError as error:
         raise _content_error(path, error) from error
     except MemoryError as error:
         raise _memory_error(path) from error
-    times = (status.st_atime_ns, status.st_mtime_ns)
-    return replace(photo, metadata=replace(photo.metadata, file_times=times))
+
+
+def _with_pages(path: Path, data: bytes, max_pixels: int) -> Container:
+    container = _header(path, data)
+    _check_size(path, container.metadata.size, max_pixels)
+    return with_sure_pages(container, max_pixels)
 
 
 def photo_size(path: Path) -> tuple[int, int]:
@@ -131,8 +168,8 @@ def _content_error(path: Path, error: FileContentError) -> UnreadablePhotoError 
     return UnreadablePhotoError(f"{path} is damaged: {error}. {advice}.")
 
 
-def _check_frames(path: Path, container: Container) -> None:
-    if container.frames > 1:
+def _check_frames(path: Path, container: Container, pages: bool) -> None:
+    if container.frames > 1 and not (pages and container.pages):
         kind = "pages" if container.metadata.format == "TIFF" else "frames (it is animated)"
         raise UnsupportedPhotoError(f"{path} has {container.frames} {kind}. Save each image as a separate file.")
 
@@ -145,11 +182,12 @@ def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _assembled(path: Path, container: Container, accept_truncated: bool) -> Photo:
+def _assembled(path: Path, container: Container, status: os.stat_result, accept_truncated: bool) -> Photo:
     """Decode the pixels, rotate them upright and convert them to sRGB."""
     decoded = decoding.decode(container, accept_truncated)
     stored, alpha = decoded.pixels, decoded.alpha
-    found = container.metadata.warned(*decoded.warnings)
+    times = (status.st_atime_ns, status.st_mtime_ns)
+    found = replace(container.metadata.warned(*decoded.warnings), file_times=times)
     if (stored.shape[1], stored.shape[0]) != found.size:
         raise FileContentError("its header is inconsistent")
     if not decoded.keeps_profile:
@@ -164,7 +202,7 @@ def _assembled(path: Path, container: Container, accept_truncated: bool) -> Phot
         stored, residual = icc.to_working(stored, conversion)
         found = replace(found, color_managed=True)
     pixels = np.repeat(stored, 3, axis=2) if gray else stored
-    return Photo(path, pixels, alpha, found, gray, residual)
+    return Photo(path, pixels, alpha, found, gray, residual, container.frames)
 
 
 def conversion_of(found: Metadata, gray: bool, dtype: np.dtype[Any]) -> tuple[Metadata, Conversion | None]:

@@ -8,6 +8,7 @@ stream is decoded to the same pixels, because decoders skip what follows the las
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from PIL import Image
 from gfprestore.photo.containers import Container
 from gfprestore.photo.icc import bands
 from gfprestore.photo.jpeg import END_MARKER
+
+Pixels = NDArray[Any]
 
 _FILLING = bytes(value % 255 for value in np.random.default_rng(19).integers(0, 255, 4096).tolist())
 
@@ -38,22 +41,22 @@ def missing_jpeg_rows(container: Container, image: Image.Image, load: Callable[[
     if container.has_end and container.scans == 1 and not _ends_in_filling(image):
         return 0
     filled = container.data[: -len(END_MARKER)] + _FILLING + END_MARKER
-    changed = _changed_rows(image, load(filled))
-    return image.height - int(np.argmax(changed)) if changed.any() else 0
-
-
-def different_rows(image: Image.Image, other: Image.Image) -> int:
-    """Number of rows in which two images of one size differ."""
-    return int(_changed_rows(image, other).sum())
-
-
-def _changed_rows(image: Image.Image, other: Image.Image) -> NDArray[np.bool_]:
-    """Whether each row differs, compared band by band."""
-    changed = np.zeros(image.height, bool)
+    other = load(filled)
     for rows in bands(image.height, image.width):
         area = (0, rows.start, image.width, rows.stop)
-        one, two = (np.asarray(each.crop(area)).reshape(rows.stop - rows.start, -1) for each in (image, other))
-        changed[rows] = (one != two).any(axis=1)
+        changed = _changed_rows(np.asarray(image.crop(area)), np.asarray(other.crop(area)))
+        if changed.any():
+            return image.height - rows.start - int(np.argmax(changed))
+    return 0
+
+
+def different_rows(pixels: Pixels, other: Pixels) -> int:
+    """Number of rows in which two images (H, W, C) differ."""
+    return sum(int(_changed_rows(pixels[rows], other[rows]).sum()) for rows in bands(*pixels.shape[:2]))
+
+
+def _changed_rows(pixels: Pixels, other: Pixels) -> NDArray[np.bool_]:
+    changed: NDArray[np.bool_] = (pixels != other).reshape(len(pixels), -1).any(axis=1)
     return changed
 
 
