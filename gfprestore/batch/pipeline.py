@@ -192,7 +192,8 @@ class PhotoRun:
     def _prepare(self, decoded: _Decoded) -> _Pending | PhotoResult:
         started = time.monotonic()
         try:
-            prepared = self.restoration.prepare(decoded.photo.pixels, decoded.task.relative.as_posix())
+            photo = decoded.photo
+            prepared = self.restoration.prepare(photo.pixels, decoded.task.relative.as_posix(), photo.alpha)
         except Exception as error:
             return self._failed(decoded.task, error, decoded.seconds + time.monotonic() - started)
         return _Pending(decoded, prepared, decoded.seconds + time.monotonic() - started)

@@ -154,7 +154,8 @@ def run(
     from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES
     from gfprestore.photo.writing import output_suffix
     from gfprestore.restoration.frrffusion import reversal_options
-    from gfprestore.restoration.restoration import Restoration, RunOptions
+    from gfprestore.restoration.options import RunOptions
+    from gfprestore.restoration.restoration import Restoration
 
     reversal = reversal_options(retouch_levels, sampler, sampling_steps, eta)
     options = RunOptions(

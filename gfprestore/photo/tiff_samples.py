@@ -211,10 +211,9 @@ def _plane(data: bytes, structure: Structure, layout: _Layout, plane: int) -> Pi
     image = loaded(rebuilt, "TIFF")
     if image.mode != "L" or image.size != (width * row_bytes, height):
         raise FileContentError("its header is inconsistent")
-    levels = levels_of(image).reshape(height, -1)
-    if sample_bytes == 2:
-        levels = levels.view(f"{order}u2").astype(np.uint16)
-    levels = levels.reshape(height, width, samples)
+    stored = levels_of(image).reshape(height, -1)
+    values = stored.view(f"{order}u2").astype(np.uint16) if sample_bytes == 2 else stored
+    levels: Pixels = values.reshape(height, width, samples)
     if layout.predictor == 2:
         step = tile[0] if tile else width
         for left in range(0, width, step):

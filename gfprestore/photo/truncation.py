@@ -46,7 +46,7 @@ def missing_jpeg_rows(container: Container, image: Image.Image, load: Callable[[
         area = (0, rows.start, image.width, rows.stop)
         changed = _changed_rows(np.asarray(image.crop(area)), np.asarray(other.crop(area)))
         if changed.any():
-            return image.height - rows.start - int(np.argmax(changed))
+            return int(image.height - rows.start - np.argmax(changed))
     return 0
 
 
