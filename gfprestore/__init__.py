@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from gfprestore._version import __version__
 
 if TYPE_CHECKING:
-    from gfprestore.restoration.restoration import Restoration, RunOptions
+    from gfprestore.restoration.options import RunOptions
+    from gfprestore.restoration.restoration import Restoration
 
 __all__ = ["Restoration", "RunOptions", "__version__"]
 

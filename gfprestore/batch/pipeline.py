@@ -185,14 +185,16 @@ class PhotoRun:
     def _decode(self, task: PhotoTask) -> _Decoded:
         started = time.monotonic()
         state = read_source_state(task.source)
-        photo = read_photo(task.source, self.restoration.options.max_pixels)
+        options = self.restoration.options
+        photo = read_photo(task.source, options.max_pixels, accept_truncated=options.accept_truncated)
         check_unchanged(task.source, state, photo)
         return _Decoded(task, photo, state, time.monotonic() - started)
 
     def _prepare(self, decoded: _Decoded) -> _Pending | PhotoResult:
         started = time.monotonic()
         try:
-            prepared = self.restoration.prepare(decoded.photo.pixels, decoded.task.relative.as_posix())
+            photo = decoded.photo
+            prepared = self.restoration.prepare(photo.pixels, decoded.task.relative.as_posix(), photo.alpha)
         except Exception as error:
             return self._failed(decoded.task, error, decoded.seconds + time.monotonic() - started)
         return _Pending(decoded, prepared, decoded.seconds + time.monotonic() - started)

@@ -78,7 +78,7 @@ def bench(
     """Measure the time per face and per megapixel with the networks that `run` would use."""
     from gfprestore.commands.bench import bench as time_parts
     from gfprestore.console import Reporter, download_reporter
-    from gfprestore.restoration.restoration import RunOptions
+    from gfprestore.restoration.options import RunOptions
 
     options = RunOptions(
         upscale=upscale,
@@ -130,7 +130,8 @@ def demo(
     from gfprestore.console import Reporter, download_reporter
     from gfprestore.photo.photo import PHOTO_SUFFIXES
     from gfprestore.photo.writing import output_suffix
-    from gfprestore.restoration.restoration import Restoration, RunOptions
+    from gfprestore.restoration.options import RunOptions
+    from gfprestore.restoration.restoration import Restoration
 
     options = RunOptions(
         upscale=upscale,

@@ -137,6 +137,10 @@ def run(
         bool,
         io_option("--include-system-folders", help="Restore photos in system and trash folders such as @eaDir, too."),
     ] = False,
+    accept_truncated: Annotated[
+        bool,
+        io_option("--accept-truncated", help="Restore what is there of truncated photos, and say how much is missing."),
+    ] = False,
     overwrite: Annotated[
         bool, behavior_option("--overwrite", help="Restore finished photos again, and replace other files.")
     ] = False,
@@ -158,7 +162,8 @@ def run(
     from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES
     from gfprestore.photo.writing import output_suffix
     from gfprestore.restoration.frrffusion import reversal_options
-    from gfprestore.restoration.restoration import Restoration, RunOptions
+    from gfprestore.restoration.options import RunOptions
+    from gfprestore.restoration.restoration import Restoration
 
     reversal = reversal_options(retouch_levels, sampler, sampling_steps, eta)
     options = RunOptions(
@@ -182,6 +187,7 @@ def run(
         weights_dir=weights_dir,
         seed=seed,
         max_pixels=DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels,
+        accept_truncated=accept_truncated,
     )
     options.check()
     how = OutputOptions(file_format.value, quality, overwrite, save_faces, compare, workers)

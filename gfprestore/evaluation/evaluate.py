@@ -48,7 +48,8 @@ from gfprestore.evaluation.restoring import Written, align_photos, restoration_s
 from gfprestore.evaluation.scoring import MetricOpener, Scorer, Subject, open_metrics
 from gfprestore.files import write_whole
 from gfprestore.restoration.model_loader import DownloadReport, Opener
-from gfprestore.restoration.restoration import Restoration, RunOptions
+from gfprestore.restoration.options import RunOptions
+from gfprestore.restoration.restoration import Restoration
 from gfprestore.weights.store import WeightsStore, user_folder
 
 log = logging.getLogger(__name__)

@@ -244,11 +244,6 @@ def enlarged_size(height: int, width: int, upscale: float) -> tuple[int, int]:
     return max(round(height * upscale), 1), max(round(width * upscale), 1)
 
 
-def enlarge_alpha(alpha: Pixels, upscale: float) -> Pixels:
-    """Enlarge alpha (H, W) uint8 or uint16 linearly: opaque stays opaque, without ringing."""
-    return _resize(alpha, upscale, cv2.INTER_LINEAR)
-
-
 def context_of(module: RRDBNet | SRVGGNetCompact) -> int:
     """Pixels around a tile's core that a network needs as input, so that no seam is visible.
 
@@ -329,7 +324,7 @@ def estimated_seconds(pixels: int, device: torch.device, dtype: torch.dtype | No
 
 
 def _resize(pixels: Pixels, upscale: float, interpolation: int) -> Pixels:
-    """Resize pixels (H, W) or (H, W, 3) to the enlarged size; an exact copy if the size stays."""
+    """Resize pixels (H, W, 3) to the enlarged size; an exact copy if the size stays."""
     height, width = enlarged_size(pixels.shape[0], pixels.shape[1], upscale)
     resized: Pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=interpolation))
     return resized

@@ -24,97 +24,21 @@ from gfprestore.faces.detection import DetectedFace, select_faces
 from gfprestore.faces.pasting import face_mask, paste_face, yield_to_neighbors
 from gfprestore.faces.tone import Toning, match_brightness, toning_of
 from gfprestore.networks.retouching_reversal import OPERATIONS
-from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, Photo
+from gfprestore.photo.photo import Photo
 from gfprestore.photo.reading import read_photo
 from gfprestore.photo.writing import write_photo
 from gfprestore.photo.xmp import labeled
 from gfprestore.pixels import resized
-from gfprestore.restoration.background import StopRequest, enlarge_alpha
-from gfprestore.restoration.frrffusion import ESTIMATE_LABEL, FRRFFUSION, FRRffusionRestorer, ReversalOptions
+from gfprestore.restoration.background import ResampledBackground, StopRequest
+from gfprestore.restoration.frrffusion import ESTIMATE_LABEL, FRRffusionRestorer
 from gfprestore.restoration.model_loader import Opener
+from gfprestore.restoration.options import RunOptions
+from gfprestore.restoration.transparency import enlarge_alpha, filled_outward
 from gfprestore.tensors import pixels_to_signed, signed_to_pixels
 from gfprestore.weights.store import WeightsStore
 
 Pixels = NDArray[Any]
 Progress = Callable[[float], None]
-
-COLOR_MODES = ("auto", "keep", "restore")
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Options of a restoration; the fields are those of `gfprestore run`.
-
-    Attributes:
-        upscale: Enlargement of the photo, 1 to 4; None is 2, or 1 where retouching is reversed.
-        restorer: `auto`, `none`, `frrffusion`, or a name of `weights list`.
-        weights: A custom checkpoint instead of `restorer`, recognized by its tensors; with `frrffusion` it must be one.
-        background: `auto`, `none`, `lanczos`, or a name of `weights list`; `auto` is `none` where retouching is
-            reversed.
-        strength: 0 keeps the original faces, 1 uses the fully restored ones.
-        color: `auto` and `keep` preserve the tone of a monochrome or toned photo; `restore` lets the network color it.
-        aligned: Inputs are aligned face crops; they are resized to the network's input.
-        only_center_face: Restore only the face nearest the center.
-        min_face: Skip faces with a narrower box than this, in photo pixels.
-        detection_threshold: Skip detections below this score, 0 to 1; None uses the detector's default.
-        detector: `auto`, `mtcnn`, `retinaface-resnet50` or `retinaface-mobilenet`.
-        device: `auto` or a torch device name.
-        precision: `auto`, `fp32`, `fp16` or `bf16`.
-        batch_size: Maximum number of faces per batch; None chooses by device.
-        tile: Side of the background's tiles in input pixels; None chooses it from the free memory.
-        offline: Do not access the network.
-        weights_dir: Folder that is searched for weights first.
-        seed: Random seed of the network's noise, drawn per face; None uses the noise stored with the weights, or the
-            same noise for all faces.
-        max_pixels: Maximum number of pixels of a photo.
-        reversal: Options of `frrffusion`; None uses the defaults.
-    """
-
-    upscale: float | None = None
-    restorer: str = "auto"
-    weights: Path | None = None
-    background: str = "auto"
-    strength: float = 1.0
-    color: str = "auto"
-    aligned: bool = False
-    only_center_face: bool = False
-    min_face: float = 16.0
-    detection_threshold: float | None = None
-    detector: str = "auto"
-    device: str = "auto"
-    precision: str = "auto"
-    batch_size: int | None = None
-    tile: int | None = None
-    offline: bool = False
-    weights_dir: Path | None = None
-    seed: int | None = None
-    max_pixels: int = DEFAULT_MAX_PIXELS
-    reversal: ReversalOptions | None = None
-
-    def check(self) -> None:
-        """Check all values that do not depend on the machine.
-
-        Raises:
-            UsageError: A value is out of range.
-        """
-        _check(
-            self.upscale is None or 1.0 <= self.upscale <= 4.0, f"--upscale {self.upscale} is out of range. Use 1 to 4."
-        )
-        _check(0.0 <= self.strength <= 1.0, f"--strength {self.strength:g} is out of range. Use 0 to 1.")
-        _check(self.color in COLOR_MODES, f"--color {self.color} is unknown. Use auto, keep or restore.")
-        _check(self.min_face >= 0, f"--min-face {self.min_face:g} is negative. Use 0 or more.")
-        threshold = self.detection_threshold
-        _check(
-            threshold is None or 0 <= threshold <= 1,
-            f"--detection-threshold {threshold} is out of range. Use 0 to 1.",
-        )
-        _check(self.batch_size is None or self.batch_size >= 1, f"--batch-size {self.batch_size} is below 1.")
-        _check(self.tile is None or self.tile >= 64, f"--tile {self.tile} is below 64 pixels.")
-        _check(self.max_pixels >= 1, f"--max-pixels {self.max_pixels} is below 1.")
-        _check(
-            self.weights is None or self.restorer in ("auto", FRRFFUSION),
-            "--weights and --restorer cannot be combined. Remove one of the options.",
-        )
 
 
 @dataclass(frozen=True)
@@ -252,6 +176,8 @@ class Restoration:
         name: str = "",
         on_progress: Progress | None = None,
         should_stop: StopRequest | None = None,
+        *,
+        alpha: Pixels | None = None,
     ) -> RestoredPhoto:
         """Restore one array.
 
@@ -260,6 +186,7 @@ class Restoration:
             name: Name from which the seeds of the faces are derived if the option `seed` is set.
             on_progress: Called with the finished fraction of the background, 0 to 1.
             should_stop: Called often while the background is enlarged; returns whether to stop.
+            alpha: Transparency (H, W); what lies under full transparency has no influence on the rest.
 
         Returns:
             Restored RGB pixels and the faces.
@@ -276,7 +203,7 @@ class Restoration:
                 f"Arrays of shape {pixels.shape} and type {pixels.dtype} are not supported. "
                 "Use RGB (H, W, 3) or gray (H, W), uint8 or uint16."
             )
-        prepared = self.prepare(pixels, name)
+        prepared = self.prepare(pixels, name, alpha)
         return self.finish(prepared, self.restore_faces([prepared])[0], on_progress, should_stop)
 
     def restore_file(self, source: str | Path, output: str | Path) -> RestoredPhoto:
@@ -294,8 +221,8 @@ class Restoration:
             DeviceError: The memory is too small for one face or the smallest tile.
         """
         source, output = Path(source), Path(output)
-        photo = read_photo(source, self.options.max_pixels)
-        result = self.restore(photo.pixels, source.name)
+        photo = read_photo(source, self.options.max_pixels, accept_truncated=self.options.accept_truncated)
+        result = self.restore(photo.pixels, source.name, alpha=photo.alpha)
         write_photo(self.with_result(photo, result), output)
         return result
 
@@ -320,16 +247,19 @@ class Restoration:
             )
         return replace(photo, pixels=result.pixels, alpha=alpha, metadata=metadata)
 
-    def prepare(self, pixels: Pixels, name: str = "") -> PreparedPhoto:
+    def prepare(self, pixels: Pixels, name: str = "", alpha: Pixels | None = None) -> PreparedPhoto:
         """Detect and crop the faces of a photo (H, W, 3).
 
         Args:
             pixels: The photo.
             name: Name from which the seeds of the faces are derived.
+            alpha: Its transparency (H, W).
 
         Returns:
             The photo with one crop per face; for aligned inputs the crop is the whole image.
         """
+        if self.upscale != 1 or not isinstance(self.background, ResampledBackground):
+            pixels = filled_outward(pixels, alpha)
         faces: tuple[DetectedFace, ...] = ()
         crops: tuple[FaceCrop, ...] = ()
         shares: tuple[float, ...] = ()
@@ -490,8 +420,3 @@ def whole_image_crop(pixels: Pixels, size: int) -> FaceCrop:
     across, down = size / width, size / height
     photo_to_crop = np.array([[across, 0, 0.5 * across - 0.5], [0, down, 0.5 * down - 0.5]])
     return FaceCrop(resized(pixels, size, size), photo_to_crop)
-
-
-def _check(holds: bool, message: str) -> None:
-    if not holds:
-        raise UsageError(message)

@@ -68,7 +68,7 @@ def test_damage_is_repeatable_and_leaves_its_input_alone() -> None:
     again = damaged(before, Damage(), np.random.default_rng(5))
     assert np.array_equal(first.image, again.image) and np.array_equal(first.mask, again.mask)
     assert np.array_equal(before, kept)
-    assert first.image.dtype == np.float32 and 0 <= first.image.min() and first.image.max() <= 1
+    assert first.image.dtype == np.float32 and first.image.min() >= 0 and first.image.max() <= 1
     assert not np.array_equal(damaged(before, Damage(), np.random.default_rng(6)).image, first.image)
 
 

@@ -21,7 +21,6 @@ from gfprestore.restoration.background import (
     NetworkBackground,
     NoBackground,
     bytes_per_pixel,
-    enlarge_alpha,
     enlarged_size,
     estimated_seconds,
     fastest_precision,
@@ -237,18 +236,6 @@ def test_plain_methods_put_a_wave_where_it_belongs(method: Any, allowed: float, 
     expected = wave(count, count / 96)
     inner = slice(round(6 * upscale), -round(6 * upscale))
     assert np.abs(enlarged[enlarged.shape[0] // 2, inner, 1] - expected[inner]).max() <= allowed
-
-
-def test_alpha_is_enlarged_without_ringing() -> None:
-    alpha = np.zeros((20, 30), np.uint16)
-    alpha[:, 15:] = 65535
-    enlarged = enlarge_alpha(alpha, 3)
-    assert enlarged.shape == (60, 90)
-    assert (enlarged[:, :42] == 0).all()
-    assert (enlarged[:, 48:] == 65535).all()
-    assert (np.diff(enlarged.astype(int), axis=1) >= 0).all()
-    assert (enlarge_alpha(np.full((7, 5), 255, np.uint8), 1.9) == 255).all()
-    assert np.array_equal(enlarge_alpha(alpha, 1), alpha)
 
 
 @pytest.mark.parametrize("wrong", [lambda lq: torch.full_like(lq, torch.nan), lambda lq: torch.zeros_like(lq)])

@@ -28,7 +28,8 @@ from gfprestore.restoration.frrffusion import (
     parse_levels,
     reversal_options,
 )
-from gfprestore.restoration.restoration import Restoration, RunOptions
+from gfprestore.restoration.options import RunOptions
+from gfprestore.restoration.restoration import Restoration
 from gfprestore.weights.checkpoints import load_network
 
 CPU = torch.device("cpu")
