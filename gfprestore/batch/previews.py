@@ -6,7 +6,7 @@ They are written to `_compare` and `_faces` in the output folder, mirrored like 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,9 @@ from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.photo import Photo
 from gfprestore.photo.writing import write_photo
 from gfprestore.pixels import resized, to_8_bit
-from gfprestore.restoration.restoration import RestoredPhoto
+
+if TYPE_CHECKING:
+    from gfprestore.restoration.restoration import RestoredPhoto
 
 Pixels = NDArray[Any]
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from gfprestore.batch.journal import Journal
     from gfprestore.batch.results import OutputOptions, PhotoResult
     from gfprestore.console import Reporter
-    from gfprestore.restoration.restoration import Restoration
+    from gfprestore.restoration.planned import NetworkNames, PlannedRestoration
 
 
 @command
@@ -149,8 +149,8 @@ def run(
     from gfprestore.console import Reporter, download_reporter
     from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES
     from gfprestore.photo.writing import output_suffix
-    from gfprestore.restoration.frrffusion import reversal_options
-    from gfprestore.restoration.restoration import Restoration, RunOptions
+    from gfprestore.restoration.options import RunOptions, reversal_options
+    from gfprestore.restoration.planned import PlannedRestoration
 
     reversal = reversal_options(retouch_levels, sampler, sampling_steps, eta)
     options = RunOptions(
@@ -190,7 +190,7 @@ def run(
     if dry_run:
         _show_plan(plan, how, reporter)
         return
-    restoration = Restoration(options, download_reporter(reporter))
+    restoration = PlannedRestoration(options, download_reporter(reporter))
     failed = run_photos(plan, restoration, how, reporter)
     if failed or plan.problems:
         raise typer.Exit(int(ExitCode.SOME_FAILED))
@@ -235,25 +235,36 @@ def _state_of(task: PhotoTask, journal: Journal) -> str:
     return "taken" if os.path.lexists(task.output) and not journal.owns(task.output) else "new"
 
 
-def run_photos(plan: Plan, restoration: Restoration, how: OutputOptions, reporter: Reporter) -> int:
+def run_photos(plan: Plan, restoration: PlannedRestoration, how: OutputOptions, reporter: Reporter) -> int:
     """Run a plan, report each result, and return the number of failed photos."""
     import time
 
     from gfprestore.batch.output_folder import prepare_output
     from gfprestore.batch.pipeline import PhotoRun
+    from gfprestore.batch.walk import JOURNAL_NAME
     from gfprestore.console import RunProgress
 
+    is_first_run = not any((folder / JOURNAL_NAME).exists() for folder in plan.output_folders)
+    if is_first_run and restoration.must_open_first:
+        restoration.opened()  # an error leaves no output folder
+    elif is_first_run:
+        restoration.settings()
     for folder in plan.output_folders:
         prepare_output(folder)
-    reporter.note(
-        f"{len(plan.tasks)} photos, faces with {restoration.restorer_name}, background with "
-        f"{restoration.background_name}, on {restoration.device}"
-    )
+
+    def tell_networks(names: NetworkNames) -> None:
+        reporter.note(
+            f"{len(plan.tasks)} photos, faces with {names.restorer}, background with {names.background}, "
+            f"on {restoration.device_name}"
+        )
+
     started = time.monotonic()
     results: list[PhotoResult] = []
     try:
         with RunProgress(reporter, len(plan.tasks)) as progress:
-            photo_run = PhotoRun(restoration, how, lambda path, share: progress.working_on(path.name, share))
+            photo_run = PhotoRun(
+                restoration, how, lambda path, share: progress.working_on(path.name, share), tell_networks
+            )
             for result in photo_run.results(plan.tasks):
                 results.append(result)
                 reporter.record(result.as_json())

@@ -32,8 +32,8 @@ from gfprestore.networks.diffusion_blocks import (
 )
 from gfprestore.networks.gaussian_diffusion import Denoiser, GaussianDiffusion, Prediction, Schedule, cumulative_alphas
 from gfprestore.networks.layers import stored_number
+from gfprestore.networks.retouching_operations import OPERATIONS
 from gfprestore.networks.retouching_reversal import (
-    OPERATIONS,
     ResidualPreconditioning,
     WarpHead,
     coordinates,

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gfprestore.networks.retouching_reversal import OPERATIONS, coordinates
+from gfprestore.networks.retouching_operations import OPERATIONS
+from gfprestore.networks.retouching_reversal import coordinates
 
 UNSHUFFLE = 4
 GROUPS = 8

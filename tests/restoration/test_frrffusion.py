@@ -21,14 +21,9 @@ from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
 from gfprestore.networks.hat import HATConfig
 from gfprestore.networks.level_estimator import LevelEstimator, LevelEstimatorConfig
 from gfprestore.restoration import frrffusion as module_under_test
-from gfprestore.restoration.frrffusion import (
-    FRRffusionRestorer,
-    ReversalOptions,
-    changed_places,
-    parse_levels,
-    reversal_options,
-)
-from gfprestore.restoration.restoration import Restoration, RunOptions
+from gfprestore.restoration.frrffusion import FRRffusionRestorer, changed_places
+from gfprestore.restoration.options import ReversalOptions, RunOptions, parse_levels, reversal_options
+from gfprestore.restoration.restoration import Restoration
 from gfprestore.weights.checkpoints import load_network
 
 CPU = torch.device("cpu")
