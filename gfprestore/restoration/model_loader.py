@@ -51,7 +51,7 @@ PRIOR_ADVICE = (
 )
 
 
-SLOW_BACKGROUND_COST = {torch.float32: 31, torch.bfloat16: 40}
+SLOW_BACKGROUND_COST = {torch.float32: 31, torch.bfloat16: 35}
 """Time of `SLOW_BACKGROUND` relative to that of `EMBEDDED_BACKGROUND`, by precision; measured on CPUs."""
 
 EMBEDDED_LIMITS = FaceLimits(least_side=(24.0, 32.0), sharpness=(0.60, 0.75), most_share=0.8)
