@@ -14,7 +14,8 @@ import torch
 from doubles import call
 from samples import save
 
-from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
+from gfprestore.networks.configs import GFPGANConfig
+from gfprestore.networks.gfpgan import GFPGAN
 
 HEAVY = ("torch", "torchvision", "facexlib")
 PROGRAM = f"""
@@ -67,6 +68,9 @@ def photos(tmp_path: Path) -> Path:
         (["run", "{photos}/missing"], 4),
         (["run", "{photos}", "--dry-run"], 0),
         (["weights", "path", "no-such-name"], 2),
+        (["weights", "fetch", "--for", "train"], 2),
+        (["train", "--data", "{photos}"], 3),
+        (["train", "--data", "{photos}", "--preset", "none"], 2),
     ],
 )
 def test_commands_that_restore_nothing_import_no_torch(

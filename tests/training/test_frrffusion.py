@@ -20,9 +20,10 @@ from torch import Tensor
 
 from gfprestore.data.retouch_folder import RetouchOptions, retouch_folder
 from gfprestore.errors import FolderError, UsageError, WeightsMismatchError
+from gfprestore.networks.configs import GFPGANConfig, HATConfig
 from gfprestore.networks.frrffusion import FRRffusion
-from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
-from gfprestore.networks.hat import HAT, HATConfig
+from gfprestore.networks.gfpgan import GFPGAN
+from gfprestore.networks.hat import HAT
 from gfprestore.restoration.frrffusion import FRRffusionRestorer
 from gfprestore.restoration.options import ReversalOptions
 from gfprestore.training.cascade import reversed_faces

@@ -27,7 +27,8 @@ from gfprestore.errors import (
     WeightsMissingError,
     WeightsUnsafeError,
 )
-from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
+from gfprestore.networks.configs import GFPGANConfig
+from gfprestore.networks.gfpgan import GFPGAN
 from gfprestore.networks.rrdbnet import RRDBNet, RRDBNetConfig
 from gfprestore.networks.srvgg import SRVGGConfig, SRVGGNetCompact
 from gfprestore.networks.stylegan2 import StyleGAN2Config, StyleGAN2Generator
