@@ -1,7 +1,8 @@
 """Batch scheduler: decode ahead, detect faces, batch faces across photos, paste, encode in the background.
 
-Decoding and encoding run in threads with a limit on their memory; the networks run in the calling thread. A bad
-photo gives one failed result. A run that ends early (Ctrl-C, a full disk) leaves no incomplete output file.
+Decoding and encoding run in threads with a limit on their memory; the networks run in the calling thread. They are
+opened, and torch is imported, when the first photo to restore is found, while it is being decoded. A bad photo gives
+one failed result. A run that ends early (Ctrl-C, a full disk) leaves no incomplete output file.
 """
 
 from __future__ import annotations
@@ -16,9 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
-
-import torch
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gfprestore.batch.folders import PhotoTask, create_folder_of
 from gfprestore.batch.journal import FAILED, RESTORED, Journal, JournalEntry, utc_now
@@ -27,12 +26,15 @@ from gfprestore.batch.results import OutputOptions, PhotoResult, face_details
 from gfprestore.batch.settings import run_settings
 from gfprestore.batch.source_state import SourceState, read_source_state
 from gfprestore.batch.written_files import FileKeptError, FileState
-from gfprestore.device import free_memory
 from gfprestore.errors import FaceError, FolderError, GfprestoreError, PhotoError
+from gfprestore.hardware import free_system_memory
 from gfprestore.photo.photo import Photo
 from gfprestore.photo.reading import photo_size, read_photo
 from gfprestore.photo.writing import write_photo
-from gfprestore.restoration.restoration import PreparedPhoto, Restoration, RestoredFace, RestoredPhoto
+from gfprestore.restoration.planned import NetworkNames, PlannedRestoration
+
+if TYPE_CHECKING:
+    from gfprestore.restoration.restoration import PreparedPhoto, Restoration, RestoredFace, RestoredPhoto
 
 log = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -100,31 +102,55 @@ class PhotoRun:
     """One run over many photos.
 
     Args:
-        restoration: The loaded networks.
+        restoration: The planned restoration, or one that is open already.
         output: Output options.
         on_progress: Called with the current photo and its finished share in [0, 1].
+        on_start: Called with the names of the networks when the journals are open.
     """
 
     def __init__(
         self,
-        restoration: Restoration,
+        restoration: PlannedRestoration | Restoration,
         output: OutputOptions | None = None,
         on_progress: Callable[[Path, float], None] | None = None,
+        on_start: Callable[[NetworkNames], None] | None = None,
     ) -> None:
-        self.restoration = restoration
+        self.planned = restoration
         self.output = output or OutputOptions()
         self.on_progress = on_progress or (lambda _path, _share: None)
-        self.waiting_bytes = min(MOST_WAITING_BYTES, int(SHARE_OF_FREE_MEMORY * free_memory(torch.device("cpu"))))
-        self._settings = run_settings(restoration, self.output)
+        self.on_start = on_start or (lambda _names: None)
+        self.waiting_bytes = min(MOST_WAITING_BYTES, int(SHARE_OF_FREE_MEMORY * free_system_memory()))
+        self._settings: dict[str, Any] = {}
         self._fingerprint = ""
+        self._differs_from_plan = False
+        self._opened: Restoration | None = None
         self._journals: dict[Path, Journal] = {}
         self._encodings: deque[_Encoding] = deque()
+
+    @property
+    def restoration(self) -> Restoration:
+        """The restoration with its networks, opened on first access.
+
+        Raises:
+            WeightsError: Weights are damaged or for another network.
+            DeviceError: The device is not available.
+        """
+        if self._opened is None:
+            self._opened = self.planned.opened()
+            settings = run_settings(self._opened, self.output)
+            if settings != self._settings:  # the device is not the one that the plan expected
+                self._differs_from_plan = True
+                self._take_settings(settings)
+        return self._opened
 
     def results(self, tasks: Sequence[PhotoTask]) -> Iterator[PhotoResult]:
         """Restore the photos and yield one result per photo as they finish.
 
         Raises:
             FolderError: The output folder no longer exists or is not writable.
+            UsageError: The value of an option is unknown, or options contradict one another.
+            WeightsError: Weights are missing, damaged or for another network.
+            DeviceError: The device is not available.
         """
         with contextlib.ExitStack() as stack:
             for folder in dict.fromkeys(task.folder for task in tasks):
@@ -134,12 +160,15 @@ class PhotoRun:
                         f"{journal.path}: {journal.damaged_lines} lines are damaged and skipped. Photos that are "
                         "recorded only in them are restored again."
                     )
-                self._fingerprint = journal.note_settings(self._settings)
+                if isinstance(self.planned, PlannedRestoration):
+                    self.planned.recognize(journal.settings)
+            self._take_settings(run_settings(self.planned, self.output))
+            self.on_start(self.planned.names)
             decoders = stack.enter_context(_worker_threads(self.output.workers, "decode"))
             encoders = stack.enter_context(_worker_threads(self.output.workers, "encode"))
             pending: list[_Pending] = []
             for item in self._decode_ahead(tasks, decoders):
-                prepared = item if isinstance(item, PhotoResult) else self._prepare(item)
+                prepared = self._prepare(item) if isinstance(item, _Decoded) else item
                 if isinstance(prepared, PhotoResult):
                     yield prepared
                     continue
@@ -150,6 +179,12 @@ class PhotoRun:
             yield from self._finish(pending, encoders)
             while self._encodings:
                 yield self._encoded()
+
+    def _take_settings(self, settings: dict[str, Any]) -> None:
+        """Record the settings in every journal."""
+        self._settings = settings
+        for journal in self._journals.values():
+            self._fingerprint = journal.note_settings(settings)
 
     def _decode_ahead(
         self, tasks: Sequence[PhotoTask], threads: ThreadPoolExecutor
@@ -177,6 +212,10 @@ class PhotoRun:
                 yield item
                 continue
             self.on_progress(task.source, 0.0)
+            _ = self.restoration  # opened while the photo is being decoded
+            if self._differs_from_plan and (skipped := self._skipped(task)) is not None:
+                yield skipped
+                continue
             try:
                 yield wait_for_result(item)
             except Exception as error:
@@ -185,7 +224,7 @@ class PhotoRun:
     def _decode(self, task: PhotoTask) -> _Decoded:
         started = time.monotonic()
         state = read_source_state(task.source)
-        options = self.restoration.options
+        options = self.planned.options
         photo = read_photo(task.source, options.max_pixels, accept_truncated=options.accept_truncated)
         check_unchanged(task.source, state, photo)
         return _Decoded(task, photo, state, time.monotonic() - started)
@@ -341,7 +380,7 @@ class PhotoRun:
         return None
 
     def _skipped_result(self, task: PhotoTask, because: str, reason: str | None) -> PhotoResult:
-        names = (self.restoration.restorer_name, self.restoration.background_name)
+        names = (self.planned.names.restorer, self.planned.names.background)
         return PhotoResult(
             task.source, task.output, "skipped", 0, 0, None, None, 0.0, *names, error=reason, skipped_because=because
         )
@@ -350,7 +389,7 @@ class PhotoRun:
         """Result of a failed photo, recorded in the journal; an error that ends the whole run is raised."""
         if isinstance(error, FolderError):
             raise error
-        names = (self.restoration.restorer_name, self.restoration.background_name)
+        names = (self.planned.names.restorer, self.planned.names.background)
         text = error_message(error, task.source)
         result = PhotoResult(task.source, None, "failed", faces, 0, None, None, seconds, *names, error=text)
         self._note(task, result)

@@ -9,12 +9,17 @@ from typing import Literal
 
 from gfprestore.data.degradation import PAPER, DegradationOptions
 from gfprestore.errors import UsageError
-from gfprestore.networks.diffusion_unet import FMAR_256, DiffusionUNetConfig
-from gfprestore.networks.frrffusion import FRRffusionConfig
-from gfprestore.networks.gfpgan import GFPGANConfig, Modulation
-from gfprestore.networks.hat import HAT_BASE, HATConfig
-from gfprestore.networks.level_estimator import LevelEstimatorConfig
-from gfprestore.networks.stylegan2 import Layout
+from gfprestore.networks.configs import (
+    FMAR_256,
+    HAT_BASE,
+    DiffusionUNetConfig,
+    FRRffusionConfig,
+    GFPGANConfig,
+    HATConfig,
+    Layout,
+    LevelEstimatorConfig,
+    Modulation,
+)
 
 Stage = Literal["prior", "restoration", "background", "fmar", "hfdg"]
 PerceptualNetwork = Literal["vgg19", "vgg16"]

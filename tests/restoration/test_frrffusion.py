@@ -15,20 +15,20 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gfprestore.errors import UsageError, WeightsMismatchError
-from gfprestore.networks.diffusion_unet import COMPACT_TIMESTEPS, DiffusionUNetConfig
-from gfprestore.networks.frrffusion import FRRffusion, FRRffusionConfig, part_of
-from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
-from gfprestore.networks.hat import HATConfig
-from gfprestore.networks.level_estimator import LevelEstimator, LevelEstimatorConfig
-from gfprestore.restoration import frrffusion as module_under_test
-from gfprestore.restoration.frrffusion import (
-    FRRffusionRestorer,
-    ReversalOptions,
-    changed_places,
-    parse_levels,
-    reversal_options,
+from gfprestore.networks.configs import (
+    DiffusionUNetConfig,
+    FRRffusionConfig,
+    GFPGANConfig,
+    HATConfig,
+    LevelEstimatorConfig,
 )
-from gfprestore.restoration.options import RunOptions
+from gfprestore.networks.diffusion_unet import COMPACT_TIMESTEPS
+from gfprestore.networks.frrffusion import FRRffusion, part_of
+from gfprestore.networks.gfpgan import GFPGAN
+from gfprestore.networks.level_estimator import LevelEstimator
+from gfprestore.restoration import frrffusion as module_under_test
+from gfprestore.restoration.frrffusion import FRRffusionRestorer, changed_places
+from gfprestore.restoration.options import ReversalOptions, RunOptions, parse_levels, reversal_options
 from gfprestore.restoration.restoration import Restoration
 from gfprestore.weights.checkpoints import load_network
 

@@ -20,10 +20,12 @@ from torch import Tensor
 
 from gfprestore.data.retouch_folder import RetouchOptions, retouch_folder
 from gfprestore.errors import FolderError, UsageError, WeightsMismatchError
+from gfprestore.networks.configs import GFPGANConfig, HATConfig
 from gfprestore.networks.frrffusion import FRRffusion
-from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
-from gfprestore.networks.hat import HAT, HATConfig
-from gfprestore.restoration.frrffusion import FRRffusionRestorer, ReversalOptions
+from gfprestore.networks.gfpgan import GFPGAN
+from gfprestore.networks.hat import HAT
+from gfprestore.restoration.frrffusion import FRRffusionRestorer
+from gfprestore.restoration.options import ReversalOptions
 from gfprestore.training.cascade import reversed_faces
 from gfprestore.training.config import TrainConfig, TrainSettings, make_config
 from gfprestore.training.distributed import World

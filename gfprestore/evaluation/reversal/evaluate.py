@@ -77,8 +77,9 @@ from gfprestore.evaluation.reversal.views import (
 from gfprestore.evaluation.scoring import MetricOpener, Scorer, open_metrics
 from gfprestore.faces.detection import Detector
 from gfprestore.files import write_whole
-from gfprestore.restoration.frrffusion import FRRFFUSION, FRRffusionRestorer
+from gfprestore.restoration.frrffusion import FRRffusionRestorer
 from gfprestore.restoration.model_loader import Opener
+from gfprestore.restoration.options import FRRFFUSION
 from gfprestore.weights.store import WeightsStore
 
 log = logging.getLogger(__name__)
