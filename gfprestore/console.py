@@ -250,6 +250,23 @@ class StageProgress(_ProgressBar):
         self.last = now
 
 
+class StageBar:
+    """A `StageProgress` that is visible only while a stage is under way; not a context manager."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self._shown: StageProgress | None = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show how much of a stage is done."""
+        if self._shown is None:
+            self._shown = StageProgress(self.reporter).__enter__()
+        self._shown(stage, done, total)
+        if done >= total:
+            self._shown.__exit__()
+            self._shown = None
+
+
 class DownloadProgress:
     """Progress of a download: a bar with size, speed and time left on a terminal, a line at each tenth elsewhere.
 

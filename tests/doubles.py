@@ -23,7 +23,8 @@ from gfprestore.data.degradation import DegradationOptions
 from gfprestore.errors import MetricUnavailable
 from gfprestore.evaluation.metrics.specs import METRICS
 from gfprestore.faces.detection import DetectedFace
-from gfprestore.restoration.restoration import Restoration, RunOptions
+from gfprestore.restoration.options import RunOptions
+from gfprestore.restoration.restoration import Restoration
 from gfprestore.restoration.restorers import FaceLimits
 from gfprestore.training.config import TrainConfig, make_config
 from gfprestore.training.presets import LossWeights

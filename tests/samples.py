@@ -189,6 +189,65 @@ def tiff(
     return bytes(out + struct.pack(f"{order}H", len(tags)) + entries + bytes(4))
 
 
+TAG_TYPES = {"B": 1, "s": 2, "H": 3, "I": 4, "Q": 16}
+
+
+class TiffImage:
+    """One directory of a TIFF: its pixels, tags as {number: (struct code, values)}, and its SubIFDs."""
+
+    def __init__(
+        self, pixels: np.ndarray, tags: dict[int, tuple[str, Any]] | None = None, subs: list[TiffImage] | None = None
+    ) -> None:
+        self.pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+        self.tags, self.subs = tags or {}, subs or []
+
+
+def tiff_of(images: list[TiffImage], order: str = "<", big: bool = False) -> bytes:
+    """Write a TIFF of several directories, following TIFF 6.0, Adobe's technical note 1 and the BigTIFF proposal.
+
+    Each image is one strip without compression. A tag with the value None is left out.
+    """
+    out = bytearray(b"II" if order == "<" else b"MM")
+    out += struct.pack(f"{order}HHHQ", 43, 8, 0, 0) if big else struct.pack(f"{order}HI", 42, 0)
+    word = "Q" if big else "I"
+
+    def directory(image: TiffImage, following: int) -> int:
+        """Append strips, SubIFDs, values and the directory itself; returns its offset."""
+        height, width, samples = image.pixels.shape
+        data = image.pixels.astype(image.pixels.dtype.newbyteorder(order)).tobytes()
+        strip = len(out)
+        out.extend(data + b"\0" * (len(data) % 2))
+        tags: dict[int, tuple[str, Any]] = {
+            256: ("I", width), 257: ("I", height), 258: ("H", [8 * image.pixels.dtype.itemsize] * samples),
+            259: ("H", 1), 262: ("H", 2 if samples > 2 else 1), 273: (word, strip), 277: ("H", samples),
+            278: ("I", height), 279: (word, len(data)), **image.tags,
+        }  # fmt: skip
+        if image.subs:
+            tags[330] = (word, [directory(sub, 0) for sub in image.subs])
+        entries = b""
+        kept = {tag: value for tag, value in tags.items() if value[1] is not None}
+        for tag, (code, value) in sorted(kept.items()):
+            values = value if isinstance(value, list | tuple) else [value]
+            raw = value if code == "s" else struct.pack(f"{order}{len(values)}{code}", *values)
+            count = len(raw) if code == "s" else len(values)
+            if len(raw) > (8 if big else 4):
+                at = len(out)
+                out.extend(raw + b"\0" * (len(raw) % 2))
+                raw = struct.pack(f"{order}{word}", at)
+            entries += struct.pack(f"{order}HH{word}", tag, TAG_TYPES[code], count) + raw.ljust(8 if big else 4, b"\0")
+        offset = len(out)
+        out.extend(struct.pack(f"{order}{'Q' if big else 'H'}", len(kept)) + entries)
+        out.extend(struct.pack(f"{order}{word}", following))
+        return offset
+
+    following = 0
+    for image in reversed(images):
+        following = directory(image, following)
+    at, width = (8, "Q") if big else (4, "I")
+    struct.pack_into(f"{order}{width}", out, at, following)
+    return bytes(out)
+
+
 Pixels = NDArray[np.uint8]
 
 CROPS = {

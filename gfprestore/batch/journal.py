@@ -117,6 +117,7 @@ class Journal:
         self.path = folder / JOURNAL_NAME
         self.read_only = read_only
         self.damaged_lines = 0
+        self.settings: list[dict[str, Json]] = []  # all that the journal holds, in order
         self._descriptor = descriptor
         self._guard = threading.RLock()
         self._last: dict[str, int] = {}  # photo -> offset of its last line
@@ -360,6 +361,8 @@ class Journal:
             document = json.loads(line)
             if "settings" in document:
                 self._fingerprints.add(document["fingerprint"])
+                if isinstance(document["settings"], dict):
+                    self.settings.append(document["settings"])
                 return
             if "file" in document:
                 self._written.add(_text(document["file"]), _text(document["sha256"]), None)

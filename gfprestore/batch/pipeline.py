@@ -1,7 +1,8 @@
 """Batch scheduler: decode ahead, detect faces, batch faces across photos, paste, encode in the background.
 
-Decoding and encoding run in threads with a limit on their memory; the networks run in the calling thread. A bad
-photo gives one failed result. A run that ends early (Ctrl-C, a full disk) leaves no incomplete output file.
+Decoding and encoding run in threads with a limit on their memory; the networks run in the calling thread. They are
+opened, and torch is imported, when the first photo to restore is found, while it is being decoded. A bad photo gives
+one failed result. A run that ends early (Ctrl-C, a full disk) leaves no incomplete output file.
 """
 
 from __future__ import annotations
@@ -16,26 +17,25 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
-
-import torch
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gfprestore.batch.folders import PhotoTask, create_folder_of
 from gfprestore.batch.journal import FAILED, RESTORED, Journal, JournalEntry, utc_now
 from gfprestore.batch.previews import PreviewWriter, write_comparison, write_faces
 from gfprestore.batch.results import OutputOptions, PhotoResult, face_details
 from gfprestore.batch.settings import run_settings
-from gfprestore.batch.sidecars import carry_sidecars
+from gfprestore.batch.sidecars import carry_sidecars, update_sidecars
 from gfprestore.batch.source_state import SourceState, read_source_state
 from gfprestore.batch.written_files import FileKeptError, FileState
-from gfprestore.device import free_memory
 from gfprestore.errors import FaceError, FolderError, GfprestoreError, PhotoError
-from gfprestore.photo.metadata import Metadata
+from gfprestore.hardware import free_system_memory
 from gfprestore.photo.photo import Photo
-from gfprestore.photo.reading import photo_header, photo_size, read_photo
+from gfprestore.photo.reading import photo_size, read_photo
 from gfprestore.photo.writing import write_photo
-from gfprestore.photo.xmp_edits import Change
-from gfprestore.restoration.restoration import PreparedPhoto, Restoration, RestoredFace, RestoredPhoto
+from gfprestore.restoration.planned import NetworkNames, PlannedRestoration
+
+if TYPE_CHECKING:
+    from gfprestore.restoration.restoration import PreparedPhoto, Restoration, RestoredFace, RestoredPhoto
 
 log = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -103,31 +103,55 @@ class PhotoRun:
     """One run over many photos.
 
     Args:
-        restoration: The loaded networks.
+        restoration: The planned restoration, or one that is open already.
         output: Output options.
         on_progress: Called with the current photo and its finished share in [0, 1].
+        on_start: Called with the names of the networks when the journals are open.
     """
 
     def __init__(
         self,
-        restoration: Restoration,
+        restoration: PlannedRestoration | Restoration,
         output: OutputOptions | None = None,
         on_progress: Callable[[Path, float], None] | None = None,
+        on_start: Callable[[NetworkNames], None] | None = None,
     ) -> None:
-        self.restoration = restoration
+        self.planned = restoration
         self.output = output or OutputOptions()
         self.on_progress = on_progress or (lambda _path, _share: None)
-        self.waiting_bytes = min(MOST_WAITING_BYTES, int(SHARE_OF_FREE_MEMORY * free_memory(torch.device("cpu"))))
-        self._settings = run_settings(restoration, self.output)
+        self.on_start = on_start or (lambda _names: None)
+        self.waiting_bytes = min(MOST_WAITING_BYTES, int(SHARE_OF_FREE_MEMORY * free_system_memory()))
+        self._settings: dict[str, Any] = {}
         self._fingerprint = ""
+        self._differs_from_plan = False
+        self._opened: Restoration | None = None
         self._journals: dict[Path, Journal] = {}
         self._encodings: deque[_Encoding] = deque()
+
+    @property
+    def restoration(self) -> Restoration:
+        """The restoration with its networks, opened on first access.
+
+        Raises:
+            WeightsError: Weights are damaged or for another network.
+            DeviceError: The device is not available.
+        """
+        if self._opened is None:
+            self._opened = self.planned.opened()
+            settings = run_settings(self._opened, self.output)
+            if settings != self._settings:  # the device is not the one that the plan expected
+                self._differs_from_plan = True
+                self._take_settings(settings)
+        return self._opened
 
     def results(self, tasks: Sequence[PhotoTask]) -> Iterator[PhotoResult]:
         """Restore the photos and yield one result per photo as they finish.
 
         Raises:
             FolderError: The output folder no longer exists or is not writable.
+            UsageError: The value of an option is unknown, or options contradict one another.
+            WeightsError: Weights are missing, damaged or for another network.
+            DeviceError: The device is not available.
         """
         with contextlib.ExitStack() as stack:
             for folder in dict.fromkeys(task.folder for task in tasks):
@@ -137,12 +161,15 @@ class PhotoRun:
                         f"{journal.path}: {journal.damaged_lines} lines are damaged and skipped. Photos that are "
                         "recorded only in them are restored again."
                     )
-                self._fingerprint = journal.note_settings(self._settings)
+                if isinstance(self.planned, PlannedRestoration):
+                    self.planned.recognize(journal.settings)
+            self._take_settings(run_settings(self.planned, self.output))
+            self.on_start(self.planned.names)
             decoders = stack.enter_context(_worker_threads(self.output.workers, "decode"))
             encoders = stack.enter_context(_worker_threads(self.output.workers, "encode"))
             pending: list[_Pending] = []
             for item in self._decode_ahead(tasks, decoders):
-                prepared = item if isinstance(item, PhotoResult) else self._prepare(item)
+                prepared = self._prepare(item) if isinstance(item, _Decoded) else item
                 if isinstance(prepared, PhotoResult):
                     yield prepared
                     continue
@@ -153,6 +180,12 @@ class PhotoRun:
             yield from self._finish(pending, encoders)
             while self._encodings:
                 yield self._encoded()
+
+    def _take_settings(self, settings: dict[str, Any]) -> None:
+        """Record the settings in every journal."""
+        self._settings = settings
+        for journal in self._journals.values():
+            self._fingerprint = journal.note_settings(settings)
 
     def _decode_ahead(
         self, tasks: Sequence[PhotoTask], threads: ThreadPoolExecutor
@@ -180,6 +213,10 @@ class PhotoRun:
                 yield item
                 continue
             self.on_progress(task.source, 0.0)
+            _ = self.restoration  # opened while the photo is being decoded
+            if self._differs_from_plan and (skipped := self._skipped(task)) is not None:
+                yield skipped
+                continue
             try:
                 yield wait_for_result(item)
             except Exception as error:
@@ -188,14 +225,16 @@ class PhotoRun:
     def _decode(self, task: PhotoTask) -> _Decoded:
         started = time.monotonic()
         state = read_source_state(task.source)
-        photo = read_photo(task.source, self.restoration.options.max_pixels)
+        options = self.planned.options
+        photo = read_photo(task.source, options.max_pixels, accept_truncated=options.accept_truncated)
         check_unchanged(task.source, state, photo)
         return _Decoded(task, photo, state, time.monotonic() - started)
 
     def _prepare(self, decoded: _Decoded) -> _Pending | PhotoResult:
         started = time.monotonic()
         try:
-            prepared = self.restoration.prepare(decoded.photo.pixels, decoded.task.relative.as_posix())
+            photo = decoded.photo
+            prepared = self.restoration.prepare(photo.pixels, decoded.task.relative.as_posix(), photo.alpha)
         except Exception as error:
             return self._failed(decoded.task, error, decoded.seconds + time.monotonic() - started)
         return _Pending(decoded, prepared, decoded.seconds + time.monotonic() - started)
@@ -289,9 +328,7 @@ class PhotoRun:
                 journal.note_file(output, temporary, overwrite=self.output.overwrite)
             ),
         )
-        height, width = result.pixels.shape[:2]
-        change = pixel_change(photo.photo.metadata, (width, height))
-        warnings += carry_sidecars(photo.task, journal, change, overwrite=self.output.overwrite)
+        warnings += carry_sidecars(photo.task, journal, photo.photo, result, overwrite=self.output.overwrite)
         kept, problem = self._write_previews(photo, finished, result)
         warnings += kept
         return _Written(states[0], time.monotonic() - started, warnings, problem)
@@ -338,24 +375,14 @@ class PhotoRun:
             return None
         journal = self._journals[task.folder]
         if journal.is_done(task.relative.as_posix(), task.source, self._fingerprint, task.output):
-            return replace(self._skipped_result(task, "done", None), warnings=self._update_sidecars(task, journal))
+            return replace(self._skipped_result(task, "done", None), warnings=update_sidecars(task, journal))
         state = journal.state_of(task.output)
         if state in (FileState.CHANGED, FileState.TAKEN):
             return self._skipped_result(task, state.value, str(FileKeptError(task.output, state)))
         return None
 
-    def _update_sidecars(self, task: PhotoTask, journal: Journal) -> tuple[str, ...]:
-        """Write sidecars of a finished photo that are new or changed; returns warnings."""
-        if not task.sidecars:
-            return ()
-        try:
-            change = pixel_change(photo_header(task.source), photo_size(task.output))
-        except PhotoError as error:
-            return (f"its sidecars were not compared: {error}",)
-        return carry_sidecars(task, journal, change, overwrite=False)
-
     def _skipped_result(self, task: PhotoTask, because: str, reason: str | None) -> PhotoResult:
-        names = (self.restoration.restorer_name, self.restoration.background_name)
+        names = (self.planned.names.restorer, self.planned.names.background)
         return PhotoResult(
             task.source, task.output, "skipped", 0, 0, None, None, 0.0, *names, error=reason, skipped_because=because
         )
@@ -364,7 +391,7 @@ class PhotoRun:
         """Result of a failed photo, recorded in the journal; an error that ends the whole run is raised."""
         if isinstance(error, FolderError):
             raise error
-        names = (self.restoration.restorer_name, self.restoration.background_name)
+        names = (self.planned.names.restorer, self.planned.names.background)
         text = error_message(error, task.source)
         result = PhotoResult(task.source, None, "failed", faces, 0, None, None, seconds, *names, error=text)
         self._note(task, result)
@@ -398,13 +425,6 @@ class PhotoRun:
                 finished=utc_now(),
             )
         )
-
-
-def pixel_change(found: Metadata, final: tuple[int, int]) -> Change:
-    """What happens to the pixels of a photo with this upright metadata whose result has the size `final`."""
-    width, height = found.size
-    stored = (height, width) if found.orientation >= 5 else (width, height)
-    return Change(found.orientation, stored, found.size, final)
 
 
 def decoded_bytes(path: Path) -> int:

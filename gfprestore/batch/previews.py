@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,9 @@ from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.photo import Photo
 from gfprestore.photo.writing import write_photo
 from gfprestore.pixels import resized, to_8_bit
-from gfprestore.restoration.restoration import RestoredPhoto
+
+if TYPE_CHECKING:
+    from gfprestore.restoration.restoration import RestoredPhoto
 
 Pixels = NDArray[Any]
 

@@ -18,11 +18,13 @@ from gfprestore.batch.names import folded_name
 from gfprestore.batch.output_folder import reason_of
 from gfprestore.batch.walk import SIDECAR, UNSUPPORTED_FILE, Skipped
 from gfprestore.batch.written_files import FileKeptError
-from gfprestore.errors import FolderError
+from gfprestore.errors import FolderError, PhotoError
 from gfprestore.file_attributes import FileAttributes, attributes_of, creation_mode, give
 from gfprestore.files import whole_file
 from gfprestore.photo.kinds import is_raw_name
-from gfprestore.photo.metadata import removed_claims_warning
+from gfprestore.photo.metadata import Metadata, removed_claims_warning
+from gfprestore.photo.photo import Photo
+from gfprestore.photo.reading import photo_header, photo_size
 from gfprestore.photo.xmp_document import XmpError
 from gfprestore.photo.xmp_edits import Change, with_true_claims
 
@@ -76,13 +78,16 @@ def sidecar_warning(skipped: Iterable[Skipped]) -> str | None:
     return f"{what} not copied to the results ({kinds}), such as {paths[0]}. Only XMP sidecars are."
 
 
-def carry_sidecars(task: PhotoTask, journal: Journal, change: Change, *, overwrite: bool) -> tuple[str, ...]:
+def carry_sidecars(
+    task: PhotoTask, journal: Journal, photo: Photo, result: Photo, *, overwrite: bool
+) -> tuple[str, ...]:
     """Write the sidecars of a restored photo beside its result, unless they are there already.
 
     Args:
         task: The photo.
         journal: Journal of the output folder.
-        change: What happened to its pixels.
+        photo: The photo as it was read.
+        result: The restored photo.
         overwrite: Replace files that were changed after a run wrote them or that no run wrote.
 
     Returns:
@@ -91,6 +96,36 @@ def carry_sidecars(task: PhotoTask, journal: Journal, change: Change, *, overwri
     Raises:
         FolderError: The output folder no longer exists, or the journal cannot be written.
     """
+    height, width = result.pixels.shape[:2]
+    return _carry_all(task, journal, _pixel_change(photo.metadata, (width, height)), overwrite)
+
+
+def update_sidecars(task: PhotoTask, journal: Journal) -> tuple[str, ...]:
+    """Write the sidecars of a photo that an earlier run restored, where they are new or changed.
+
+    Returns:
+        Warnings, one sentence each.
+
+    Raises:
+        FolderError: The output folder no longer exists, or the journal cannot be written.
+    """
+    if not task.sidecars:
+        return ()
+    try:
+        change = _pixel_change(photo_header(task.source), photo_size(task.output))
+    except PhotoError as error:
+        return (f"its sidecars were not compared: {error}",)
+    return _carry_all(task, journal, change, overwrite=False)
+
+
+def _pixel_change(found: Metadata, final: tuple[int, int]) -> Change:
+    """What happens to the pixels of a photo with this upright metadata whose result has the size `final`."""
+    width, height = found.size
+    stored = (height, width) if found.orientation >= 5 else (width, height)
+    return Change(found.orientation, stored, found.size, final)
+
+
+def _carry_all(task: PhotoTask, journal: Journal, change: Change, overwrite: bool) -> tuple[str, ...]:
     warnings: list[str] = []
     for sidecar in task.sidecars:
         try:

@@ -78,7 +78,7 @@ def bench(
     """Measure the time per face and per megapixel with the networks that `run` would use."""
     from gfprestore.commands.bench import bench as time_parts
     from gfprestore.console import Reporter, download_reporter
-    from gfprestore.restoration.restoration import RunOptions
+    from gfprestore.restoration.options import RunOptions
 
     options = RunOptions(
         upscale=upscale,
@@ -130,7 +130,8 @@ def demo(
     from gfprestore.console import Reporter, download_reporter
     from gfprestore.photo.photo import PHOTO_SUFFIXES
     from gfprestore.photo.writing import output_suffix
-    from gfprestore.restoration.restoration import Restoration, RunOptions
+    from gfprestore.restoration.options import RunOptions
+    from gfprestore.restoration.planned import PlannedRestoration
 
     options = RunOptions(
         upscale=upscale,
@@ -145,7 +146,7 @@ def demo(
     reporter = Reporter(json_output)
     aged = write_aged_portraits(output / "aged")
     reporter.note(f"{len(aged)} aged portraits were written to {output / 'aged'}")
-    restoration = Restoration(options, download_reporter(reporter))
+    restoration = PlannedRestoration(options, download_reporter(reporter))
     plan = plan_photos(
         [output / "aged"],
         output / "restored",

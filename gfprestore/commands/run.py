@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from gfprestore.batch.results import OutputOptions, PhotoResult
     from gfprestore.batch.written_files import FileState
     from gfprestore.console import Reporter
-    from gfprestore.restoration.restoration import Restoration
+    from gfprestore.restoration.planned import NetworkNames, PlannedRestoration
 
 
 @command
@@ -137,6 +137,10 @@ def run(
         bool,
         io_option("--include-system-folders", help="Restore photos in system and trash folders such as @eaDir, too."),
     ] = False,
+    accept_truncated: Annotated[
+        bool,
+        io_option("--accept-truncated", help="Restore what is there of truncated photos, and say how much is missing."),
+    ] = False,
     overwrite: Annotated[
         bool, behavior_option("--overwrite", help="Restore finished photos again, and replace other files.")
     ] = False,
@@ -159,8 +163,8 @@ def run(
     from gfprestore.console import Reporter, download_reporter
     from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES
     from gfprestore.photo.writing import output_suffix
-    from gfprestore.restoration.frrffusion import reversal_options
-    from gfprestore.restoration.restoration import Restoration, RunOptions
+    from gfprestore.restoration.options import RunOptions, reversal_options
+    from gfprestore.restoration.planned import PlannedRestoration
 
     reversal = reversal_options(retouch_levels, sampler, sampling_steps, eta)
     options = RunOptions(
@@ -184,6 +188,7 @@ def run(
         weights_dir=weights_dir,
         seed=seed,
         max_pixels=DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels,
+        accept_truncated=accept_truncated,
     )
     options.check()
     how = OutputOptions(file_format.value, quality, overwrite, save_faces, compare, workers)
@@ -207,7 +212,7 @@ def run(
     if dry_run:
         _show_plan(plan, how, reporter)
         return
-    restoration = Restoration(options, download_reporter(reporter))
+    restoration = PlannedRestoration(options, download_reporter(reporter))
     failed = run_photos(plan, restoration, how, reporter)
     if failed or plan.problems:
         raise typer.Exit(int(ExitCode.SOME_FAILED))
@@ -286,29 +291,40 @@ def _state_of(task: PhotoTask, journal: Journal) -> FileState:
     return FileState.NEW if state is FileState.RESTORED else state  # the original changed, or the run did not end
 
 
-def run_photos(plan: Plan, restoration: Restoration, how: OutputOptions, reporter: Reporter) -> int:
+def run_photos(plan: Plan, restoration: PlannedRestoration, how: OutputOptions, reporter: Reporter) -> int:
     """Run a plan, report each result, and return the number of failed photos."""
     import time
 
     from gfprestore.batch.folder_times import keep_folder_times
     from gfprestore.batch.output_folder import prepare_output
     from gfprestore.batch.pipeline import PhotoRun
+    from gfprestore.batch.walk import JOURNAL_NAME
     from gfprestore.console import RunProgress
 
+    is_first_run = not any((folder / JOURNAL_NAME).exists() for folder in plan.output_folders)
+    if is_first_run and restoration.must_open_first:
+        restoration.opened()  # an error leaves no output folder
+    elif is_first_run:
+        restoration.settings()
     new_folders: list[tuple[Path, Path]] = []
     for folder in plan.output_folders:
         sources = [source for output, source in plan.mirrored if output == folder]
         if prepare_output(folder, sources) and len(sources) == 1:
             new_folders.append((folder, sources[0]))
-    reporter.note(
-        f"{len(plan.tasks)} photos, faces with {restoration.restorer_name}, background with "
-        f"{restoration.background_name}, on {restoration.device}"
-    )
+
+    def tell_networks(names: NetworkNames) -> None:
+        reporter.note(
+            f"{len(plan.tasks)} photos, faces with {names.restorer}, background with {names.background}, "
+            f"on {restoration.device_name}"
+        )
+
     started = time.monotonic()
     results: list[PhotoResult] = []
     try:
         with RunProgress(reporter, len(plan.tasks)) as progress:
-            photo_run = PhotoRun(restoration, how, lambda path, share: progress.working_on(path.name, share))
+            photo_run = PhotoRun(
+                restoration, how, lambda path, share: progress.working_on(path.name, share), tell_networks
+            )
             for result in photo_run.results(plan.tasks):
                 results.append(result)
                 reporter.record(result.as_json())

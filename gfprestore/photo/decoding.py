@@ -6,56 +6,21 @@ does not support 16-bit color: OpenCV decodes such PNG files, and for TIFF Pillo
 
 from __future__ import annotations
 
-import importlib
 import struct
-from dataclasses import dataclass, replace
-from io import BytesIO
-from typing import Any
+from dataclasses import replace
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image
 
-from gfprestore.photo import containers, exif, icc
-from gfprestore.photo.containers import Container, FileContentError
-from gfprestore.photo.icc import bands
+from gfprestore.photo import containers, icc, jpeg, png, tiff, tiff_samples, webp
+from gfprestore.photo.containers import Container, FileContentError, quietly
 from gfprestore.photo.metadata import Metadata
-from gfprestore.pixels import nearest_levels
+from gfprestore.photo.pillow_decoder import BROKEN, Decoded, broken, levels_of, loaded, opened
+from gfprestore.photo.truncation import different_rows, missing_jpeg_rows
 
-Pixels = NDArray[Any]
-
-_PLUGINS = {
-    "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
-    "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
-    "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
-    "WEBP": ("PIL.WebPImagePlugin", "WebPImageFile"),
-    "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
-    "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
-    "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
-    "HEIF": ("pillow_heif.as_plugin", "HeifImageFile"),
-}
-_TAKEN_APART = ("JPEG", "PNG", "TIFF", "WEBP")
-_BROKEN = (SyntaxError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, struct.error, EOFError,
-           OverflowError, RuntimeError, ZeroDivisionError)  # fmt: skip
-_LOSSLESS_TIFF = (1, 5, 8, 32773, 32946, 34925, 50000)
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """Pixels as stored.
-
-    Attributes:
-        pixels: (H, W, 3), or (H, W, 1) for gray; uint8 or uint16, writeable.
-        alpha: (H, W) of the same type; None if opaque.
-        warnings: Warnings for the user.
-        keeps_profile: The ICC profile still describes the pixels.
-    """
-
-    pixels: Pixels
-    alpha: Pixels | None
-    warnings: tuple[str, ...] = ()
-    keeps_profile: bool = True
+_WITHOUT_STRUCTURE = ("BMP", "PNM", "TGA")
+_READERS = {"JPEG": jpeg.read, "PNG": png.read, "TIFF": tiff.read, "WEBP": webp.read}
 
 
 def header_of(data: bytes, format: str) -> Container:
@@ -64,9 +29,12 @@ def header_of(data: bytes, format: str) -> Container:
     Raises:
         FileContentError: Damaged or unsupported.
     """
-    if format in _TAKEN_APART:
-        return containers.taken_apart(data, format)
-    image = _opened(data, format)
+    if format in _READERS:
+        try:
+            return _READERS[format](data)
+        except (struct.error, IndexError) as error:
+            raise FileContentError(f"the {format} header is truncated") from error
+    image = opened(data, format)
     found = Metadata(
         format,
         image.size,
@@ -96,61 +64,116 @@ def _resolution(value: object) -> tuple[float, float] | None:
     return None
 
 
-def decode(container: Container) -> Decoded:
+def decode(container: Container, accept_truncated: bool = False) -> Decoded:
     """Decode the pixels of a file.
 
+    Args:
+        container: The file.
+        accept_truncated: If a part of the rows is missing, decode the others and say how many are missing.
+
     Raises:
-        FileContentError: Damaged or unsupported.
+        FileContentError: Damaged, truncated or unsupported.
         MemoryError: The pixels do not fit into memory.
     """
     format = container.metadata.format
-    if format == "PNG" and container.bits == 16:
-        return _deep_png(container)
-    if format == "TIFF" and container.structure is not None:
-        photometric = _check_tiff(container.structure, container.bits)
-        if container.bits == 16 and photometric <= 2:
-            return _deep_tiff(container.data, container.structure, photometric)
-    if format == "JPEG" and container.bits != 8:
+    if format == "JPEG":
+        return _jpeg(container, accept_truncated)
+    if format == "PNG":
+        return _png(container, accept_truncated)
+    if format == "TIFF":
+        return _rows_in_order(container, accept_truncated, tiff_samples.missing_bytes(container))
+    if format in _WITHOUT_STRUCTURE:
+        width, height = container.metadata.size
+        return _with_sure_alpha(_rows_in_order(container, accept_truncated, 8 * width * height + 1024))
+    return _decoded(container)
+
+
+def _decoded(container: Container) -> Decoded:
+    """Decode with Pillow and split into color and alpha."""
+    return _split_or_refused(loaded(container.data, container.metadata.format), container)
+
+
+def _split_or_refused(image: Image.Image, container: Container) -> Decoded:
+    format = container.metadata.format
+    try:
+        with quietly(format):
+            return _split(image, container)
+    except BROKEN as error:
+        raise broken(error) from error
+
+
+def _truncated(missing: int, height: int, accept: bool) -> tuple[str, ...]:
+    """Warning about missing rows.
+
+    Raises:
+        FileContentError: The photo is not to be accepted, or nothing of it is there.
+    """
+    note = f"{missing} of its {height} rows are missing or incomplete, because the file is truncated"
+    if not accept:
+        raise FileContentError(note, truncated=missing < height)
+    if missing >= height:
+        raise FileContentError("the file is truncated, and none of its rows is complete")
+    return (f"{note}; the others were restored",)
+
+
+def _jpeg(container: Container, accept_truncated: bool) -> Decoded:
+    if container.bits != 8:
         raise FileContentError(f"JPEG with {container.bits} bits per sample is not supported", unsupported=True)
-    if format == "PNG" and not containers.png_is_complete(container.data):
-        raise FileContentError("its pixels are damaged or incomplete")
-    image = _opened(container.data, format)
+    image = loaded(container.data, "JPEG")
+    missing = missing_jpeg_rows(container, image, lambda data: loaded(data, "JPEG"))
+    notes = _truncated(missing, image.height, accept_truncated) if missing else _end_notes(container)
+    if not missing and container.lacks_scans:
+        notes = (*notes, "the last scans of the progressive JPEG are missing, so it has less detail")
+    decoded = _split_or_refused(image, container)
+    return replace(decoded, warnings=(*decoded.warnings, *notes))
+
+
+def _with_sure_alpha(decoded: Decoded) -> Decoded:
+    """Alpha that is 0 everywhere is an unused fourth byte, as BMP and Targa files of many programs have it."""
+    unused = decoded.alpha is not None and not decoded.alpha.any()
+    return replace(decoded, alpha=None) if unused else decoded
+
+
+def _rows_in_order(container: Container, accept_truncated: bool, missing_bytes: int) -> Decoded:
+    """Decode a format whose rows follow one another; if the file is too short, find out which of them are missing."""
+    read = _tiff if container.metadata.format == "TIFF" else _decoded
     try:
-        with containers.quietly(format):
-            image.info.pop("xmp", None)  # Pillow would rotate a TIFF by this tag
-            image.load()
-            decoded = _split(image, container)
-        if format == "JPEG" and _ends_in_filling(decoded.pixels):
-            raise FileContentError("the lower part of the image is missing")
-        return decoded
-    except _BROKEN as error:
-        if isinstance(error, FileContentError):
+        return read(container)
+    except FileContentError as error:
+        if not missing_bytes or error.unsupported:
             raise
-        raise FileContentError(f"its pixels are damaged or incomplete ({error})") from error
-
-
-def _ends_in_filling(pixels: Pixels) -> bool:
-    """Whether the last rows are the middle gray that libjpeg uses for missing data."""
-    rows = pixels[-8:]
-    return len(pixels) > 8 and bool((rows == 128).all()) and not bool((pixels[0] == 128).all())
-
-
-def _opened(data: bytes, format: str) -> ImageFile.ImageFile:
-    module, name = _PLUGINS[format]
+        damaged = error
     try:
-        plugin = getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        raise FileContentError(
-            f"reading {format} needs a package that is not installed: pip install 'gfprestore[heif]'", unsupported=True
-        ) from error
-    try:
-        with containers.quietly(format):
-            image: ImageFile.ImageFile = plugin(BytesIO(data))
-            return image
-    except Image.DecompressionBombError as error:
-        raise FileContentError("its header states an implausible number of pixels for its format") from error
-    except _BROKEN as error:
-        raise FileContentError(f"its {format} header is damaged ({error})") from error
+        decoded, other = (
+            read(replace(container, data=container.data + level * missing_bytes)) for level in (b"\0", b"\xff")
+        )
+    except FileContentError:
+        raise damaged from None
+    missing = different_rows(decoded.pixels, other.pixels)
+    if not missing:
+        raise damaged
+    notes = _truncated(missing, container.metadata.size[1], accept_truncated)
+    return replace(decoded, warnings=(*decoded.warnings, *notes))
+
+
+def _tiff(container: Container) -> Decoded:
+    decoded = tiff_samples.decode(container)
+    return tiff_samples.checked_extra(container, _decoded(container)) if decoded is None else decoded
+
+
+def _png(container: Container, accept_truncated: bool) -> Decoded:
+    pixels = png.pixel_data(container.data)
+    height = struct.unpack(">I", container.data[20:24])[0]
+    missing = pixels.missing_rows
+    notes = _truncated(missing, height, accept_truncated) if missing else _end_notes(container)
+    if missing or not container.has_end:
+        container = replace(container, data=png.completed(container.data))
+    decoded = _deep_png(container) if container.bits == 16 else _decoded(container)
+    return replace(decoded, warnings=(*decoded.warnings, *notes))
+
+
+def _end_notes(container: Container) -> tuple[str, ...]:
+    return () if container.has_end else ("its end marker is missing; all its pixels are there",)
 
 
 def _split(image: Image.Image, container: Container) -> Decoded:
@@ -159,9 +182,9 @@ def _split(image: Image.Image, container: Container) -> Decoded:
     if mode == "CMYK":
         converted = icc.cmyk_to_rgb(image, container.metadata.icc)
         warning = "its CMYK colors were converted to sRGB; the output is an RGB file"
-        return Decoded(_array(converted), None, (warning,), keeps_profile=False)
+        return Decoded(levels_of(converted), None, (warning,), keeps_profile=False)
     if mode in ("1", "L") and "transparency" not in image.info:
-        return Decoded(_array(image.convert("L")), None)
+        return Decoded(levels_of(image.convert("L")), None)
     target = {"LA": "LA", "La": "LA", "1": "LA", "L": "LA", "RGB": "RGB", "RGBX": "RGB", "YCbCr": "RGB", "RGBA": "RGBA"}
     wanted = target.get(mode, "RGBA" if mode in ("RGBa", "P", "PA") else "")
     if mode == "P" and "transparency" not in image.info:
@@ -170,19 +193,10 @@ def _split(image: Image.Image, container: Container) -> Decoded:
         wanted = "RGBA"
     if not wanted:
         raise FileContentError(f"pixels of the type {mode!r} are not supported", unsupported=True)
-    array = _array(image if mode == wanted else image.convert(wanted))
+    array = levels_of(image if mode == wanted else image.convert(wanted))
     if wanted == "RGB":
         return Decoded(array, None)
     return Decoded(np.ascontiguousarray(array[..., :-1]), np.ascontiguousarray(array[..., -1]))
-
-
-def _array(image: Image.Image) -> Pixels:
-    """Copy an image's levels (H, W, C) band by band to a new array."""
-    out = np.empty((image.height, image.width, len(image.getbands())), np.uint8)
-    for rows in bands(image.height, image.width):
-        band = np.asarray(image.crop((0, rows.start, image.width, rows.stop)))
-        out[rows] = band.reshape(band.shape[0], image.width, -1)
-    return out
 
 
 # --- 16 bit ------------------------------------------------------------------------------------------------------
@@ -210,109 +224,3 @@ def _deep_png(container: Container) -> Decoded:
         marked = (pixels == np.frombuffer(key, ">u2").astype(np.uint16)).all(axis=-1)
         alpha = np.where(marked, 0, 65535).astype(np.uint16)
     return Decoded(pixels, alpha)
-
-
-def _check_tiff(structure: exif.Structure, bits: int) -> int:
-    """Photometric interpretation of a TIFF.
-
-    Raises:
-        FileContentError: The samples are of an unsupported type.
-    """
-    first = structure.chain[0]
-    kinds = set(structure.integers(first.find(339)) or (1,))
-    if not kinds <= {1, 4}:
-        named = {2: "signed", 3: "floating point"}.get(max(kinds & {2, 3}, default=0), "complex")
-        raise FileContentError(f"TIFF with {named} samples of {bits} bits is not supported", unsupported=True)
-    if bits not in (1, 2, 4, 8, 16):
-        raise FileContentError(f"TIFF with {bits} bits per sample is not supported", unsupported=True)
-    photometric = structure.integer(first, 262)
-    if photometric is None:
-        photometric = 2 if (structure.integer(first, 277) or 1) >= 3 else 1
-    if bits == 16 and photometric not in (0, 1, 2, 5):
-        raise FileContentError(f"16-bit TIFF with color model {photometric} is not supported", unsupported=True)
-    return photometric
-
-
-def _deep_tiff(data: bytes, structure: exif.Structure, photometric: int) -> Decoded:
-    """Decode a 16-bit gray or RGB TIFF: with or without alpha, strips or tiles, any byte order and planar layout."""
-    first = structure.chain[0]
-
-    def number(tag: int, default: int) -> int:
-        value = structure.integer(first, tag)
-        return default if value is None else value
-
-    width, height, samples = number(256, 0), number(257, 0), number(277, 1)
-    colors = 3 if photometric == 2 else 1
-    if number(259, 1) not in _LOSSLESS_TIFF or number(317, 1) not in (1, 2) or samples < colors or samples > 64:
-        raise FileContentError("16-bit TIFF with this compression or layout is not supported", unsupported=True)
-    planes = samples if number(284, 1) == 2 else 1
-    together = samples // planes
-    tile = (number(322, 0), number(323, 0)) if first.find(324) is not None else None
-    layers = [_tiff_plane(data, structure, (width, height), together, tile, plane, planes) for plane in range(planes)]
-    raw = layers[0] if planes == 1 else np.concatenate(layers, axis=-1)
-    if photometric == 0:
-        raw[..., 0] = 65535 - raw[..., 0]
-    extra = structure.integers(first.find(338))
-    has_alpha = samples > colors and bool(extra) and extra[0] in (1, 2)
-    notes = ("its extra channels were not copied",) if samples - colors - has_alpha > 0 else ()
-    pixels = np.ascontiguousarray(raw[..., :colors])
-    if not has_alpha:
-        return Decoded(pixels, None, notes)
-    alpha = np.ascontiguousarray(raw[..., colors])
-    if extra[0] == 1:
-        share = 65535 / np.maximum(alpha, 1)[..., None].astype(np.float64)
-        pixels = nearest_levels(pixels * share, np.uint16)
-    return Decoded(pixels, alpha, notes)
-
-
-def _tiff_plane(
-    data: bytes,
-    structure: exif.Structure,
-    size: tuple[int, int],
-    samples: int,
-    tile: tuple[int, int] | None,
-    plane: int,
-    planes: int,
-) -> Pixels:
-    """Samples (H, W, C) of one plane, read as 8-bit gray of as many bytes, so that the decoder only unpacks."""
-    first, order = structure.chain[0], structure.order
-    width, height = size
-    offsets = structure.integers(first.find(324 if tile else 273))
-    sizes = structure.integers(first.find(325 if tile else 279))
-    share = len(offsets) // planes
-    if not share or len(sizes) != len(offsets):
-        raise FileContentError("its strips are not at the offsets in its header")
-    offsets, sizes = (numbers[plane * share : (plane + 1) * share] for numbers in (offsets, sizes))
-    if max(start + length for start, length in zip(offsets, sizes, strict=True)) > len(data):
-        raise FileContentError("the file is truncated")
-    row_bytes = 2 * samples
-
-    def field(tag: int, *values: int) -> exif.Field:
-        return exif.Field(tag, exif.LONG, len(values), struct.pack(f"{order}{len(values)}I", *values))
-
-    compression, filling = structure.integer(first, 259) or 1, structure.integer(first, 266) or 1
-    fields = [field(256, width * row_bytes), field(257, height), field(258, 8), field(259, compression), field(262, 1)]
-    fields += [field(266, filling), field(277, 1)]
-    if tile:
-        fields += [field(322, tile[0] * row_bytes), field(323, tile[1]), field(324, *offsets), field(325, *sizes)]
-    else:
-        rows = min(structure.integer(first, 278) or height, height)
-        fields += [field(273, *offsets), field(278, rows), field(279, *sizes)]
-    at = len(data) + len(data) % 2
-    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", at)
-    rebuilt = b"".join((head, data[8:], b"\0" * (at - len(data)), exif.serialize(fields, order, at)))
-    image = _opened(rebuilt, "TIFF")
-    try:
-        with containers.quietly("TIFF"):
-            image.load()
-    except _BROKEN as error:
-        raise FileContentError(f"its pixels are damaged or incomplete ({error})") from error
-    if image.mode != "L" or image.size != (width * row_bytes, height):
-        raise FileContentError("its header is inconsistent")
-    levels = _array(image).reshape(height, -1).view(f"{order}u2").astype(np.uint16).reshape(height, width, samples)
-    if structure.integer(first, 317) == 2:
-        step = tile[0] if tile else width
-        for left in range(0, width, step):
-            part = levels[:, left : left + step]
-            np.cumsum(part, axis=1, dtype=np.uint16, out=part)
-    return levels

@@ -19,7 +19,7 @@ import piexif
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from gfprestore.photo import containers, exif, extended_xmp, metadata
+from gfprestore.photo import containers, exif, extended_xmp, metadata, png, tiff
 from gfprestore.photo.icc import bands
 from gfprestore.photo.metadata import Metadata
 
@@ -248,14 +248,14 @@ def _png(stream: BinaryIO, output_image: OutputImage, found: Metadata, quality: 
         return ()
     color = {1: 0, 2: 4, 3: 2, 4: 6}[output_image.channels]
     header = struct.pack(">IIBBBBB", output_image.width, output_image.height, 16, color, 0, 0, 0)
-    stream.write(containers.PNG_SIGNATURE + containers.png_chunk(b"IHDR", header) + chunks)
+    stream.write(png.PNG_SIGNATURE + png.chunk(b"IHDR", header) + chunks)
     packer = zlib.compressobj(6)
     above = np.zeros(output_image.width * output_image.channels * 2, np.uint8)
     for band in output_image.bands():
         rows = band.astype(">u2").view(np.uint8).reshape(len(band), -1)  # (h, W * channels * 2)
-        stream.write(containers.png_chunk(b"IDAT", packer.compress(_filtered(rows, above, output_image.channels * 2))))
+        stream.write(png.chunk(b"IDAT", packer.compress(_filtered(rows, above, output_image.channels * 2))))
         above = rows[-1]
-    stream.write(containers.png_chunk(b"IDAT", packer.flush()) + containers.png_chunk(b"IEND", b""))
+    stream.write(png.chunk(b"IDAT", packer.flush()) + png.chunk(b"IEND", b""))
     return ()
 
 
@@ -294,7 +294,7 @@ def _png_chunks(found: Metadata) -> bytes:
         for keyword, text in found.texts:
             content = text.encode("utf-8", "replace")
             parts.append((b"iTXt", keyword.encode("latin-1", "replace")[:79] + b"\0\0\0\0\0" + content))
-    return b"".join(containers.png_chunk(name, content) for name, content in parts)
+    return b"".join(png.chunk(name, content) for name, content in parts)
 
 
 def _hexadecimal(name: bytes, content: bytes) -> bytes:
@@ -400,9 +400,7 @@ def _tiff_block(found: Metadata, notes: list[str]) -> tuple[bytes, list[exif.Fie
     fields = [
         exif.Field(entry.tag, entry.type, entry.count, structure.raw(entry))
         for entry in first.entries
-        if entry.tag not in containers.TIFF_STRUCTURE_TAGS
-        and entry.type in exif.SIZE_OF_TYPE
-        and entry.value is not None
+        if entry.tag not in tiff.STRUCTURE_TAGS and entry.type in exif.SIZE_OF_TYPE and entry.value is not None
     ]
     return bytes(structure.data), fields
 
@@ -447,10 +445,10 @@ def _tiff_metadata_fields(found: Metadata, order: str, present: set[int]) -> lis
     fields = [
         exif.Field(tag, kind, len(value), value)
         for tag, kind, value in (
-            (containers.TIFF_XMP, exif.BYTE, found.xmp),
-            (containers.TIFF_IPTC, exif.UNDEFINED, iptc),
-            (containers.TIFF_PHOTOSHOP, exif.BYTE, found.photoshop),
-            (containers.TIFF_ICC, exif.UNDEFINED, found.icc),
+            (tiff.TIFF_XMP, exif.BYTE, found.xmp),
+            (tiff.TIFF_IPTC, exif.UNDEFINED, iptc),
+            (tiff.TIFF_PHOTOSHOP, exif.BYTE, found.photoshop),
+            (tiff.TIFF_ICC, exif.UNDEFINED, found.icc),
         )
         if value
     ]

@@ -138,6 +138,12 @@ def parse(data: bytes | bytearray | memoryview) -> Structure:
     return replace(structure, children=tuple(_children(structure, chain[0], seen)))
 
 
+def directory_at(structure: Structure, offset: int) -> Directory | None:
+    """Directory at an offset, such as a SubIFD; None if there is none."""
+    found = _directory(structure.data, structure.order, structure.big, offset, "SubIFD")
+    return None if found is None else found[0]
+
+
 def _directory(
     data: bytes | bytearray | memoryview, order: str, big: bool, offset: int, name: str
 ) -> tuple[Directory, int] | None:

@@ -30,7 +30,7 @@ _BAND_PIXELS = 1 << 20
 _CACHED_PIXELS = 1 << 15
 _ENCODE_STEPS = 65535
 # sRGB primaries adapted to D50 (IEC 61966-2-1, Bradford), columns red, green, blue.
-_SRGB_TO_XYZ = np.array(
+SRGB_TO_XYZ = np.array(
     [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]]
 )
 
@@ -291,7 +291,7 @@ def _through(curves: list[Curve], targets: list[Curve], matrix: NDArray[Any]) ->
 
 
 def _matrix(to_xyz: NDArray[np.float64], curves: list[Curve]) -> Conversion:
-    to_srgb = np.linalg.inv(_SRGB_TO_XYZ) @ to_xyz
+    to_srgb = np.linalg.inv(SRGB_TO_XYZ) @ to_xyz
     srgb: list[Curve] = [_srgb_curve] * 3
     return Conversion(_through(curves, srgb, to_srgb), _through(srgb, curves, np.linalg.inv(to_srgb)))
 

@@ -50,6 +50,7 @@ class Photo:
         gray: The file has one color channel; pixels with equal channels are written as one channel again.
         residual: (h, w, 3), or (h, w, 1) for gray: the part of the file's own colors that sRGB cannot represent, at
             the source's size, in signed levels; None if it is zero.
+        pages: Number of pages of the file.
     """
 
     path: Path
@@ -58,3 +59,4 @@ class Photo:
     metadata: Metadata
     gray: bool
     residual: Pixels | None = None
+    pages: int = 1

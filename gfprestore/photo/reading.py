@@ -8,47 +8,92 @@ import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from gfprestore.errors import PhotoTooLargeError, UnreadablePhotoError, UnsupportedPhotoError
 from gfprestore.file_attributes import FileAttributes, attributes_of
-from gfprestore.photo import containers, decoding, icc, metadata
+from gfprestore.photo import decoding, formats, icc, metadata, tiff
 from gfprestore.photo.containers import Container, FileContentError
 from gfprestore.photo.icc import Conversion, ProfileError
 from gfprestore.photo.metadata import Metadata
+from gfprestore.photo.pages import with_sure_pages
 from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, Photo, Pixels
 
 _HEADER_BYTES = 1 << 20
 _BYTES_A_PIXEL = 16
 
 
-def read_photo(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Photo:
+class _FileState(NamedTuple):
+    """What the file system knows of a file: times of access and change in nanoseconds, and its attributes."""
+
+    times: tuple[int, int]
+    attributes: FileAttributes
+
+
+def read_photo(
+    path: Path, max_pixels: int = DEFAULT_MAX_PIXELS, *, accept_truncated: bool = False, first_page: bool = False
+) -> Photo:
     """Read a photo, upright and in sRGB.
 
     Args:
         path: The file.
         max_pixels: Photos with more pixels are rejected before they are decoded.
+        accept_truncated: Read what is there of a truncated photo; a warning says how many rows are missing.
+        first_page: Read the first page of a TIFF of several pages instead of refusing it.
 
     Raises:
         UnreadablePhotoError: The file is missing, not readable, empty, damaged, truncated or not a photo.
         UnsupportedPhotoError: The photo is animated, has several pages or floating point samples, for example.
         PhotoTooLargeError: The photo has more than `max_pixels` or does not fit into memory.
     """
-    data, status, attributes = _file_bytes(path, max_pixels)
-    try:
-        container = _header(path, data)
-        _check_frames(path, container)
-        _check_size(path, container.metadata.size, max_pixels)
+    data, state = _file_bytes(path, max_pixels)
+    with _content_errors(path):
+        container = _with_pages(path, data, max_pixels)
         del data
-        photo = _assembled(path, container)
+        _check_frames(path, container, pages=first_page)
+        return _assembled(path, container, state, accept_truncated)
+
+
+def read_pages(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS, *, accept_truncated: bool = False) -> Iterator[Photo]:
+    """Read the pages of a TIFF, or the only image of another file, one after another; see `read_photo`.
+
+    Raises:
+        UnreadablePhotoError: The file is missing, not readable, empty, damaged, truncated or not a photo.
+        UnsupportedPhotoError: The photo is animated, for example.
+        PhotoTooLargeError: A page has more than `max_pixels` or does not fit into memory.
+    """
+    data, state = _file_bytes(path, max_pixels)
+    with _content_errors(path):
+        container = _with_pages(path, data, max_pixels)
+        _check_frames(path, container, pages=True)
+        pages, first = container.pages, _assembled(path, container, state, accept_truncated)
+        del container
+    yield first
+    for page in pages[1:]:
+        with _content_errors(path):
+            container = replace(tiff.read(data, page.offset), frames=len(pages))
+            _check_size(path, container.metadata.size, max_pixels)
+            photo = _assembled(path, container, state, accept_truncated)
+        yield photo
+
+
+@contextlib.contextmanager
+def _content_errors(path: Path) -> Iterator[None]:
+    """Report errors of the decoders for this file."""
+    try:
+        yield
     except FileContentError as error:
         raise _content_error(path, error) from error
     except MemoryError as error:
         raise _memory_error(path) from error
-    times = (status.st_atime_ns, status.st_mtime_ns)
-    return replace(photo, metadata=replace(photo.metadata, file_times=times, file_attributes=attributes))
+
+
+def _with_pages(path: Path, data: bytes, max_pixels: int) -> Container:
+    container = _header(path, data)
+    _check_size(path, container.metadata.size, max_pixels)
+    return with_sure_pages(container, max_pixels)
 
 
 def photo_size(path: Path) -> tuple[int, int]:
@@ -69,7 +114,7 @@ def photo_header(path: Path) -> Metadata:
         UnsupportedPhotoError: The type of the photo is not supported.
     """
     head = file_head(path)
-    if containers.format_of(head) == "JPEG" and len(head) == _HEADER_BYTES:
+    if formats.format_of(head, path.suffix) == "JPEG" and len(head) == _HEADER_BYTES:
         with contextlib.suppress(FileContentError):
             return metadata.turned_upright(decoding.header_of(head, "JPEG").metadata)
     data = head if len(head) < _HEADER_BYTES else _file_bytes(path, DEFAULT_MAX_PIXELS)[0]
@@ -85,14 +130,15 @@ def file_head(path: Path, size: int = _HEADER_BYTES) -> bytes:
         return stream.read(size)
 
 
-def _file_bytes(path: Path, max_pixels: int) -> tuple[bytes, os.stat_result, FileAttributes]:
+def _file_bytes(path: Path, max_pixels: int) -> tuple[bytes, _FileState]:
     with _opened(path) as stream:
         status = os.fstat(stream.fileno())
         if status.st_size > max_pixels * _BYTES_A_PIXEL + (1 << 26):
             raise PhotoTooLargeError(
                 f"{path} has {status.st_size} bytes, more than {max_pixels} pixels need. Raise --max-pixels to read it."
             )
-        return stream.read(), status, attributes_of(stream.fileno(), status)
+        times = (status.st_atime_ns, status.st_mtime_ns)
+        return stream.read(), _FileState(times, attributes_of(stream.fileno(), status))
 
 
 @contextlib.contextmanager
@@ -123,7 +169,7 @@ def _memory_error(path: Path) -> PhotoTooLargeError:
 def _header(path: Path, data: bytes) -> Container:
     if not data:
         raise UnreadablePhotoError(f"{path} is empty. Copy it again from its source.")
-    format = containers.format_of(data)
+    format = formats.format_of(data, path.suffix)
     if format is None:
         raise UnreadablePhotoError(
             f"{path} is not a supported image (its content is not JPEG, PNG, TIFF, WebP, AVIF, HEIC, BMP or GIF). "
@@ -135,11 +181,14 @@ def _header(path: Path, data: bytes) -> Container:
 def _content_error(path: Path, error: FileContentError) -> UnreadablePhotoError | UnsupportedPhotoError:
     if error.unsupported:
         return UnsupportedPhotoError(f"{path} cannot be restored: {error}. Convert it to an 8- or 16-bit TIFF or PNG.")
-    return UnreadablePhotoError(f"{path} is damaged: {error}. Copy it again from its source.")
+    advice = "Copy it again from its source"
+    if error.truncated:
+        advice += ", or restore the other rows with --accept-truncated"
+    return UnreadablePhotoError(f"{path} is damaged: {error}. {advice}.")
 
 
-def _check_frames(path: Path, container: Container) -> None:
-    if container.frames > 1:
+def _check_frames(path: Path, container: Container, pages: bool) -> None:
+    if container.frames > 1 and not (pages and container.pages):
         kind = "pages" if container.metadata.format == "TIFF" else "frames (it is animated)"
         raise UnsupportedPhotoError(f"{path} has {container.frames} {kind}. Save each image as a separate file.")
 
@@ -152,11 +201,12 @@ def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _assembled(path: Path, container: Container) -> Photo:
+def _assembled(path: Path, container: Container, state: _FileState, accept_truncated: bool) -> Photo:
     """Decode the pixels, rotate them upright and convert them to sRGB."""
-    decoded = decoding.decode(container)
+    decoded = decoding.decode(container, accept_truncated)
     stored, alpha = decoded.pixels, decoded.alpha
     found = container.metadata.warned(*decoded.warnings)
+    found = replace(found, file_times=state.times, file_attributes=state.attributes)
     if (stored.shape[1], stored.shape[0]) != found.size:
         raise FileContentError("its header is inconsistent")
     if not decoded.keeps_profile:
@@ -171,7 +221,7 @@ def _assembled(path: Path, container: Container) -> Photo:
         stored, residual = icc.to_working(stored, conversion)
         found = replace(found, color_managed=True)
     pixels = np.repeat(stored, 3, axis=2) if gray else stored
-    return Photo(path, pixels, alpha, found, gray, residual)
+    return Photo(path, pixels, alpha, found, gray, residual, container.frames)
 
 
 def conversion_of(found: Metadata, gray: bool, dtype: np.dtype[Any]) -> tuple[Metadata, Conversion | None]:

@@ -15,7 +15,7 @@ from PIL import Image
 from gfprestore.errors import PhotoWriteError, UnreadablePhotoError
 from gfprestore.file_attributes import creation_mode, give, with_extended_of
 from gfprestore.files import whole_file
-from gfprestore.photo import containers, encoding, icc, metadata
+from gfprestore.photo import encoding, formats, icc, metadata
 from gfprestore.photo.encoding import EncodingError, OutputImage
 from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.photo import FORMATS, SUFFIXES, Photo, Pixels
@@ -36,7 +36,7 @@ def output_suffix(path: Path, format: str = "keep") -> str:
     """
     if format == "keep":
         try:
-            found = containers.format_of(file_head(path, 512))
+            found = formats.format_of(file_head(path, formats.HEAD_BYTES), path.suffix)
         except UnreadablePhotoError:
             found = None
         if found is None:

@@ -17,104 +17,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gfprestore.device import choose_device, choose_precision, face_seed
+from gfprestore.device import choose_device, choose_precision, face_seed, precision_name
 from gfprestore.errors import FaceError, UsageError
 from gfprestore.faces.alignment import FaceCrop, align_face, crop_sharpness
 from gfprestore.faces.detection import DetectedFace, select_faces
 from gfprestore.faces.pasting import face_mask, paste_face, yield_to_neighbors
 from gfprestore.faces.tone import Toning, match_brightness, toning_of
-from gfprestore.networks.retouching_reversal import OPERATIONS
-from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, Photo
+from gfprestore.networks.retouching_operations import OPERATIONS
+from gfprestore.photo.photo import Photo
 from gfprestore.photo.reading import read_photo
 from gfprestore.photo.writing import write_photo
 from gfprestore.photo.xmp import labeled
 from gfprestore.pixels import resized
-from gfprestore.restoration.background import StopRequest, enlarge_alpha
-from gfprestore.restoration.frrffusion import ESTIMATE_LABEL, FRRFFUSION, FRRffusionRestorer, ReversalOptions
+from gfprestore.restoration.background import ResampledBackground, StopRequest
+from gfprestore.restoration.choices import DownloadReport, NetworkChooser
+from gfprestore.restoration.frrffusion import ESTIMATE_LABEL, FRRffusionRestorer
 from gfprestore.restoration.model_loader import Opener
+from gfprestore.restoration.options import RunOptions
+from gfprestore.restoration.planned import NetworkNames, resolved
+from gfprestore.restoration.transparency import enlarge_alpha, filled_outward
 from gfprestore.tensors import pixels_to_signed, signed_to_pixels
 from gfprestore.weights.store import WeightsStore
 
 Pixels = NDArray[Any]
 Progress = Callable[[float], None]
-
-COLOR_MODES = ("auto", "keep", "restore")
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Options of a restoration; the fields are those of `gfprestore run`.
-
-    Attributes:
-        upscale: Enlargement of the photo, 1 to 4; None is 2, or 1 where retouching is reversed.
-        restorer: `auto`, `none`, `frrffusion`, or a name of `weights list`.
-        weights: A custom checkpoint instead of `restorer`, recognized by its tensors; with `frrffusion` it must be one.
-        background: `auto`, `none`, `lanczos`, or a name of `weights list`; `auto` is `none` where retouching is
-            reversed.
-        strength: 0 keeps the original faces, 1 uses the fully restored ones.
-        color: `auto` and `keep` preserve the tone of a monochrome or toned photo; `restore` lets the network color it.
-        aligned: Inputs are aligned face crops; they are resized to the network's input.
-        only_center_face: Restore only the face nearest the center.
-        min_face: Skip faces with a narrower box than this, in photo pixels.
-        detection_threshold: Skip detections below this score, 0 to 1; None uses the detector's default.
-        detector: `auto`, `mtcnn`, `retinaface-resnet50` or `retinaface-mobilenet`.
-        device: `auto` or a torch device name.
-        precision: `auto`, `fp32`, `fp16` or `bf16`.
-        batch_size: Maximum number of faces per batch; None chooses by device.
-        tile: Side of the background's tiles in input pixels; None chooses it from the free memory.
-        offline: Do not access the network.
-        weights_dir: Folder that is searched for weights first.
-        seed: Random seed of the network's noise, drawn per face; None uses the noise stored with the weights, or the
-            same noise for all faces.
-        max_pixels: Maximum number of pixels of a photo.
-        reversal: Options of `frrffusion`; None uses the defaults.
-    """
-
-    upscale: float | None = None
-    restorer: str = "auto"
-    weights: Path | None = None
-    background: str = "auto"
-    strength: float = 1.0
-    color: str = "auto"
-    aligned: bool = False
-    only_center_face: bool = False
-    min_face: float = 16.0
-    detection_threshold: float | None = None
-    detector: str = "auto"
-    device: str = "auto"
-    precision: str = "auto"
-    batch_size: int | None = None
-    tile: int | None = None
-    offline: bool = False
-    weights_dir: Path | None = None
-    seed: int | None = None
-    max_pixels: int = DEFAULT_MAX_PIXELS
-    reversal: ReversalOptions | None = None
-
-    def check(self) -> None:
-        """Check all values that do not depend on the machine.
-
-        Raises:
-            UsageError: A value is out of range.
-        """
-        _check(
-            self.upscale is None or 1.0 <= self.upscale <= 4.0, f"--upscale {self.upscale} is out of range. Use 1 to 4."
-        )
-        _check(0.0 <= self.strength <= 1.0, f"--strength {self.strength:g} is out of range. Use 0 to 1.")
-        _check(self.color in COLOR_MODES, f"--color {self.color} is unknown. Use auto, keep or restore.")
-        _check(self.min_face >= 0, f"--min-face {self.min_face:g} is negative. Use 0 or more.")
-        threshold = self.detection_threshold
-        _check(
-            threshold is None or 0 <= threshold <= 1,
-            f"--detection-threshold {threshold} is out of range. Use 0 to 1.",
-        )
-        _check(self.batch_size is None or self.batch_size >= 1, f"--batch-size {self.batch_size} is below 1.")
-        _check(self.tile is None or self.tile >= 64, f"--tile {self.tile} is below 64 pixels.")
-        _check(self.max_pixels >= 1, f"--max-pixels {self.max_pixels} is below 1.")
-        _check(
-            self.weights is None or self.restorer in ("auto", FRRFFUSION),
-            "--weights and --restorer cannot be combined. Remove one of the options.",
-        )
 
 
 @dataclass(frozen=True)
@@ -191,6 +117,7 @@ class Restoration:
         options: Options; the defaults are those of `gfprestore run`.
         download_progress: Returns, for a weights name, a function that is called with (bytes received, total bytes or
             None).
+        chooser: Choices of networks that were made before; None makes them here.
 
     Raises:
         UsageError: The value of an option is out of range or unknown.
@@ -201,26 +128,20 @@ class Restoration:
     def __init__(
         self,
         options: RunOptions | None = None,
-        download_progress: Callable[[str], Callable[[int, int | None], None]] | None = None,
+        download_progress: DownloadReport | None = None,
+        chooser: NetworkChooser | None = None,
     ) -> None:
         self.options = options or RunOptions()
         self.options.check()
         self.device = choose_device(self.options.device)
         self.dtype = choose_precision(self.options.precision, self.device)
-        store = WeightsStore(self.options.weights_dir, offline=self.options.offline)
+        if chooser is None or chooser.device_type != self.device.type:
+            store = WeightsStore(self.options.weights_dir, offline=self.options.offline)
+            chooser = NetworkChooser(store, self.device.type, download_progress)
         background_dtype = None if self.options.precision == "auto" else self.dtype
-        opener = Opener(store, self.device, download_progress, self.dtype, background_dtype)
+        opener = Opener(chooser.store, self.device, download_progress, self.dtype, background_dtype, chooser)
         self.restorer = opener.restorer(self.options.restorer, self.options.weights, self.options.reversal)
-        reverses = isinstance(self.restorer, FRRffusionRestorer)
-        if self.options.reversal is not None and not reverses:
-            raise UsageError(
-                "--retouch-levels, --sampler, --sampling-steps and --eta only apply to FRRffusion. Add --restorer "
-                "frrffusion, or remove them."
-            )
-        self.upscale = (1.0 if reverses else 2.0) if self.options.upscale is None else self.options.upscale
-        background = "none" if reverses and self.options.background == "auto" else self.options.background
-        if self.options.aligned and self.restorer is None:
-            raise UsageError("--aligned and --restorer none cannot be combined. Choose a restorer.")
+        self.upscale, background = resolved(self.options, self.restorer_name)
         finds_faces = self.restorer is not None and not self.options.aligned
         self.detector = opener.detector(self.options.detector) if finds_faces else None
         self.parser = opener.parser() if finds_faces else None
@@ -228,6 +149,27 @@ class Restoration:
             None if self.options.aligned else opener.background(background, self.upscale, self.options.tile)
         )
         self.weights_used = dict(opener.weights_used)
+
+    @property
+    def names(self) -> NetworkNames:
+        """Names of the networks, as reports and the journal name them."""
+        return NetworkNames(
+            restorer=self.restorer_name,
+            background=self.background_name,
+            detector=None if self.detector is None else self.detector.name,
+            parser=self.parser is not None,
+            weights=self.weights_used,
+            upscale=self.upscale,
+            precision=precision_name(self.dtype),
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Settings that affect the pixels, for the journal."""
+        return self.names.settings(self.options)
+
+    def opened(self) -> Restoration:
+        """This restoration; `PlannedRestoration` opens its networks here."""
+        return self
 
     @property
     def restorer_name(self) -> str:
@@ -252,6 +194,8 @@ class Restoration:
         name: str = "",
         on_progress: Progress | None = None,
         should_stop: StopRequest | None = None,
+        *,
+        alpha: Pixels | None = None,
     ) -> RestoredPhoto:
         """Restore one array.
 
@@ -260,6 +204,7 @@ class Restoration:
             name: Name from which the seeds of the faces are derived if the option `seed` is set.
             on_progress: Called with the finished fraction of the background, 0 to 1.
             should_stop: Called often while the background is enlarged; returns whether to stop.
+            alpha: Transparency (H, W); what lies under full transparency has no influence on the rest.
 
         Returns:
             Restored RGB pixels and the faces.
@@ -276,7 +221,7 @@ class Restoration:
                 f"Arrays of shape {pixels.shape} and type {pixels.dtype} are not supported. "
                 "Use RGB (H, W, 3) or gray (H, W), uint8 or uint16."
             )
-        prepared = self.prepare(pixels, name)
+        prepared = self.prepare(pixels, name, alpha)
         return self.finish(prepared, self.restore_faces([prepared])[0], on_progress, should_stop)
 
     def restore_file(self, source: str | Path, output: str | Path) -> RestoredPhoto:
@@ -294,8 +239,8 @@ class Restoration:
             DeviceError: The memory is too small for one face or the smallest tile.
         """
         source, output = Path(source), Path(output)
-        photo = read_photo(source, self.options.max_pixels)
-        result = self.restore(photo.pixels, source.name)
+        photo = read_photo(source, self.options.max_pixels, accept_truncated=self.options.accept_truncated)
+        result = self.restore(photo.pixels, source.name, alpha=photo.alpha)
         write_photo(self.with_result(photo, result), output)
         return result
 
@@ -320,16 +265,19 @@ class Restoration:
             )
         return replace(photo, pixels=result.pixels, alpha=alpha, metadata=metadata)
 
-    def prepare(self, pixels: Pixels, name: str = "") -> PreparedPhoto:
+    def prepare(self, pixels: Pixels, name: str = "", alpha: Pixels | None = None) -> PreparedPhoto:
         """Detect and crop the faces of a photo (H, W, 3).
 
         Args:
             pixels: The photo.
             name: Name from which the seeds of the faces are derived.
+            alpha: Its transparency (H, W).
 
         Returns:
             The photo with one crop per face; for aligned inputs the crop is the whole image.
         """
+        if self.upscale != 1 or not isinstance(self.background, ResampledBackground):
+            pixels = filled_outward(pixels, alpha)
         faces: tuple[DetectedFace, ...] = ()
         crops: tuple[FaceCrop, ...] = ()
         shares: tuple[float, ...] = ()
@@ -490,8 +438,3 @@ def whole_image_crop(pixels: Pixels, size: int) -> FaceCrop:
     across, down = size / width, size / height
     photo_to_crop = np.array([[across, 0, 0.5 * across - 0.5], [0, down, 0.5 * down - 0.5]])
     return FaceCrop(resized(pixels, size, size), photo_to_crop)
-
-
-def _check(holds: bool, message: str) -> None:
-    if not holds:
-        raise UsageError(message)

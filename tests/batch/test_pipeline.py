@@ -20,7 +20,7 @@ from gfprestore.batch.folders import PhotoTask
 from gfprestore.batch.pipeline import PhotoRun
 from gfprestore.batch.results import OutputOptions, PhotoResult
 from gfprestore.errors import FolderError
-from gfprestore.restoration.restoration import RunOptions
+from gfprestore.restoration.options import RunOptions
 
 
 @pytest.fixture

@@ -38,7 +38,8 @@ from gfprestore.photo.reading import read_photo
 from gfprestore.pixels import resized
 from gfprestore.restoration.background import NetworkBackground
 from gfprestore.restoration.model_loader import EMBEDDED_LIMITS
-from gfprestore.restoration.restoration import Restoration, RunOptions
+from gfprestore.restoration.options import RunOptions
+from gfprestore.restoration.restoration import Restoration
 from gfprestore.weights.store import WeightsStore
 
 Pixels = NDArray[Any]

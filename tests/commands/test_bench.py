@@ -13,7 +13,8 @@ from torch import Tensor
 from gfprestore.commands.app import main
 from gfprestore.commands.bench import bench, of_size
 from gfprestore.errors import UsageError
-from gfprestore.restoration.restoration import Restoration, RunOptions
+from gfprestore.restoration.options import RunOptions
+from gfprestore.restoration.restoration import Restoration
 
 WARM_UP = 50.0  # seconds of a clock that only the parts move on
 ROUNDS = (3.0, 12.0, 6.0)

@@ -343,7 +343,7 @@ def test_weights_list_shows_every_released_file_with_its_license(capsys: pytest.
     rows = {row["name"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
     assert rows["gfpgan-1.4"]["sha256"] == "e2cd4703ab14f4d01fd1383a8a8b266f9a5833dacee8e6a79d3bf21a1b6be5ad"
     assert rows["real-esrgan-x4plus"]["license"].startswith("BSD-3-Clause")
-    assert len(rows) == 18
+    assert len(rows) == 21
     for name in ("compact-restorer", "frrffusion-compact", "compact-background"):
         assert rows[name]["state"] == "embedded"
         assert "Apache-2.0" in rows[name]["license"]

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from gfprestore.photo import icc
-from gfprestore.photo.containers import png_chunk
+from gfprestore.photo.png import chunk as png_chunk
 from gfprestore.photo.reading import read_photo
 from gfprestore.photo.writing import write_photo
 

@@ -346,17 +346,6 @@ def test_a_truncated_jpeg_is_refused(share: float, progressive: bool, tmp_path: 
     assert "damaged" in refusal(path, UnreadablePhotoError)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_a_jpeg_whose_lower_part_is_missing_is_refused_though_it_ends_properly(mode: str, tmp_path: Path) -> None:
-    stream = io.BytesIO()
-    Image.fromarray(RANDOM.integers(0, 256, (90, 120, 3), dtype=np.uint8)).convert(mode).save(stream, "JPEG")
-    content = stream.getvalue()
-    path = saved(tmp_path / "a.jpg", content[: len(content) // 2] + b"\xff\xd9")
-    assert "the lower part of the image is missing" in refusal(path, UnreadablePhotoError)
-    Image.new(mode, (64, 64), 0x808080 if mode == "RGB" else 128).save(path)
-    assert (read_photo(path).pixels == 128).all()
-
-
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".webp", ".gif", ".bmp"])
 def test_a_truncated_file_is_refused(share: float, suffix: str, tmp_path: Path) -> None:

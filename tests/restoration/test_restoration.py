@@ -16,7 +16,8 @@ from samples import info_of
 import gfprestore
 from gfprestore.errors import UsageError
 from gfprestore.photo.reading import read_photo
-from gfprestore.restoration.restoration import Restoration, RunOptions
+from gfprestore.restoration.options import RunOptions
+from gfprestore.restoration.restoration import Restoration
 from gfprestore.restoration.restorers import FaceLimits
 
 

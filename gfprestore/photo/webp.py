@@ -1,0 +1,49 @@
+"""Structure of WebP files: chunks. Layout after RFC 9649. Opens no file, decodes no pixel."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+
+from gfprestore.photo.containers import EXIF_HEADER, Container, FileContentError
+from gfprestore.photo.metadata import Metadata
+
+
+def read(data: bytes) -> Container:
+    """Split a WebP file into its metadata and the data for its decoder.
+
+    Raises:
+        FileContentError: The structure is damaged or unsupported, or the file is truncated.
+    """
+    found, frames = Metadata("WEBP", (0, 0)), 0
+    at = 12
+    while at + 8 <= len(data):
+        name, length = data[at : at + 4], struct.unpack("<I", data[at + 4 : at + 8])[0]
+        content = data[at + 8 : at + 8 + length]
+        if len(content) < length:
+            raise FileContentError("the file is truncated")
+        at += 8 + length + length % 2
+        if name == b"VP8X":
+            width, height = (int.from_bytes(content[start : start + 3], "little") + 1 for start in (4, 7))
+            found = replace(found, size=(width, height))
+        elif name == b"VP8 ":
+            width, height = (value & 0x3FFF for value in struct.unpack("<HH", content[6:10]))
+            found = found if found.size[0] else replace(found, size=(width, height))
+            frames += 1
+        elif name == b"VP8L":
+            packed = struct.unpack("<I", content[1:5])[0]
+            found = replace(found, lossless=True)
+            size = ((packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1)
+            found = found if found.size[0] else replace(found, size=size)
+            frames += 1
+        elif name == b"ANMF":
+            frames += 1
+        elif name == b"ICCP":
+            found = replace(found, icc=content)
+        elif name == b"EXIF":
+            found = replace(found, exif=content.removeprefix(EXIF_HEADER))
+        elif name == b"XMP ":
+            found = replace(found, xmp=content)
+    if not frames or not found.size[0] or not found.size[1]:
+        raise FileContentError("the file contains no image")
+    return Container(found, data, frames=frames)
