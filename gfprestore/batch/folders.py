@@ -85,6 +85,7 @@ def plan_photos(
     suffixes: frozenset[str],
     rename: Callable[[Path], str],
     exclude: Sequence[str] = (),
+    reason_left_out: Callable[[Path], str | None] | None = None,
 ) -> Plan:
     """Find the photos and choose the path of each result; creates and changes nothing.
 
@@ -95,15 +96,15 @@ def plan_photos(
         rename: the suffix of the result for a source, such as `.png`.
         exclude: shell patterns; files and folders are skipped if a pattern matches their name, their path within the
             input folder or their path as given.
+        reason_left_out: why a file is no photo, None for a photo; by default its suffix decides.
 
     Raises:
         FolderError: An input does not exist or cannot be read, no photo was found, or the output folder is not usable.
     """
     roots = _group(existing_inputs(inputs))
     _place(roots, output)
-    walk = FolderWalk(
-        suffixes, tuple(exclude), {identity for root in roots if (identity := file_identity(root.output))}
-    )
+    outputs = {identity for root in roots if (identity := file_identity(root.output))}
+    walk = FolderWalk(suffixes, tuple(exclude), outputs, reason_left_out)
     for root in roots:
         walk.collect(root)
     if not any(root.found for root in roots):

@@ -10,7 +10,7 @@ import re
 import stat
 import unicodedata
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -80,8 +80,15 @@ def existing_inputs(inputs: Sequence[Path | str]) -> list[Path]:
 class FolderWalk:
     """Collector of the photos of each root and of the skipped paths."""
 
-    def __init__(self, suffixes: frozenset[str], exclude: tuple[str, ...], outputs: set[Identity]) -> None:
+    def __init__(
+        self,
+        suffixes: frozenset[str],
+        exclude: tuple[str, ...],
+        outputs: set[Identity],
+        reason_left_out: Callable[[Path], str | None] | None = None,
+    ) -> None:
         self.suffixes = suffixes
+        self.reason_left_out = reason_left_out or self._reason_by_suffix
         self.exclude = tuple(unicodedata.normalize("NFC", pattern.rstrip("/")) for pattern in exclude)
         self.outputs = outputs
         self.skipped: list[Skipped] = []
@@ -154,14 +161,23 @@ class FolderWalk:
     def _take(self, path: Path, within: PurePath, root: InputRoot, *, named: bool) -> None:
         if named and self._is_excluded(path, within):
             self._skip(path, "excluded")
-        elif path.suffix.lower() not in self.suffixes:
+        elif not path.is_file():
+            self._skip_irregular(path, named)
+        elif reason := self.reason_left_out(path):
+            self._skip(path, reason, is_problem=named)
+        else:
+            root.found[within] = path
+
+    def _skip_irregular(self, path: Path, named: bool) -> None:
+        if path.suffix.lower() not in self.suffixes:
             self._skip(path, "unsupported file type", is_problem=named)
         elif not _exists(path):
             self._skip(path, "a broken link", is_problem=True)
-        elif not path.is_file():
-            self._skip(path, "not a regular file (a device, a pipe or a socket)", is_problem=True)
         else:
-            root.found[within] = path
+            self._skip(path, "not a regular file (a device, a pipe or a socket)", is_problem=True)
+
+    def _reason_by_suffix(self, path: Path) -> str | None:
+        return None if path.suffix.lower() in self.suffixes else "unsupported file type"
 
     def _is_excluded(self, path: Path, within: PurePath) -> bool:
         if not self.exclude:

@@ -152,6 +152,7 @@ def run(
     from gfprestore.batch.results import OutputOptions
     from gfprestore.console import Reporter, download_reporter
     from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES
+    from gfprestore.photo.recognition import reason_left_out
     from gfprestore.photo.writing import output_suffix
     from gfprestore.restoration.frrffusion import reversal_options
     from gfprestore.restoration.options import RunOptions
@@ -190,6 +191,7 @@ def run(
         suffixes=PHOTO_SUFFIXES,
         rename=lambda source: output_suffix(source, how.format),
         exclude=exclude or (),
+        reason_left_out=reason_left_out,
     )
     for entry in plan.problems:
         reporter.warn(f"{entry.path}: {entry.reason}")

@@ -25,7 +25,7 @@ class Kind:
     Attributes:
         name: Name for messages, such as "JPEG" or "camera raw file (CR2)".
         format: The reader's name for it; None if gfprestore does not read it.
-        advice: What the user can do, without a full stop; empty if it is read.
+        advice: What the user can do if it cannot be read, without a full stop.
     """
 
     name: str
@@ -65,6 +65,9 @@ _SIGNATURES: tuple[tuple[int, bytes, Kind], ...] = (
     (0, _BOXES + b"jP  \r\n\x87\n", _read("JPEG 2000", "JPEG2000")),
     (0, b"\xff\x0a", Kind("JPEG XL", None, "Convert it to PNG with djxl first")),
     (0, _BOXES + b"JXL \r\n\x87\n", Kind("JPEG XL", None, "Convert it to PNG with djxl first")),
+    (0, b"P7\n", Kind("PAM", None, _EXPORT)),
+    (0, b"PF\n", Kind("floating-point PFM", None, _EXPORT)),
+    (0, b"Pf\n", Kind("floating-point PFM", None, _EXPORT)),
     (0, b"gimp xcf", Kind("GIMP image", None, _EXPORT)),
     (0, b"%PDF-", Kind("PDF", None, "Extract its images first, for example with pdfimages -all")),
     (0, b"AT&TFORM", Kind("DjVu", None, _EXPORT)),
@@ -134,7 +137,7 @@ def _boxed(head: bytes) -> Kind | None:
     if any(brand in brands for brand in _AVIF_BRANDS):
         return _read("AVIF")
     if any(brand in brands for brand in _HEIF_BRANDS):
-        return _read("HEIC", "HEIF")
+        return Kind("HEIC", "HEIF", "Install the package that reads it: pip install 'gfprestore[heif]'")
     return _raw("CR3") if brands.startswith(b"crx ") else None
 
 
@@ -156,5 +159,5 @@ def _is_targa(head: bytes) -> bool:
         return False
     _, has_map, type, _, _, map_depth, _, _, width, height, depth, flags = struct.unpack("<BBBHHBHHHHBB", head[:18])
     plausible = {1: (8,), 9: (8,), 2: (15, 16, 24, 32), 10: (15, 16, 24, 32), 3: (8, 16), 11: (8, 16)}
-    palette = map_depth in (15, 16, 24, 32) if type in (1, 9) else has_map in (0, 1)
+    palette = map_depth in (8, 15, 16, 24, 32) if type in (1, 9) else has_map in (0, 1)
     return bool(depth in plausible.get(type, ()) and palette and width and height and not flags & 0xC0)

@@ -150,13 +150,14 @@ def _memory_error(path: Path) -> PhotoTooLargeError:
 def _header(path: Path, data: bytes) -> Container:
     if not data:
         raise UnreadablePhotoError(f"{path} is empty. Copy it again from its source.")
-    format = formats.format_of(data, path.suffix)
-    if format is None:
+    kind = formats.kind_of(data, path.suffix)
+    if kind is None:
         raise UnreadablePhotoError(
-            f"{path} is not a supported image (its content is not JPEG, PNG, TIFF, WebP, AVIF, HEIC, BMP or GIF). "
-            "Convert it to TIFF or PNG first."
+            f"{path} is not a supported image: its content is of an unknown type. Convert it to TIFF or PNG first."
         )
-    return decoding.header_of(data, format)
+    if kind.format is None:
+        raise UnsupportedPhotoError(f"{path} is not a supported image (its type is {kind.name}). {kind.advice}.")
+    return decoding.header_of(data, kind.format)
 
 
 def _content_error(path: Path, error: FileContentError) -> UnreadablePhotoError | UnsupportedPhotoError:

@@ -30,7 +30,7 @@ def filled_outward(pixels: Pixels, alpha: Pixels | None) -> Pixels:
     visible = np.flatnonzero(hidden.ravel() == 0)
     place_of_label = np.zeros(int(labels.max()) + 1, np.int64)
     place_of_label[labels.ravel()[visible]] = visible
-    filled = pixels.copy()
+    filled: Pixels = pixels.copy()
     colors = pixels.reshape(-1, pixels.shape[2])
     for rows in bands(*pixels.shape[:2]):
         where = hidden[rows] == 1
@@ -43,10 +43,11 @@ def enlarge_alpha(alpha: Pixels, upscale: float) -> Pixels:
 
     Opaque and transparent areas stay so, without ringing, and the edge is as steep as that of the enlarged colors.
     """
-    height, width = enlarged_size(*alpha.shape, upscale)
+    height, width = enlarged_size(alpha.shape[0], alpha.shape[1], upscale)
     if (height, width) == alpha.shape:
         return alpha.copy()
     lowest, highest = cv2.erode(alpha, _NEIGHBORHOOD), cv2.dilate(alpha, _NEIGHBORHOOD)
     low, high = (cv2.resize(each, (width, height), interpolation=cv2.INTER_NEAREST) for each in (lowest, highest))
-    enlarged: Pixels = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LANCZOS4)
-    return np.clip(enlarged, low, high, out=enlarged)
+    enlarged = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LANCZOS4)
+    clipped: Pixels = np.clip(enlarged, low, high)
+    return clipped
