@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -14,10 +17,11 @@ from PIL import Image
 from gfprestore.errors import PhotoWriteError, UnreadablePhotoError
 from gfprestore.files import whole_file
 from gfprestore.photo import encoding, formats, icc, metadata
-from gfprestore.photo.encoding import EncodingError, OutputImage
 from gfprestore.photo.metadata import Metadata
+from gfprestore.photo.output_image import EncodingError, OutputImage
 from gfprestore.photo.photo import FORMATS, SUFFIXES, Photo, Pixels
 from gfprestore.photo.reading import conversion_of, file_head
+from gfprestore.photo.tiff_writing import LARGEST_FILE, TiffWriter
 from gfprestore.pixels import is_gray, to_8_bit
 
 _THUMBNAIL_SIDE = 160
@@ -64,20 +68,94 @@ def write_photo(photo: Photo, path: Path, *, quality: int | None = None) -> tupl
     single = photo.gray and is_gray(photo.pixels)
     found, notes = _output_metadata(photo, name, single)
     output_image, losses = _output_image(photo, name, found, single)
+    with _output_stream(path, photo.path, found.file_times) as stream:
+        notes += encoding.encode(stream, output_image, found, name, quality)
+    return (*losses, *notes)
+
+
+@contextlib.contextmanager
+def pages_writer(path: Path, first: Photo) -> Iterator[Callable[[Photo], tuple[str, ...]]]:
+    """Write photos as the pages of one TIFF; the output file appears when the block ends without an error.
+
+    Args:
+        path: The output; its folder must exist.
+        first: The first page of the source; its `pages` says how many there are.
+
+    Yields:
+        A function that adds a page and returns notes on data that could not be kept.
+
+    Raises:
+        PhotoWriteError: As `write_photo`, or the format of `path` has no pages.
+    """
+    check_pages(path, first)
+    with _output_stream(path, first.path, first.metadata.file_times) as stream:
+        writer = TiffWriter(stream, first.pages)
+
+        def add(photo: Photo) -> tuple[str, ...]:
+            single = photo.gray and is_gray(photo.pixels)
+            found, notes = _output_metadata(photo, "TIFF", single)
+            output_image, losses = _output_image(photo, "TIFF", found, single)
+            return (*losses, *notes, *writer.add_page(output_image, found), *encoding.lost(found, "TIFF"))
+
+        yield add
+
+
+def check_pages(path: Path, photo: Photo) -> None:
+    """Check, before anything is computed, that the format of `path` holds all pages of a photo's file.
+
+    Raises:
+        PhotoWriteError: It does not.
+    """
+    if photo.pages > 1 and (name := _format_for(path)) != "TIFF":
+        raise PhotoWriteError(
+            f"{path} cannot be written: {photo.path} has {photo.pages} pages, and {name} files have one. "
+            "Use --format tiff."
+        )
+
+
+def check_size(path: Path, width: int, height: int, photo: Photo) -> None:
+    """Check, before anything is computed, that the format of `path` holds a result of this size.
+
+    Args:
+        path: The output.
+        width: Width of the result in pixels.
+        height: Height of the result in pixels.
+        photo: The source.
+
+    Raises:
+        PhotoWriteError: It does not; the message names a format that does.
+    """
+    name = _format_for(path)
+    if max(width, height) > encoding.LARGEST_SIDE[name]:
+        raise PhotoWriteError(
+            f"{path} cannot be written: the result would have {width} x {height} pixels, and {name} allows at most "
+            f"{encoding.side_limit(name)} per side. Use --format png or --format tiff, or a smaller --upscale."
+        )
+    channels = (1 if photo.gray else 3) + (photo.alpha is not None)
+    stored = width * height * channels * photo.pixels.dtype.itemsize
+    if name == "TIFF" and not photo.metadata.compressed and stored > LARGEST_FILE:
+        raise PhotoWriteError(
+            f"{path} cannot be written: the result would have {stored / 2**30:.1f} GB, and TIFF allows at most 4. "
+            "Use --format png, or a smaller --upscale."
+        )
+
+
+@contextlib.contextmanager
+def _output_stream(path: Path, source: Path, times: tuple[int, int] | None) -> Iterator[BinaryIO]:
+    """A stream that becomes `path`, with all errors as ours."""
     try:
-        if photo.path.exists() and path.exists() and path.samefile(photo.path):
+        if source.exists() and path.exists() and path.samefile(source):
             raise PhotoWriteError(
                 f"{path} is the original and is never overwritten. Choose another output folder with --output."
             )
-        with whole_file(path, found.file_times) as stream:
-            notes += encoding.encode(stream, output_image, found, name, quality)
+        with whole_file(path, times) as stream:
+            yield stream
     except EncodingError as error:
         raise PhotoWriteError(f"{path} cannot be written: {error}.") from error
     except MemoryError as error:
         raise PhotoWriteError(f"{path} cannot be written: out of memory. Close other programs.") from error
     except OSError as error:
         raise _write_error(path, error) from error
-    return (*losses, *notes)
 
 
 def _format_for(path: Path) -> str:
