@@ -15,8 +15,12 @@ __all__ = ["Restoration", "RunOptions", "__version__"]
 
 
 def __getattr__(name: str) -> object:
-    if name in ("Restoration", "RunOptions"):
-        from gfprestore.restoration import restoration
+    if name == "RunOptions":
+        from gfprestore.restoration.options import RunOptions
 
-        return getattr(restoration, name)
+        return RunOptions
+    if name == "Restoration":
+        from gfprestore.restoration.restoration import Restoration
+
+        return Restoration
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

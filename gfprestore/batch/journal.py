@@ -1,10 +1,11 @@
 """Journal of an output folder: finished photos and their settings, for skipping, resuming and reporting.
 
 The journal is the file `.gfprestore.jsonl` in the output folder. It is append-only and has one JSON object per line. A
-line describes settings (`settings` and their `fingerprint`) or one attempt at one photo (`JournalEntry`); the last line
-of a photo counts. Every line is one write to a file opened for appending. A killed process therefore leaves complete
-lines and at most one incomplete line at the end, which readers skip. The content of a journal is not trusted: damaged,
-oversized or malformed lines are counted and skipped, and paths outside the folder are never followed.
+line describes settings (`settings` and their `fingerprint`), a file that is about to be moved to its place (`file` and
+its `sha256`), or one attempt at one photo (`JournalEntry`); the last line of a photo counts. Every line is one write to
+a file opened for appending. A killed process therefore leaves complete lines and at most one incomplete line at the
+end, which readers skip. The content of a journal is not trusted: damaged, oversized or malformed lines are counted and
+skipped, and paths outside the folder are never followed.
 
 Only one run at a time writes to an output folder. The operating system locks the journal while it is open and releases
 the lock when the process dies. A second run is refused. On a file system without locks both runs proceed; their lines
@@ -18,7 +19,6 @@ import hashlib
 import json
 import os
 import stat
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -27,8 +27,10 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from gfprestore._version import __version__
-from gfprestore.batch.source_state import read_source_state
+from gfprestore.batch.journal_file import end_last_line, lock, sync_folder
+from gfprestore.batch.source_state import SourceState, read_source_state
 from gfprestore.batch.walk import JOURNAL_NAME
+from gfprestore.batch.written_files import FileKeptError, FileState, WrittenFiles
 from gfprestore.errors import FolderError, PhotoError
 from gfprestore.files import remove_leftovers
 
@@ -36,7 +38,6 @@ Json: TypeAlias = "None | bool | int | float | str | Sequence[Json] | Mapping[st
 
 STARTED, RESTORED, FAILED = "started", "restored", "failed"
 LONGEST_LINE = 1 << 20  # bytes; lines stay below 100 kB even with the longest paths
-NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}  # a file system without locks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,9 @@ class JournalEntry:
         relative: the photo's mirrored path (`PhotoTask.relative` with forward slashes).
         status: `started`, `restored` or `failed`.
         output: the result's path in the output folder with forward slashes; None if there is no result.
-        output_size: the result's size in bytes.
+        output_size: the result's size in bytes, as for the next two fields as it was written.
+        output_modified_ns: modification time of the result, in nanoseconds since the Unix epoch.
+        output_sha256: the result's hash; None in the journal of an earlier version.
         source: the original's absolute path.
         source_sha256: the original's hash; None if it could not be read, as for the next two fields.
         source_size: the original's size in bytes.
@@ -65,6 +68,8 @@ class JournalEntry:
     status: str
     output: str | None = None
     output_size: int | None = None
+    output_modified_ns: int | None = None
+    output_sha256: str | None = None
     source: str
     source_sha256: str | None = None
     source_size: int | None = None
@@ -112,11 +117,12 @@ class Journal:
         self.path = folder / JOURNAL_NAME
         self.read_only = read_only
         self.damaged_lines = 0
+        self.settings: list[dict[str, Json]] = []  # all that the journal holds, in order
         self._descriptor = descriptor
         self._guard = threading.RLock()
         self._last: dict[str, int] = {}  # photo -> offset of its last line
         self._begun: set[str] = set()  # photos whose last line has the status `started`
-        self._outputs: set[str] = set()  # every output path in the journal
+        self._written = WrittenFiles()
         self._fingerprints: set[str] = set()
         if descriptor is not None:
             self._load(descriptor)
@@ -149,10 +155,10 @@ class Journal:
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise FolderError(f"{path} is not a regular file. Remove it, or choose another folder with --output.")
-            is_locked = not read_only and _lock(descriptor, path)
+            is_locked = not read_only and lock(descriptor, path)
             if not read_only:
-                _end_last_line(descriptor)
-                _sync_folder(folder)
+                end_last_line(descriptor)
+                sync_folder(folder)
             journal = cls(folder, descriptor, read_only=read_only)
             if is_locked and journal.interrupted:
                 remove_leftovers(folder)
@@ -232,14 +238,42 @@ class Journal:
             return False
         if output is not None and output != self.folder / entry.output:
             return False
-        return self._holds_result(entry.output, entry.output_size) and _is_unchanged(source, entry)
+        return self._holds_result(entry) and _is_unchanged(source, entry)
 
-    def owns(self, output: Path) -> bool:
-        """Whether a file in the output folder was written by a run, finished or not, and so may be replaced."""
-        return output.relative_to(self.folder).as_posix() in self._outputs
+    def state_of(self, output: Path) -> FileState:
+        """State of a path in the output folder; reads the whole file if a run wrote one there."""
+        return self._written.state_of(self.folder, output.relative_to(self.folder).as_posix())
+
+    def note_file(self, output: Path, temporary: Path, *, overwrite: bool) -> SourceState:
+        """Record a file that is complete under a temporary name, before it is moved to its place, with fsync.
+
+        A run that is killed or loses power at any moment leaves either the earlier file or the new one, and `state_of`
+        recognizes both.
+
+        Args:
+            output: the final path in the output folder.
+            temporary: the complete file.
+            overwrite: replace a file that was changed after a run wrote it, or that no run wrote.
+
+        Returns:
+            Hash, size and time of the file.
+
+        Raises:
+            FileKeptError: A file is there that must not be replaced.
+            FolderError: The journal cannot be written.
+            PhotoError: The file cannot be read.
+        """
+        if not overwrite and (there := self.state_of(output)) in (FileState.CHANGED, FileState.TAKEN):
+            raise FileKeptError(output, there)
+        state, name = read_source_state(temporary), output.relative_to(self.folder).as_posix()
+        with self._guard:
+            self._append({"file": name, "sha256": state.sha256, "size": state.size})
+            self._written.add(name, state.sha256, state.size)
+            self._sync()
+        return state
 
     def begin(self, relative: str, source: Path, output: Path, fingerprint: str) -> None:
-        """Record that a result is about to be written, so that `owns` recognizes it after a killed run.
+        """Record that a result is about to be written, so that unfinished files of a killed run are removed.
 
         There is no fsync, because the line only has to survive the process.
 
@@ -266,15 +300,18 @@ class Journal:
         """
         with self._guard:
             self._record(entry)
-            try:
-                os.fsync(self._open_descriptor())
-            except OSError as error:
-                raise FolderError(_unwritable(self.path, error)) from None
+            self._sync()
 
     def _record(self, entry: JournalEntry) -> None:
         with self._guard:
-            start = self._append(asdict(entry))
-            self._keep(entry.relative, entry.status, entry.output, start)
+            line = asdict(entry)
+            self._keep(line, self._append(line))
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._open_descriptor())
+        except OSError as error:
+            raise FolderError(_unwritable(self.path, error)) from None
 
     def _append(self, line: Mapping[str, Json]) -> int:
         """Write one line completely or not at all, and return its offset."""
@@ -324,32 +361,45 @@ class Journal:
             document = json.loads(line)
             if "settings" in document:
                 self._fingerprints.add(document["fingerprint"])
+                if isinstance(document["settings"], dict):
+                    self.settings.append(document["settings"])
                 return
-            relative, status, output = document["relative"], document["status"], document["output"]
-            if not isinstance(relative, str) or not isinstance(output, (str, type(None))):
-                raise TypeError("paths must be text")
+            if "file" in document:
+                self._written.add(_text(document["file"]), _text(document["sha256"]), None)
+                return
+            _text(document["relative"])
+            if document["output"] is not None:
+                _text(document["output"])
+            self._keep(document, start)
         except (ValueError, RecursionError, TypeError, KeyError):
             self.damaged_lines += 1
-            return
-        self._keep(relative, status, output, start)
 
-    def _keep(self, relative: str, status: str, output: str | None, start: int) -> None:
+    def _keep(self, line: Mapping[str, Json], start: int) -> None:
+        """Index the entry of a photo at an offset."""
+        relative, output = str(line["relative"]), line["output"]
         self._last[relative] = start
-        if status == STARTED:
+        if line["status"] == STARTED:
             self._begun.add(relative)
-        else:
-            self._begun.discard(relative)
-        if output is not None:
-            self._outputs.add(relative if output == relative else output)  # one string in memory for both
+            return
+        self._begun.discard(relative)
+        sha256, size = line.get("output_sha256"), line.get("output_size")
+        if isinstance(output, str) and isinstance(size, int):
+            self._written.add(output, sha256 if isinstance(sha256, str) else None, size)
 
-    def _holds_result(self, output: str, size: int | None) -> bool:
-        if PurePosixPath(output).is_absolute() or ".." in PurePosixPath(output).parts:
+    def _holds_result(self, entry: JournalEntry) -> bool:
+        """Whether the result is there as it was written; one with another time is compared by its hash."""
+        path = PurePosixPath(entry.output or "")
+        if path.is_absolute() or ".." in path.parts:
             return False
         try:
-            status = (self.folder / output).lstat()
-        except (OSError, ValueError):
+            status = (self.folder / path).lstat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size != entry.output_size:
+                return False
+            if entry.output_sha256 is None or status.st_mtime_ns == entry.output_modified_ns:
+                return True
+            return read_source_state(self.folder / path).sha256 == entry.output_sha256
+        except (OSError, ValueError, PhotoError):
             return False
-        return stat.S_ISREG(status.st_mode) and status.st_size == size
 
 
 def _canonical(value: Json) -> Json:
@@ -383,8 +433,13 @@ def _parse_entry(line: bytes) -> JournalEntry | None:
     except (ValueError, RecursionError, AttributeError):
         return None
     texts = (entry.source, entry.fingerprint, entry.status)
-    optional_texts = (entry.source_sha256, entry.output, entry.error)
-    optional_numbers = (entry.source_size, entry.source_modified_ns, entry.output_size)
+    optional_texts = (entry.source_sha256, entry.output, entry.output_sha256, entry.error)
+    optional_numbers = (
+        entry.source_size,
+        entry.source_modified_ns,
+        entry.output_size,
+        entry.output_modified_ns,
+    )
     is_valid = (
         all(isinstance(value, str) for value in texts)
         and all(value is None or isinstance(value, str) for value in optional_texts)
@@ -396,57 +451,19 @@ def _parse_entry(line: bytes) -> JournalEntry | None:
     return entry if is_valid else None
 
 
-def _absolute(path: Path) -> str:
-    return str(path.absolute())
-
-
-def _lock(descriptor: int, path: Path) -> bool:
-    """Lock an open journal for this process; False if the file system does not support locks.
+def _text(value: object) -> str:
+    """The value itself.
 
     Raises:
-        FolderError: Another process has locked it.
+        TypeError: It is not text.
     """
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            os.lseek(
-                descriptor, 1 << 40, os.SEEK_SET
-            )  # far beyond the end: on Windows a locked byte cannot be read by others
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in NO_LOCKS:
-            return False
-        raise FolderError(
-            f"Another run is writing to {path.parent}. Wait until it ends, or choose another folder with --output."
-        ) from None
-    return True
+    if not isinstance(value, str):
+        raise TypeError("paths and hashes must be text")
+    return value
 
 
-def _end_last_line(descriptor: int) -> None:
-    """End an incomplete last line left by a killed process, so that the next entry starts on its own line."""
-    size = os.fstat(descriptor).st_size
-    if size:
-        os.lseek(descriptor, size - 1, os.SEEK_SET)
-        if os.read(descriptor, 1) != b"\n":
-            os.write(descriptor, b"\n")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Sync the journal's folder to disk if the system supports it; unlike `files.sync_folder`, errors are raised."""
-    if sys.platform != "win32":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-        finally:
-            os.close(descriptor)
+def _absolute(path: Path) -> str:
+    return str(path.absolute())
 
 
 def _unusable(path: Path, error: OSError) -> str:

@@ -7,29 +7,66 @@ import hashlib
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from gfprestore.errors import FolderError, PhotoError
+from gfprestore.file_attributes import folder_attributes, give
 
 LONGEST_NAME = 255  # bytes; the limit of ext4, APFS, NTFS and nearly all others
 
 
-def prepare_output(folder: Path) -> None:
+def prepare_output(folder: Path, sources: Sequence[Path] = ()) -> bool:
     """Create an output folder and verify with a temporary file that it is writable.
+
+    Args:
+        folder: The output folder.
+        sources: Folders that it mirrors; a new folder is open to no more people than these.
+
+    Returns:
+        Whether the folder is new.
 
     Raises:
         FolderError: It cannot be created or written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        is_new = not folder.exists()
+        if is_new:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(folder, sources)
+        folder.mkdir(exist_ok=True)  # raises an error if it is a file
         with tempfile.TemporaryFile(dir=folder, prefix=".gfprestore-") as probe:
             probe.write(b"\0")
     except (OSError, ValueError) as error:
         raise FolderError(_unusable_output(folder, error)) from None
+    return is_new
 
 
-def create_folder_within(parent: Path, folder: Path) -> None:
+def _make_folder(folder: Path, sources: Sequence[Path]) -> None:
+    """Create a folder that is open to no more people than the sources.
+
+    Raises:
+        OSError: It cannot be created.
+    """
+    attributes = folder_attributes(sources)
+    if attributes is None:
+        folder.mkdir(exist_ok=True)
+        return
+    try:
+        folder.mkdir(attributes.mode)
+    except FileExistsError:  # another thread made it
+        return
+    give(attributes, folder)
+
+
+def create_folder_within(parent: Path, folder: Path, source: Path | None = None) -> None:
     """Create a folder in an output folder, including missing folders in between.
+
+    Args:
+        parent: The folder to create.
+        folder: The output folder.
+        source: The folder or photo that `parent` mirrors. New folders are open to no more people than their
+            counterparts, the folders above `source`.
 
     Raises:
         FolderError: The output folder no longer exists.
@@ -43,7 +80,11 @@ def create_folder_within(parent: Path, folder: Path) -> None:
     try:
         if not is_within(parent, folder):
             raise PhotoError(outside_link_message(parent, folder))
-        parent.mkdir(parents=True, exist_ok=True)
+        counterparts = [] if source is None else [source, *source.absolute().parents]
+        missing = [place for place in (parent, *parent.parents) if not os.path.lexists(place)]
+        for level in reversed(range(len(missing))):
+            _make_folder(missing[level], counterparts[level : level + 1])
+        parent.mkdir(parents=True, exist_ok=True)  # raises an error if it is a file
     except OSError as error:
         raise PhotoError(
             f"The folder {parent} cannot be created: {reason_of(error)}. Check the disk space and run again."

@@ -1,7 +1,8 @@
 """Batch scheduler: decode ahead, detect faces, batch faces across photos, paste, encode in the background.
 
-Decoding and encoding run in threads with a limit on their memory; the networks run in the calling thread. A bad
-photo gives one failed result. A run that ends early (Ctrl-C, a full disk) leaves no incomplete output file.
+Decoding and encoding run in threads with a limit on their memory; the networks run in the calling thread. They are
+opened, and torch is imported, when the first photo to restore is found, while it is being decoded. A bad photo gives
+one failed result. A run that ends early (Ctrl-C, a full disk) leaves no incomplete output file.
 """
 
 from __future__ import annotations
@@ -10,28 +11,30 @@ import concurrent.futures
 import contextlib
 import functools
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-import torch
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gfprestore.batch.folders import PhotoTask, create_folder_of
 from gfprestore.batch.journal import FAILED, RESTORED, Journal, JournalEntry, utc_now
-from gfprestore.batch.previews import write_comparison, write_faces
+from gfprestore.batch.previews import PreviewWriter, write_comparison, write_faces
 from gfprestore.batch.results import OutputOptions, PhotoResult, face_details
+from gfprestore.batch.settings import run_settings
 from gfprestore.batch.source_state import SourceState, read_source_state
-from gfprestore.device import free_memory, precision_name
+from gfprestore.batch.written_files import FileKeptError, FileState
 from gfprestore.errors import FaceError, FolderError, GfprestoreError, PhotoError
+from gfprestore.hardware import free_system_memory
 from gfprestore.photo.photo import Photo
 from gfprestore.photo.reading import photo_size, read_photo
 from gfprestore.photo.writing import write_photo
-from gfprestore.restoration.restoration import PreparedPhoto, Restoration, RestoredFace, RestoredPhoto
+from gfprestore.restoration.planned import NetworkNames, PlannedRestoration
+
+if TYPE_CHECKING:
+    from gfprestore.restoration.restoration import PreparedPhoto, Restoration, RestoredFace, RestoredPhoto
 
 log = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -73,13 +76,13 @@ class _Written:
     """Report of the encoder.
 
     Attributes:
-        size: File size in bytes.
+        state: Hash, size and time of the file.
         seconds: Time spent.
         warnings: Metadata that the output format could not keep.
         problem: Error message if a preview could not be written.
     """
 
-    size: int
+    state: SourceState
     seconds: float
     warnings: tuple[str, ...]
     problem: str | None
@@ -99,31 +102,55 @@ class PhotoRun:
     """One run over many photos.
 
     Args:
-        restoration: The loaded networks.
+        restoration: The planned restoration, or one that is open already.
         output: Output options.
         on_progress: Called with the current photo and its finished share in [0, 1].
+        on_start: Called with the names of the networks when the journals are open.
     """
 
     def __init__(
         self,
-        restoration: Restoration,
+        restoration: PlannedRestoration | Restoration,
         output: OutputOptions | None = None,
         on_progress: Callable[[Path, float], None] | None = None,
+        on_start: Callable[[NetworkNames], None] | None = None,
     ) -> None:
-        self.restoration = restoration
+        self.planned = restoration
         self.output = output or OutputOptions()
         self.on_progress = on_progress or (lambda _path, _share: None)
-        self.waiting_bytes = min(MOST_WAITING_BYTES, int(SHARE_OF_FREE_MEMORY * free_memory(torch.device("cpu"))))
-        self._settings = run_settings(restoration, self.output)
+        self.on_start = on_start or (lambda _names: None)
+        self.waiting_bytes = min(MOST_WAITING_BYTES, int(SHARE_OF_FREE_MEMORY * free_system_memory()))
+        self._settings: dict[str, Any] = {}
         self._fingerprint = ""
+        self._differs_from_plan = False
+        self._opened: Restoration | None = None
         self._journals: dict[Path, Journal] = {}
         self._encodings: deque[_Encoding] = deque()
+
+    @property
+    def restoration(self) -> Restoration:
+        """The restoration with its networks, opened on first access.
+
+        Raises:
+            WeightsError: Weights are damaged or for another network.
+            DeviceError: The device is not available.
+        """
+        if self._opened is None:
+            self._opened = self.planned.opened()
+            settings = run_settings(self._opened, self.output)
+            if settings != self._settings:  # the device is not the one that the plan expected
+                self._differs_from_plan = True
+                self._take_settings(settings)
+        return self._opened
 
     def results(self, tasks: Sequence[PhotoTask]) -> Iterator[PhotoResult]:
         """Restore the photos and yield one result per photo as they finish.
 
         Raises:
             FolderError: The output folder no longer exists or is not writable.
+            UsageError: The value of an option is unknown, or options contradict one another.
+            WeightsError: Weights are missing, damaged or for another network.
+            DeviceError: The device is not available.
         """
         with contextlib.ExitStack() as stack:
             for folder in dict.fromkeys(task.folder for task in tasks):
@@ -133,12 +160,15 @@ class PhotoRun:
                         f"{journal.path}: {journal.damaged_lines} lines are damaged and skipped. Photos that are "
                         "recorded only in them are restored again."
                     )
-                self._fingerprint = journal.note_settings(self._settings)
+                if isinstance(self.planned, PlannedRestoration):
+                    self.planned.recognize(journal.settings)
+            self._take_settings(run_settings(self.planned, self.output))
+            self.on_start(self.planned.names)
             decoders = stack.enter_context(_worker_threads(self.output.workers, "decode"))
             encoders = stack.enter_context(_worker_threads(self.output.workers, "encode"))
             pending: list[_Pending] = []
             for item in self._decode_ahead(tasks, decoders):
-                prepared = item if isinstance(item, PhotoResult) else self._prepare(item)
+                prepared = self._prepare(item) if isinstance(item, _Decoded) else item
                 if isinstance(prepared, PhotoResult):
                     yield prepared
                     continue
@@ -149,6 +179,12 @@ class PhotoRun:
             yield from self._finish(pending, encoders)
             while self._encodings:
                 yield self._encoded()
+
+    def _take_settings(self, settings: dict[str, Any]) -> None:
+        """Record the settings in every journal."""
+        self._settings = settings
+        for journal in self._journals.values():
+            self._fingerprint = journal.note_settings(settings)
 
     def _decode_ahead(
         self, tasks: Sequence[PhotoTask], threads: ThreadPoolExecutor
@@ -176,6 +212,10 @@ class PhotoRun:
                 yield item
                 continue
             self.on_progress(task.source, 0.0)
+            _ = self.restoration  # opened while the photo is being decoded
+            if self._differs_from_plan and (skipped := self._skipped(task)) is not None:
+                yield skipped
+                continue
             try:
                 yield wait_for_result(item)
             except Exception as error:
@@ -184,7 +224,7 @@ class PhotoRun:
     def _decode(self, task: PhotoTask) -> _Decoded:
         started = time.monotonic()
         state = read_source_state(task.source)
-        options = self.restoration.options
+        options = self.planned.options
         photo = read_photo(task.source, options.max_pixels, accept_truncated=options.accept_truncated)
         check_unchanged(task.source, state, photo)
         return _Decoded(task, photo, state, time.monotonic() - started)
@@ -277,23 +317,36 @@ class PhotoRun:
         create_folder_of(photo.task)
         journal = self._journals[photo.task.folder]
         journal.begin(photo.task.relative.as_posix(), photo.task.source, photo.task.output, self._fingerprint)
-        warnings = write_photo(result, photo.task.output, quality=self.output.quality)
-        size = photo.task.output.stat().st_size
-        problem = self._write_previews(photo, finished, result)
-        return _Written(size, time.monotonic() - started, warnings, problem)
+        states: list[SourceState] = []
+        output = photo.task.output
+        warnings = write_photo(
+            result,
+            output,
+            quality=self.output.quality,
+            on_complete=lambda temporary: states.append(
+                journal.note_file(output, temporary, overwrite=self.output.overwrite)
+            ),
+        )
+        kept, problem = self._write_previews(photo, finished, result)
+        warnings += kept
+        return _Written(states[0], time.monotonic() - started, warnings, problem)
 
-    def _write_previews(self, photo: _Pending, finished: RestoredPhoto, result: Photo) -> str | None:
-        """Write the requested previews; returns an error message, because the photo itself is already written."""
+    def _write_previews(
+        self, photo: _Pending, finished: RestoredPhoto, result: Photo
+    ) -> tuple[tuple[str, ...], str | None]:
+        """Write the requested previews and return warnings and an error message; the photo is already written."""
+        journal, attributes = self._journals[photo.task.folder], photo.photo.metadata.file_attributes
+        previews = PreviewWriter(photo.task, journal, self.output.overwrite, attributes)
         try:
             if self.output.compare:
-                write_comparison(photo.task, photo.photo, result)
+                write_comparison(previews, photo.photo, result)
             if self.output.save_faces:
-                write_faces(photo.task, finished)
+                write_faces(previews, finished)
         except FolderError:
             raise
         except Exception as error:
-            return error_message(error, photo.task.source)
-        return None
+            return tuple(previews.kept), error_message(error, photo.task.source)
+        return tuple(previews.kept), None
 
     def _encoded(self) -> PhotoResult:
         """Wait for the oldest result to be written."""
@@ -303,45 +356,51 @@ class PhotoRun:
             written = wait_for_result(encoding.written)
         except FolderError:
             raise
+        except FileKeptError as kept:  # it was changed during the run
+            return self._skipped_result(encoding.photo.task, kept.state.value, str(kept))
         except Exception as error:
             return self._failed(encoding.photo.task, error, report.seconds, report.faces)
         warnings = (*report.warnings, *written.warnings)
         report = replace(report, seconds=report.seconds + written.seconds, warnings=warnings)
         if written.problem is not None:
             report = replace(report, status="failed", error=" ".join(filter(None, (report.error, written.problem))))
-        self._note(encoding.photo.task, report, encoding.photo.decoded.state, written.size)
+        self._note(encoding.photo.task, report, encoding.photo.decoded.state, written.state)
         return report
 
     def _skipped(self, task: PhotoTask) -> PhotoResult | None:
-        """Result of a finished photo, or of one whose output path is an existing file that no run wrote."""
+        """Result of a finished photo, or of one whose output path is a file that must not be replaced unasked."""
         if self.output.overwrite:
             return None
         journal = self._journals[task.folder]
         if journal.is_done(task.relative.as_posix(), task.source, self._fingerprint, task.output):
-            return self._skipped_result(task, None)
-        if os.path.lexists(task.output) and not journal.owns(task.output):
-            return self._skipped_result(
-                task,
-                f"{task.output} already exists and was not written by a run. Move it, or replace it with --overwrite.",
-            )
+            return self._skipped_result(task, "done", None)
+        state = journal.state_of(task.output)
+        if state in (FileState.CHANGED, FileState.TAKEN):
+            return self._skipped_result(task, state.value, str(FileKeptError(task.output, state)))
         return None
 
-    def _skipped_result(self, task: PhotoTask, reason: str | None) -> PhotoResult:
-        names = (self.restoration.restorer_name, self.restoration.background_name)
-        return PhotoResult(task.source, task.output, "skipped", 0, 0, None, None, 0.0, *names, error=reason)
+    def _skipped_result(self, task: PhotoTask, because: str, reason: str | None) -> PhotoResult:
+        names = (self.planned.names.restorer, self.planned.names.background)
+        return PhotoResult(
+            task.source, task.output, "skipped", 0, 0, None, None, 0.0, *names, error=reason, skipped_because=because
+        )
 
     def _failed(self, task: PhotoTask, error: Exception, seconds: float = 0.0, faces: int = 0) -> PhotoResult:
         """Result of a failed photo, recorded in the journal; an error that ends the whole run is raised."""
         if isinstance(error, FolderError):
             raise error
-        names = (self.restoration.restorer_name, self.restoration.background_name)
+        names = (self.planned.names.restorer, self.planned.names.background)
         text = error_message(error, task.source)
         result = PhotoResult(task.source, None, "failed", faces, 0, None, None, seconds, *names, error=text)
         self._note(task, result)
         return result
 
     def _note(
-        self, task: PhotoTask, result: PhotoResult, state: SourceState | None = None, output_size: int | None = None
+        self,
+        task: PhotoTask,
+        result: PhotoResult,
+        state: SourceState | None = None,
+        written: SourceState | None = None,
     ) -> None:
         """Append a result to the journal; a photo written with an unrestored face is recorded as failed."""
         self._journals[task.folder].record(
@@ -354,7 +413,9 @@ class PhotoRun:
                 fingerprint=self._fingerprint,
                 status=RESTORED if result.status == "restored" else FAILED,
                 output=None if result.output is None else task.output.relative_to(task.folder).as_posix(),
-                output_size=output_size,
+                output_size=None if written is None else written.size,
+                output_modified_ns=None if written is None else written.modified_ns,
+                output_sha256=None if written is None else written.sha256,
                 faces=result.faces,
                 restored_faces=result.restored_faces,
                 seconds=round(result.seconds, 3),
@@ -362,33 +423,6 @@ class PhotoRun:
                 finished=utc_now(),
             )
         )
-
-
-def run_settings(restoration: Restoration, output: OutputOptions) -> dict[str, Any]:
-    """Settings that affect the output, for the journal; a photo is restored again if any of them changes."""
-    options = restoration.options
-    reversal = {} if options.reversal is None else {"reversal": asdict(options.reversal)}
-    return {
-        "restorer": restoration.restorer_name,
-        "background": restoration.background_name,
-        "detector": restoration.detector.name if restoration.detector is not None else None,
-        "parser": restoration.parser is not None,
-        "weights": restoration.weights_used,
-        "upscale": restoration.upscale,
-        "strength": options.strength,
-        "colour": options.color,
-        "aligned": options.aligned,
-        "only_center_face": options.only_center_face,
-        "min_face": options.min_face,
-        "detection_threshold": options.detection_threshold,
-        "precision": precision_name(restoration.dtype),
-        "seed": options.seed,
-        "format": output.format,
-        "quality": output.quality,
-        "compare": output.compare,
-        "save_faces": output.save_faces,
-        **reversal,
-    }
 
 
 def decoded_bytes(path: Path) -> int:

@@ -6,17 +6,23 @@ import errno
 import fnmatch
 import glob
 import os
-import re
 import stat
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from gfprestore.batch.names import natural_key
 from gfprestore.batch.output_folder import real_path, reason_of
+from gfprestore.batch.system_folders import is_system_folder
 from gfprestore.errors import FolderError
+from gfprestore.photo.kinds import HEAD_BYTES, advice_for, image_kind
 
+SYSTEM_FOLDER = "a system or trash folder"
+UNSUPPORTED_IMAGE, UNSUPPORTED_FILE = "unsupported type of image", "not an image"
+BACKUP = "a backup or an unfinished copy"
+_BACKUP_ENDINGS = ("_original", "~", ".bak", ".tmp", ".part", ".crdownload")
 JOURNAL_NAME = ".gfprestore.jsonl"  # defined here because a folder with a journal is a result, not a source
 
 Identity = tuple[int, int] | Path  # device and inode; the real path on file systems without inodes
@@ -24,17 +30,22 @@ Identity = tuple[int, int] | Path  # device and inode; the real path on file sys
 
 @dataclass(frozen=True)
 class Skipped:
-    """A skipped path and its reason: a rule (hidden, unsupported, excluded), or an error if `is_problem` is set."""
+    """A skipped path and its reason: a rule (hidden, unsupported, excluded), or an error if `is_problem` is set.
+
+    `kind` is that of an image, such as `HEIC`, `folder`, or the suffix of another file.
+    """
 
     path: Path
     reason: str
     is_problem: bool = False
+    kind: str = "folder"
 
-
-def natural_key(name: str) -> tuple[tuple[str | int, ...], bytes]:
-    """Sort key with `scan 2` before `scan 10`, independent of case and Unicode form; the raw name breaks ties."""
-    pieces = re.split(r"(\d+)", folded_name(name))
-    return tuple(int(piece) if index % 2 else piece for index, piece in enumerate(pieces)), os.fsencode(name)
+    @property
+    def described(self) -> str:
+        """The reason, with the kind of an unsupported image and what to do about it."""
+        if self.reason != UNSUPPORTED_IMAGE:
+            return self.reason
+        return f"{self.reason}: {self.kind}. {advice_for(self.kind)}"
 
 
 @dataclass
@@ -50,8 +61,13 @@ class InputRoot:
     label: PurePath = PurePath()  # the subfolder of `output` that mirrors this root
 
 
-def existing_inputs(inputs: Sequence[Path | str]) -> list[Path]:
+def existing_inputs(inputs: Sequence[Path | str], skipped: list[Skipped], *, system_folders: bool) -> list[Path]:
     """Expand globs as a shell does and check that every named file and folder exists.
+
+    Args:
+        inputs: Files, folders and patterns.
+        skipped: Gets the matches of patterns that lead into a system folder that the pattern does not name.
+        system_folders: Take these in too.
 
     Raises:
         FolderError: One does not exist, or none is named.
@@ -67,14 +83,25 @@ def existing_inputs(inputs: Sequence[Path | str]) -> list[Path]:
             matches = sorted(glob.glob(str(name), recursive=True), key=natural_key)  # noqa: PTH207 - Path takes no root
             if not matches:
                 raise FolderError(f"No file matches {name}. Check the pattern, or name the folder itself.")
-            paths.extend(Path(match) for match in matches)
+            for match in map(Path, matches):
+                folder = _unnamed_system_folder(match, path)
+                if folder is None or system_folders:
+                    paths.append(match)
+                elif all(entry.path != folder for entry in skipped):
+                    skipped.append(Skipped(folder, SYSTEM_FOLDER))
         else:
             raise FolderError(
                 f"{name} does not exist or is not accessible. Check the name and that its drive is connected."
             )
-    if not paths:
+    if not paths and not skipped:
         raise FolderError("No input was given. Name photos or folders: gfprestore run FOLDER.")
     return paths
+
+
+def _unnamed_system_folder(match: Path, pattern: Path) -> Path | None:
+    """The outermost system folder in the path of a match that its pattern does not name; None if there is none."""
+    places = [place for place in (match, *match.parents) if place.name not in pattern.parts]
+    return next((place for place in reversed(places) if is_system_folder(place.name) and place.is_dir()), None)
 
 
 class FolderWalk:
@@ -85,10 +112,13 @@ class FolderWalk:
         suffixes: frozenset[str],
         exclude: tuple[str, ...],
         outputs: set[Identity],
-        reason_left_out: Callable[[Path], str | None] | None = None,
+        *,
+        kinds: frozenset[str] = frozenset(),
+        system_folders: bool = False,
     ) -> None:
         self.suffixes = suffixes
-        self.reason_left_out = reason_left_out or self._reason_by_suffix
+        self.kinds = kinds
+        self.system_folders = system_folders
         self.exclude = tuple(unicodedata.normalize("NFC", pattern.rstrip("/")) for pattern in exclude)
         self.outputs = outputs
         self.skipped: list[Skipped] = []
@@ -145,10 +175,14 @@ class FolderWalk:
         links: deque[tuple[Path, PurePath]],
     ) -> None:
         try:
-            if _is_hidden(entry):
-                self._skip(path, "hidden")
+            kind = "folder" if entry.is_dir() else _kind_by_name(path)
+            is_system = kind == "folder" and is_system_folder(entry.name)
+            if is_system and not self.system_folders:
+                self._skip(path, SYSTEM_FOLDER)
+            elif not is_system and _is_hidden(entry):
+                self._skip(path, "hidden", kind=kind)
             elif self._is_excluded(path, within):
-                self._skip(path, "excluded")
+                self._skip(path, "excluded", kind=kind)
             elif entry.is_dir():
                 (links if entry.is_symlink() else folders).append((path, within))
             else:
@@ -156,28 +190,29 @@ class FolderWalk:
         except OSError as error:
             is_circular = error.errno == errno.ELOOP
             reason = "a circular link" if is_circular else f"not accessible: {reason_of(error)}"
-            self._skip(path, reason, is_problem=not is_circular or path.suffix.lower() in self.suffixes)
+            is_problem = not is_circular or path.suffix.lower() in self.suffixes
+            self._skip(path, reason, is_problem, _kind_by_name(path))
 
     def _take(self, path: Path, within: PurePath, root: InputRoot, *, named: bool) -> None:
+        by_name = _kind_by_name(path)
         if named and self._is_excluded(path, within):
-            self._skip(path, "excluded")
+            self._skip(path, "excluded", kind=by_name)
+        elif path.suffix.lower() not in self.suffixes and (reason := self._reason_by_content(path)):
+            kind = _image_kind_of(path)
+            self._skip(path, reason, named, kind or by_name)
+        elif not _exists(path):
+            self._skip(path, "a broken link", True, by_name)
         elif not path.is_file():
-            self._skip_irregular(path, named)
-        elif reason := self.reason_left_out(path):
-            self._skip(path, reason, is_problem=named)
+            self._skip(path, "not a regular file (a device, a pipe or a socket)", True, by_name)
         else:
             root.found[within] = path
 
-    def _skip_irregular(self, path: Path, named: bool) -> None:
-        if path.suffix.lower() not in self.suffixes:
-            self._skip(path, "unsupported file type", is_problem=named)
-        elif not _exists(path):
-            self._skip(path, "a broken link", is_problem=True)
-        else:
-            self._skip(path, "not a regular file (a device, a pipe or a socket)", is_problem=True)
-
-    def _reason_by_suffix(self, path: Path) -> str | None:
-        return None if path.suffix.lower() in self.suffixes else "unsupported file type"
+    def _reason_by_content(self, path: Path) -> str | None:
+        """Why a file without the suffix of a photo is left out; None if its content is an image that is read."""
+        kind = _image_kind_of(path)
+        if kind not in self.kinds:
+            return UNSUPPORTED_FILE if kind is None else UNSUPPORTED_IMAGE
+        return BACKUP if path.name.lower().endswith(_BACKUP_ENDINGS) else None
 
     def _is_excluded(self, path: Path, within: PurePath) -> bool:
         if not self.exclude:
@@ -185,13 +220,23 @@ class FolderWalk:
         names = [unicodedata.normalize("NFC", name) for name in (path.name, within.as_posix(), path.as_posix())]
         return any(fnmatch.fnmatch(name, pattern) for pattern in self.exclude for name in names)
 
-    def _skip(self, path: Path, reason: str, is_problem: bool = False) -> None:
-        self.skipped.append(Skipped(path, reason, is_problem))
+    def _skip(self, path: Path, reason: str, is_problem: bool = False, kind: str = "folder") -> None:
+        self.skipped.append(Skipped(path, reason, is_problem, kind))
 
 
-def folded_name(name: str) -> str:
-    """Normalized name, equal for names that many file systems treat as one (case and Unicode form)."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+def _kind_by_name(path: Path) -> str:
+    return path.suffix.lower() or "no suffix"
+
+
+def _image_kind_of(path: Path) -> str | None:
+    """Kind of an image by its content; None for other files, and for those that cannot be read."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return None
+        with path.open("rb") as file:
+            return image_kind(file.read(HEAD_BYTES), path.suffix)
+    except (OSError, ValueError):
+        return None
 
 
 def _exists(path: Path) -> bool:

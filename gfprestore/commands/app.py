@@ -18,6 +18,8 @@ from gfprestore.commands.info import bench, demo, doctor
 from gfprestore.commands.run import run
 from gfprestore.commands.train import train
 from gfprestore.commands.weights import weights_app
+from gfprestore.errors import ExitCode
+from gfprestore.streams import lenient_streams
 
 app = typer.Typer(
     name="gfprestore",
@@ -31,10 +33,23 @@ app = typer.Typer(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with a code of `ExitCode`."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file name that the terminal cannot encode must not end it
-    app(args=list(sys.argv[1:] if argv is None else argv), prog_name="gfprestore")
+    with lenient_streams() as (out, err):
+        try:
+            app(args=arguments, prog_name="gfprestore")
+            code: int | str | None = 0
+        except SystemExit as leaving:
+            code = leaving.code
+        out.flush()
+        err.flush()
+        if out.failure:
+            err.write(f"The output could not be printed on stdout: {out.failure}. Files were written as usual.\n")
+        if err.failure and "--json" not in arguments:  # with --json, stdout carries nothing but JSON
+            out.write(f"The messages could not be printed on stderr: {err.failure}. Files were written as usual.\n")
+    sys.exit(code or (int(ExitCode.SOME_FAILED) if out.failure or err.failure else 0))
 
 
 def _show_version(value: bool) -> None:

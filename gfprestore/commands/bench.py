@@ -22,7 +22,7 @@ from gfprestore.errors import UsageError
 from gfprestore.photo.reading import read_photo
 from gfprestore.pixels import resized
 from gfprestore.restoration.background import NetworkBackground
-from gfprestore.restoration.model_loader import DownloadReport
+from gfprestore.restoration.choices import DownloadReport
 from gfprestore.restoration.options import RunOptions
 from gfprestore.restoration.restoration import Restoration, whole_image_crop
 from gfprestore.tensors import pixels_to_signed

@@ -49,8 +49,6 @@ def _run(function: Callable[[], None], debug: bool) -> None:
     except KeyboardInterrupt:
         log.error("Interrupted. No output file is incomplete. Run the same command again to resume.")
         raise typer.Exit(int(ExitCode.INTERRUPTED)) from None
-    except BrokenPipeError:
-        raise typer.Exit(int(ExitCode.SOME_FAILED)) from None
     except Exception as error:
         if isinstance(error, typer.Exit) or debug:
             raise

@@ -108,7 +108,8 @@ def degrade(
         str,
         behavior_option(
             "--preset",
-            help="Ranges: celeba-test, celeba-test-sr4 (4x super-resolution), paper, official, heavy or old-prints.",
+            help="Ranges: celeba-test, celeba-test-sr4 (4x super-resolution), paper, official, heavy, old-prints or "
+            "damaged (with masks).",
         ),
     ] = "celeba-test",
     size: Annotated[int, io_option("--size", metavar="PX", help="Side of the images.")] = 512,

@@ -17,7 +17,7 @@ import torch
 from gfprestore._version import __version__
 from gfprestore.device import choose_device, choose_precision, free_memory, precision_name, total_memory
 from gfprestore.restoration.background import fastest_precision
-from gfprestore.restoration.model_loader import PARSER, auto_choices
+from gfprestore.restoration.choices import PARSER, auto_choices
 from gfprestore.weights.store import WeightsStatus, WeightsStore
 from gfprestore.weights.table import Role
 
@@ -107,12 +107,12 @@ def _what_run_uses(device: torch.device, states: dict[str, WeightsStatus]) -> li
         return states[name].state in USABLE
 
     def choice(role: Role) -> str:
-        best, *others = auto_choices(role, device)
+        best, *others = auto_choices(role, device.type)
         if not others or usable(best):
             return best
         return f"{best} if it can be downloaded, else {next(filter(usable, others[:-1]), others[-1])}"
 
-    best, embedded = auto_choices("restorer", device)
+    best, embedded = auto_choices("restorer", device.type)
     restorer = Finding("run restores faces with", best)
     if not usable(best):
         restorer = Finding(

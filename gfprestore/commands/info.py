@@ -131,7 +131,7 @@ def demo(
     from gfprestore.photo.photo import PHOTO_SUFFIXES
     from gfprestore.photo.writing import output_suffix
     from gfprestore.restoration.options import RunOptions
-    from gfprestore.restoration.restoration import Restoration
+    from gfprestore.restoration.planned import PlannedRestoration
 
     options = RunOptions(
         upscale=upscale,
@@ -146,7 +146,7 @@ def demo(
     reporter = Reporter(json_output)
     aged = write_aged_portraits(output / "aged")
     reporter.note(f"{len(aged)} aged portraits were written to {output / 'aged'}")
-    restoration = Restoration(options, download_reporter(reporter))
+    restoration = PlannedRestoration(options, download_reporter(reporter))
     plan = plan_photos(
         [output / "aged"],
         output / "restored",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,13 +36,16 @@ from gfprestore.commands.options import (
     reversal_option,
 )
 from gfprestore.errors import ExitCode
+from gfprestore.streams import failure_of
 
 if TYPE_CHECKING:
     from gfprestore.batch.folders import PhotoTask, Plan
     from gfprestore.batch.journal import Journal
+    from gfprestore.batch.left_out import LeftOut
     from gfprestore.batch.results import OutputOptions, PhotoResult
+    from gfprestore.batch.written_files import FileState
     from gfprestore.console import Reporter
-    from gfprestore.restoration.restoration import Restoration
+    from gfprestore.restoration.planned import NetworkNames, PlannedRestoration
 
 
 @command
@@ -130,6 +133,10 @@ def run(
     max_pixels: Annotated[
         int | None, io_option("--max-pixels", metavar="N", help="Maximum number of pixels of a photo.")
     ] = None,
+    include_system_folders: Annotated[
+        bool,
+        io_option("--include-system-folders", help="Restore photos in system and trash folders such as @eaDir, too."),
+    ] = False,
     accept_truncated: Annotated[
         bool,
         io_option("--accept-truncated", help="Restore what is there of truncated photos, and say how much is missing."),
@@ -149,14 +156,13 @@ def run(
 ) -> None:
     """Restore photos and folders into a mirrored folder."""
     from gfprestore.batch.folders import plan_photos
+    from gfprestore.batch.left_out import image_warnings, left_out_of
     from gfprestore.batch.results import OutputOptions
     from gfprestore.console import Reporter, download_reporter
-    from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES
-    from gfprestore.photo.recognition import reason_left_out
+    from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES, READABLE_KINDS
     from gfprestore.photo.writing import output_suffix
-    from gfprestore.restoration.frrffusion import reversal_options
-    from gfprestore.restoration.options import RunOptions
-    from gfprestore.restoration.restoration import Restoration
+    from gfprestore.restoration.options import RunOptions, reversal_options
+    from gfprestore.restoration.planned import PlannedRestoration
 
     reversal = reversal_options(retouch_levels, sampler, sampling_steps, eta)
     options = RunOptions(
@@ -191,14 +197,17 @@ def run(
         suffixes=PHOTO_SUFFIXES,
         rename=lambda source: output_suffix(source, how.format),
         exclude=exclude or (),
-        reason_left_out=reason_left_out,
+        kinds=READABLE_KINDS,
+        system_folders=include_system_folders,
     )
     for entry in plan.problems:
-        reporter.warn(f"{entry.path}: {entry.reason}")
+        reporter.warn(f"{entry.path}: {entry.described}")
+    for message in image_warnings(left_out_of(entry for entry in plan.skipped if not entry.is_problem)):
+        reporter.warn(message)
     if dry_run:
         _show_plan(plan, how, reporter)
         return
-    restoration = Restoration(options, download_reporter(reporter))
+    restoration = PlannedRestoration(options, download_reporter(reporter))
     failed = run_photos(plan, restoration, how, reporter)
     if failed or plan.problems:
         raise typer.Exit(int(ExitCode.SOME_FAILED))
@@ -207,68 +216,117 @@ def run(
 def _show_plan(plan: Plan, how: OutputOptions, reporter: Reporter) -> None:
     """Show each photo, its output path and what is there now; open no network."""
     from gfprestore.batch.journal import Journal
+    from gfprestore.batch.left_out import left_out_of
+    from gfprestore.batch.written_files import FileState
 
-    counts = dict.fromkeys(("new", "restored", "taken"), 0)
+    counts = {state.value: 0 for state in FileState}
+    replaced = 0
     with contextlib.ExitStack() as stack:
         journals = {folder: stack.enter_context(Journal.open(folder, read_only=True)) for folder in plan.output_folders}
         for task in plan.tasks:
-            state = "new" if how.overwrite else _state_of(task, journals[task.folder])
-            counts[state] += 1
+            found = _state_of(task, journals[task.folder])
+            state = FileState.NEW if how.overwrite else found
+            counts[state.value] += 1
+            replaces = how.overwrite and found is FileState.CHANGED
+            replaced += replaces
             if reporter.json_output:
-                reporter.record({"source": str(task.source), "output": str(task.output), "state": state})
+                values = {"source": str(task.source), "output": str(task.output), "state": state.value}
+                reporter.record({**values, "replaces_changed": True} if replaces else values)
             else:
-                reporter.answer(f"{task.source} -> {task.output}{_PLANNED[state]}")
+                suffix = " (replaces a file that you changed)" if replaces else _PLANNED[state.value]
+                reporter.answer(f"{task.source} -> {task.output}{suffix}")
     folders = ", ".join(str(folder) for folder in plan.output_folders)
     reporter.note(f"{counts['new']} photos would be restored into {folders}")
+    if replaced:
+        reporter.warn(f"{replaced} results that you changed after a run wrote them would be replaced.")
     if counts["restored"]:
         reporter.note(
             f"{counts['restored']} were restored by an earlier run. They are skipped if the settings are the same, and "
             "restored again otherwise."
         )
-    if counts["taken"]:
-        reporter.note(
-            f"{counts['taken']} would be skipped: a file that no run wrote is there. Use --overwrite to replace it."
-        )
-    if reporter.json_output:
-        reporter.record({"summary": {"photos": len(plan.tasks), **counts, "dry_run": True}})
+    _note_kept(counts["changed"], counts["taken"], reporter)
+    left_out = left_out_of(plan.skipped)
+    _show_left_out(left_out, reporter)
+    listed = [entry.as_json() for entry in left_out]
+    reporter.record({"summary": {"photos": len(plan.tasks), **counts, "left_out": listed, "dry_run": True}})
 
 
-_PLANNED = {"new": "", "restored": " (restored before)", "taken": " (exists and no run wrote it)"}
+_PLANNED = {
+    "new": "",
+    "restored": " (restored before)",
+    "changed": " (changed by you, kept)",
+    "taken": " (exists and no run wrote it)",
+}
 
 
-def _state_of(task: PhotoTask, journal: Journal) -> str:
-    """`new`, `restored` by an earlier run with any settings, or `taken` by a file that no run wrote."""
+def _show_left_out(left_out: Sequence[LeftOut], reporter: Reporter) -> None:
+    """Show what is left out, by reason and kind."""
+    if left_out:
+        rows = [(str(entry.count), entry.kind, entry.reason) for entry in left_out]
+        reporter.table("", ["left out", "kind", "reason"], rows)
+
+
+def _note_kept(changed: int, taken: int, reporter: Reporter) -> None:
+    """Say how many files are in the place of results and are not replaced."""
+    if changed:
+        reporter.note(f"changed by you: {changed}. These results are kept. Use --overwrite to replace them.")
+    if taken:
+        reporter.note(f"taken by files that no run wrote: {taken}. They are kept. Use --overwrite to replace them.")
+
+
+def _state_of(task: PhotoTask, journal: Journal) -> FileState:
+    """State of a result, which an earlier run may have written with any settings."""
+    from gfprestore.batch.written_files import FileState
+
     if journal.is_done(task.relative.as_posix(), task.source, None, task.output):
-        return "restored"
-    return "taken" if os.path.lexists(task.output) and not journal.owns(task.output) else "new"
+        return FileState.RESTORED
+    state = journal.state_of(task.output)
+    return FileState.NEW if state is FileState.RESTORED else state  # the original changed, or the run did not end
 
 
-def run_photos(plan: Plan, restoration: Restoration, how: OutputOptions, reporter: Reporter) -> int:
+def run_photos(plan: Plan, restoration: PlannedRestoration, how: OutputOptions, reporter: Reporter) -> int:
     """Run a plan, report each result, and return the number of failed photos."""
     import time
 
+    from gfprestore.batch.folder_times import keep_folder_times
     from gfprestore.batch.output_folder import prepare_output
     from gfprestore.batch.pipeline import PhotoRun
+    from gfprestore.batch.walk import JOURNAL_NAME
     from gfprestore.console import RunProgress
 
+    is_first_run = not any((folder / JOURNAL_NAME).exists() for folder in plan.output_folders)
+    if is_first_run and restoration.must_open_first:
+        restoration.opened()  # an error leaves no output folder
+    elif is_first_run:
+        restoration.settings()
+    new_folders: list[tuple[Path, Path]] = []
     for folder in plan.output_folders:
-        prepare_output(folder)
-    reporter.note(
-        f"{len(plan.tasks)} photos, faces with {restoration.restorer_name}, background with "
-        f"{restoration.background_name}, on {restoration.device}"
-    )
+        sources = [source for output, source in plan.mirrored if output == folder]
+        if prepare_output(folder, sources) and len(sources) == 1:
+            new_folders.append((folder, sources[0]))
+
+    def tell_networks(names: NetworkNames) -> None:
+        reporter.note(
+            f"{len(plan.tasks)} photos, faces with {names.restorer}, background with {names.background}, "
+            f"on {restoration.device_name}"
+        )
+
     started = time.monotonic()
     results: list[PhotoResult] = []
     try:
         with RunProgress(reporter, len(plan.tasks)) as progress:
-            photo_run = PhotoRun(restoration, how, lambda path, share: progress.working_on(path.name, share))
+            photo_run = PhotoRun(
+                restoration, how, lambda path, share: progress.working_on(path.name, share), tell_networks
+            )
             for result in photo_run.results(plan.tasks):
                 results.append(result)
                 reporter.record(result.as_json())
-                progress.advance(_line_of(result), result.restored_faces, result.status == "failed")
+                is_failed, is_kept = result.status == "failed", result.skipped_because in ("changed", "taken")
+                progress.advance(_line_of(result), result.restored_faces, is_failed, is_notable=is_kept)
                 for warning in result.warnings:
                     reporter.warn(f"{result.source}: {warning}")
     finally:
+        keep_folder_times(plan.tasks, new_folders)
         _summarize(results, len(plan.tasks), time.monotonic() - started, plan, reporter)
     return sum(result.status == "failed" for result in results)
 
@@ -290,22 +348,32 @@ def _line_of(result: PhotoResult) -> str:
 
 def _summarize(results: Sequence[PhotoResult], total: int, seconds: float, plan: Plan, reporter: Reporter) -> None:
     """Show the final table, and write the summary of `--json`."""
+    from gfprestore.batch.left_out import left_out_of
+
     counts = {
         status: sum(result.status == status for result in results) for status in ("restored", "skipped", "failed")
     }
     faces = sum(result.faces for result in results)
     restored_faces = sum(result.restored_faces for result in results)
-    summary = {
+    kept = {name: sum(result.skipped_because == name for result in results) for name in ("changed", "taken")}
+    summary: dict[str, object] = {
         "photos": total,
         **counts,
+        **kept,
         "faces": faces,
         "restored_faces": restored_faces,
         "seconds": round(seconds, 3),
         "output": [str(folder) for folder in plan.output_folders],
     }
+    left_out = left_out_of(plan.skipped)
+    summary["left_out"] = [entry.as_json() for entry in left_out]
+    if unprinted := failure_of(sys.stderr):
+        summary["stderr_error"] = unprinted
     reporter.record({"summary": summary})
     not_started = total - len(results)
     numbers = [str(number) for number in (total, *counts.values(), not_started)]
     columns = ["photos", *counts, "not started", "faces restored", "seconds"]
     reporter.table("", columns, [[*numbers, f"{restored_faces} of {faces}", f"{seconds:.1f}"]])
+    _show_left_out(left_out, reporter)
+    _note_kept(kept["changed"], kept["taken"], reporter)
     reporter.note("written to " + ", ".join(str(folder) for folder in plan.output_folders))

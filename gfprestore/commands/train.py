@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -23,8 +23,12 @@ from gfprestore.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from gfprestore.console import Reporter
+    from gfprestore.training.auto import MakePrior
+    from gfprestore.training.config import TrainConfig
     from gfprestore.training.loop import Progress
     from gfprestore.training.presets import IdentityNetwork, PerceptualNetwork
+    from gfprestore.weights.store import WeightsStore
 
 
 @command
@@ -55,8 +59,8 @@ def train(
         str,
         training_option(
             "--stage",
-            help="Stage: prior (StyleGAN2), restoration, background (the network that enlarges photos), fmar or hfdg "
-            "(FRRffusion).",
+            help="Stage: prior (StyleGAN2), restoration, auto (restoration, after a prior if none can be "
+            "downloaded), background (the network that enlarges photos), fmar or hfdg (FRRffusion).",
         ),
     ] = "restoration",
     weights: Annotated[
@@ -141,9 +145,9 @@ def train(
 ) -> None:
     """Train GFP-GAN or FRRffusion as in their papers; the same command resumes."""
     from gfprestore.console import Reporter
+    from gfprestore.training.auto import needs_prior, prior_plan
     from gfprestore.training.config import TrainSettings, make_config
-    from gfprestore.training.plan import plan
-    from gfprestore.training.train import train as train_networks
+    from gfprestore.training.requirements import fetch_command, missing_files, require_files
     from gfprestore.weights.store import WeightsStore
 
     settings = TrainSettings(
@@ -161,12 +165,13 @@ def train(
         sample_every=sample_every,
         save_every=save_every,
     )
+    is_plain = stage in ("restoration", "auto")
     config = make_config(
         data,
-        output or Path(f"gfprestore-{preset}" if stage == "restoration" else f"gfprestore-{preset}-{stage}"),
+        output or Path(f"gfprestore-{preset}" if is_plain else f"gfprestore-{preset}-{stage}"),
         preset,
         settings,
-        stage=stage,
+        stage="restoration" if stage == "auto" else stage,
         without=without or (),
         ablation=ablation,
         values=values or (),
@@ -178,12 +183,56 @@ def train(
     )
     reporter = Reporter(json_output)
     store = WeightsStore(weights_dir, offline=True)
+    lacks_prior = stage == "auto" and needs_prior(config, store)
+    missing = [item for item in missing_files(config, store) if not (lacks_prior and item.is_prior)]
     if dry_run:
+        for item in missing:
+            reporter.warn(f"missing: {item}")
+        command_line = fetch_command(missing)
+        if command_line is not None:
+            reporter.note(f"Run `{command_line}` to download {'it' if len(missing) == 1 else 'them'}.")
+        from gfprestore.training.plan import plan
+
         rows = plan(config, store)
+        if lacks_prior:
+            rows.append(("prior", prior_plan(config)))
         reporter.record(dict(rows))
         if not json_output:
             reporter.listing("", ["what", "value"], [list(row) for row in rows])
         return
+    require_files(missing)
+
+    def make_prior(folder: Path, side: int, count: int | None) -> TrainConfig:
+        own = replace(settings, weights=None, prior=None, teacher=None)
+        return make_config(
+            data, folder, preset, own, stage="prior", values=values or (), steps=count or steps, batch_size=batch_size,
+            size=side,
+        )  # fmt: skip
+
+    if lacks_prior:
+        config = _with_prior(config, make_prior, store, reporter)
+    _run(config, store, reporter)
+
+
+def _with_prior(config: TrainConfig, make_prior: MakePrior, store: WeightsStore, reporter: Reporter) -> TrainConfig:
+    """Download the released prior, or train one; returns the configuration that starts from it."""
+    from gfprestore.console import DownloadProgress
+    from gfprestore.training.auto import download_prior, prior_configs
+    from gfprestore.training.requirements import PRIOR_NAME, RELEASED_PRIOR
+
+    if download_prior(config, store, DownloadProgress(reporter, RELEASED_PRIOR)):
+        return config
+    for prior in prior_configs(config, make_prior):
+        reporter.note(f"Training a prior with images of {prior.preset.size} pixels in {prior.output}.")
+        _run(prior, store, reporter)
+        config = replace(config, weights=prior.output / PRIOR_NAME)
+    return config
+
+
+def _run(config: TrainConfig, store: WeightsStore, reporter: Reporter) -> None:
+    """Run one training, and report its steps and its end."""
+    from gfprestore.console import StageBar
+    from gfprestore.training.train import train as train_networks
 
     def show(progress: Progress) -> None:
         reporter.note(progress.line)
@@ -191,7 +240,7 @@ def train(
             {"step": progress.step, **progress.losses, "images_per_second": round(progress.images_per_second, 3)}
         )
 
-    report = train_networks(config, show, store)
+    report = train_networks(config, show, store, StageBar(reporter))
     summary = asdict(report)
     summary["returns"] = summary.pop("rollbacks")  # the field's name since the first version
     reporter.record({"summary": {**summary, "weights": str(report.weights)}})

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gfprestore.commands.boundary import command
-from gfprestore.commands.options import Debug, Json, Offline, WeightsDir
-from gfprestore.errors import ExitCode
+from gfprestore.commands.options import Debug, Json, Offline, WeightsDir, behavior_option, io_option
+from gfprestore.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from gfprestore.weights.store import WeightsStatus
+    from gfprestore.console import Reporter
+    from gfprestore.weights.store import WeightsStatus, WeightsStore
+    from gfprestore.weights.table import WeightsFile
+
+
+class Purpose(str, Enum):
+    """A command that uses downloaded networks."""
+
+    RUN = "run"
+    TRAIN = "train"
+    EVAL = "eval"
 
 
 weights_app = typer.Typer(
@@ -56,7 +68,12 @@ def _note_on(row: WeightsStatus) -> str:
 @weights_app.command("fetch")
 @command
 def weights_fetch(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names from `weights list`.")],
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Names from `weights list`.")] = None,
+    purpose: Annotated[
+        Purpose | None,
+        io_option("--for", help="Fetch everything that this command can use, and ask first."),
+    ] = None,
+    yes: Annotated[bool, behavior_option("--yes", "-y", help="Fetch without asking.")] = False,
     weights_dir: WeightsDir = None,
     offline: Offline = False,
     debug: Debug = False,
@@ -64,13 +81,40 @@ def weights_fetch(
     """Download networks and verify their SHA-256."""
     from gfprestore.console import DownloadProgress, Reporter
     from gfprestore.weights.store import WeightsStore
+    from gfprestore.weights.table import WEIGHTS_FOR
 
+    if bool(names) == bool(purpose):
+        raise UsageError("Name the networks to fetch, or use --for run, --for train or --for eval.")
     reporter = Reporter()
     store = WeightsStore(weights_dir, offline=offline)
-    for row in [store.row(name) for name in names]:
+    wanted = [store.row(name) for name in (WEIGHTS_FOR[purpose.value] if purpose is not None else names or ())]
+    if purpose is not None and not _agree(wanted, store, reporter, yes):
+        raise typer.Exit(int(ExitCode.SOME_FAILED))
+    for row in wanted:
         path = store.fetch(row.name, DownloadProgress(reporter, row.name))
         reporter.answer(f"{row.name}: {path}")
         reporter.note(f"license of {row.name}: {row.license}")
+
+
+def _agree(wanted: list[WeightsFile], store: WeightsStore, reporter: Reporter, yes: bool) -> bool:
+    """Show sizes and licenses of the files that are missing, and ask whether to download them.
+
+    Raises:
+        UsageError: There is no terminal to ask on.
+    """
+    missing = [row for row in wanted if store.find(row.name) is None]
+    if not missing:
+        reporter.note(f"All {len(wanted)} files are in {store.folder} already.")
+        return True
+    rows = [[row.name, row.size_text, row.license, row.note] for row in missing]
+    reporter.table(f"To download into {store.folder}:", ["name", "size", "license", "note"], rows)
+    total = sum(row.bytes or row.about_bytes or 0 for row in missing)
+    reporter.note(f"{len(missing)} files, about {total / 1e6:.0f} MB.")
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError("Add --yes to download these files.")
+    return typer.confirm("Download them?", err=True)
 
 
 @weights_app.command("verify")

@@ -1,4 +1,4 @@
-"""Synthetic degradation of the paper (Wang et al., CVPR 2021, section 4.1), optionally after aging of the print.
+"""Synthetic degradation of the paper (Wang et al., CVPR 2021, section 4.1), optionally of an aged or damaged print.
 
 The model is x = JPEG_q((y * k_sigma) down_r + n_delta), resized bilinearly to the size of y. Then the colors of x are
 shifted, jittered and sometimes removed. Images are (H, W, 3) float32 RGB in [0, 1]. All random numbers come from the
@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from gfprestore.data.aging import Aging, aged
 from gfprestore.data.capture import Capture, Image, Range, captured, gray_of, luma_of
+from gfprestore.data.damage import Damage, damaged
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class DegradationOptions:
         aging: Aging of the print before the main degradation; None for the model of the paper.
         aging_probability: Share of images that may be aged; the others follow the model of the paper.
         clean_probability: Share of images without degradation, so that the network leaves good images unchanged.
+        damage: Damage of the print, after its aging; None for an undamaged one.
 
     Raises:
         ValueError: A range is reversed or out of bounds.
@@ -62,6 +65,7 @@ class DegradationOptions:
     aging: Aging | None = None
     aging_probability: float = 1.0
     clean_probability: float = 0.0
+    damage: Damage | None = None
 
     def __post_init__(self) -> None:
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
@@ -131,6 +135,22 @@ images may be aged. The others stand for most photos of an album, where only the
 stay undegraded, so that the network learns to leave good images unchanged.
 """
 
+DAMAGED = DegradationOptions(
+    isotropic_probability=0.5,
+    sigma=(0.1, 1.2),
+    downscale=(1.0, 1.6),
+    noise=(0.0, 8.0),
+    jpeg_quality=(60, 100),
+    shift_probability=0.0,
+    jitter_probability=0.0,
+    gray_probability=0.5,
+    gray_gt=True,
+    aging=Aging(copy_probability=0.1, halftone_probability=0.02, scratch_probability=0.0, dust_probability=0.0),
+    aging_probability=0.5,
+    damage=Damage(),
+)
+"""A damaged print in a good scan: what is to be repaired is the damage, not the blur."""
+
 
 @dataclass(frozen=True)
 class Degraded:
@@ -139,10 +159,12 @@ class Degraded:
     Attributes:
         lq: Image (H, W, 3) float32 RGB in [0, 1], of the size of the gt, rounded to 8-bit levels.
         parameters: Drawn values by name; skipped steps have no entry. `grey` is present if the colors were removed.
+        mask: (H, W) bool, what the damage covers; None without `DegradationOptions.damage`.
     """
 
     lq: Image
     parameters: dict[str, float]
+    mask: NDArray[np.bool_] | None = None
 
 
 def degrade(gt: Image, options: DegradationOptions, random: np.random.Generator) -> Degraded:
@@ -155,11 +177,17 @@ def degrade(gt: Image, options: DegradationOptions, random: np.random.Generator)
     """
     height, width = gt.shape[:2]
     if options.clean_probability > 0 and random.random() < options.clean_probability:
-        return Degraded(_rounded(gt), {"clean": 1.0})
+        return Degraded(
+            _rounded(gt), {"clean": 1.0}, None if options.damage is None else np.zeros((height, width), bool)
+        )
     drawn: dict[str, float] = {}
+    mask = None
     image = gt
     if options.aging is not None and (options.aging_probability >= 1 or random.random() < options.aging_probability):
         image = aged(gt, options.aging, random, drawn)
+    if options.damage is not None:
+        found = damaged(image, options.damage, random, drawn)
+        image, mask = found.image, found.mask
     capture = Capture(
         options.kernel_size,
         options.isotropic_probability,
@@ -171,7 +199,7 @@ def degrade(gt: Image, options: DegradationOptions, random: np.random.Generator)
     image = captured(image, capture, random, drawn)
     image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
     image = _colored(image, options, random, drawn)
-    return Degraded(_rounded(image), drawn)
+    return Degraded(_rounded(image), drawn, mask)
 
 
 def _rounded(image: Image) -> Image:

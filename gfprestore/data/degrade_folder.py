@@ -1,10 +1,11 @@
 """Creation of test sets like CelebA-Test from a folder of aligned faces (Wang et al., CVPR 2021, section 4.1).
 
 A set is a folder with `lq/NAME.png`, `gt/NAME.png`, `degradation.jsonl` with the drawn values of each image, and
-`set.json` with the options. The degradation of an image depends only on the seed and on its name (its path within the
-source without the suffix), not on other images, their order or the number of workers. The same command therefore gives
-the same bytes, unless the versions of the JPEG or PNG libraries differ. The preset `celeba-test-sr4` draws nothing: it
-is the setting of 4x face super-resolution, see `super_resolution`.
+`set.json` with the options. The preset `damaged` adds `mask/NAME.png`, white where the print is damaged. The
+degradation of an image depends only on the seed and on its name (its path within the source without the suffix), not on
+other images, their order or the number of workers. The same command therefore gives the same bytes, unless the versions
+of the JPEG or PNG libraries differ. The preset `celeba-test-sr4` draws nothing: it is the setting of 4x face
+super-resolution, see `super_resolution`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,17 @@ from gfprestore.batch.journal import Journal
 from gfprestore.batch.output_folder import prepare_output
 from gfprestore.batch.walk import Skipped
 from gfprestore.data.capture import gray_of
-from gfprestore.data.degradation import CELEBA_TEST, HEAVY, OFFICIAL, OLD_PRINTS, PAPER, DegradationOptions, degrade
+from gfprestore.data.degradation import (
+    CELEBA_TEST,
+    DAMAGED,
+    HEAVY,
+    OFFICIAL,
+    OLD_PRINTS,
+    PAPER,
+    DegradationOptions,
+    Degraded,
+    degrade,
+)
 from gfprestore.data.images import image_name, read_pixels, sha256_of, square_face
 from gfprestore.data.pair_folders import (
     GT,
@@ -55,9 +66,11 @@ PRESETS: dict[str, DegradationOptions | SuperResolutionOptions] = {
     "official": OFFICIAL,
     "heavy": HEAVY,
     "old-prints": OLD_PRINTS,
+    "damaged": DAMAGED,
 }
 
 PARAMETERS_NAME = "degradation.jsonl"
+MASK = "mask"
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,7 @@ class DegradedPair:
         lq_sha256: SHA-256 of the lq file.
         gt_sha256: SHA-256 of the gt file.
         parameters: Drawn values, as in `gfprestore.data.degradation.Degraded`.
+        mask_sha256: SHA-256 of the mask file; None without damage.
     """
 
     name: str
@@ -112,6 +126,7 @@ class DegradedPair:
     lq_sha256: str
     gt_sha256: str
     parameters: dict[str, float]
+    mask_sha256: str | None = None
 
 
 def degrade_folder(
@@ -165,7 +180,7 @@ def degrade_folder(
 
 def degraded_pair(
     gt: NDArray[np.uint8], options: DegradationOptions | SuperResolutionOptions, seed: int, name: str
-) -> tuple[Any, Any, Any]:
+) -> tuple[NDArray[np.uint8], Degraded]:
     """Degrade one image with the random numbers of its name; super-resolution has none.
 
     Args:
@@ -175,17 +190,15 @@ def degraded_pair(
         name: Name of the image.
 
     Returns:
-        The lq (S, S, 3) uint8, the gt (S, S, 3) uint8 (gray if the lq is gray and `gray_gt` is set), and the drawn
-        values.
+        The gt (S, S, 3), gray if the lq is gray and `gray_gt` is set, and the lq with its parameters and mask.
     """
     levels = gt.astype(np.float32) / np.float32(255)
     if isinstance(options, SuperResolutionOptions):
-        lq = shrunk_and_enlarged(levels, options)
-        return np.rint(lq * 255).astype(np.uint8), gt, {"downscale": float(options.factor)}
+        return gt, Degraded(shrunk_and_enlarged(levels, options), {"downscale": float(options.factor)})
     degraded = degrade(levels, options, np.random.default_rng(_seed_of(seed, name)))
     if options.gray_gt and "grey" in degraded.parameters:
-        gt = nearest_levels(gray_of(levels) * 255, np.uint8)
-    return nearest_levels(degraded.lq * 255, np.uint8), gt, degraded.parameters
+        gt = np.asarray(nearest_levels(gray_of(levels) * 255, np.uint8), np.uint8)
+    return gt, degraded
 
 
 def read_pairs(folder: Path) -> list[DegradedPair]:
@@ -217,10 +230,13 @@ def _degrade_one(
         if done is not None and done.source_sha256 == digest and _is_complete(output, done):
             return done
         gt = square_face(path, read_pixels(path).pixels, options.size, "the set needs")
-        lq, gt, parameters = degraded_pair(gt, PRESETS[options.preset], options.seed, name)
-        hashes = [write_part(pixels, output, part, name) for part, pixels in ((GT, gt), (LQ, lq))]
+        gt, degraded = degraded_pair(gt, PRESETS[options.preset], options.seed, name)
+        parts = {GT: gt, LQ: nearest_levels(degraded.lq * 255, np.uint8)}
+        if degraded.mask is not None:
+            parts[MASK] = degraded.mask.astype(np.uint8) * np.uint8(255)
+        hashes = {part: write_part(pixels, output, part, name) for part, pixels in parts.items()}
         relative = path.relative_to(source).as_posix()
-        return DegradedPair(name, relative, digest, hashes[1], hashes[0], parameters)
+        return DegradedPair(name, relative, digest, hashes[LQ], hashes[GT], degraded.parameters, hashes.get(MASK))
     except FolderError:
         raise
     except GfprestoreError as error:
@@ -228,8 +244,9 @@ def _degrade_one(
 
 
 def _is_complete(output: Path, pair: DegradedPair) -> bool:
-    """Whether both files of a pair are unchanged."""
-    return is_whole(output, pair.name, {LQ: pair.lq_sha256, GT: pair.gt_sha256})
+    """Whether all files of a pair are unchanged."""
+    hashes = {LQ: pair.lq_sha256, GT: pair.gt_sha256, MASK: pair.mask_sha256}
+    return is_whole(output, pair.name, {part: digest for part, digest in hashes.items() if digest is not None})
 
 
 def _sources(source: Path, options: DegradeOptions) -> dict[str, Path | Skipped]:
@@ -254,6 +271,9 @@ def _sources(source: Path, options: DegradeOptions) -> dict[str, Path | Skipped]
 
 def _description(options: DegradeOptions) -> dict[str, Any]:
     """What `set.json` says about the options and the libraries of a set."""
+    ranges = asdict(PRESETS[options.preset])
+    if ranges.get("damage") is None:
+        ranges.pop("damage", None)  # sets of earlier versions lack it
     return {
         "made_by": "gfprestore degrade",
         "gfprestore": __version__,
@@ -264,7 +284,7 @@ def _description(options: DegradeOptions) -> dict[str, Any]:
         "size": options.size,
         "split": options.split,
         "exclude": list(options.exclude),
-        "ranges": asdict(PRESETS[options.preset]),
+        "ranges": ranges,
     }
 
 
@@ -275,4 +295,5 @@ def _seed_of(seed: int, name: str) -> list[int]:
 
 
 def _line_of(pair: DegradedPair) -> str:
-    return json.dumps(asdict(pair), sort_keys=True) + "\n"
+    fields = {name: value for name, value in asdict(pair).items() if value is not None}
+    return json.dumps(fields, sort_keys=True) + "\n"

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import signal
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -106,6 +106,11 @@ class Face:
     boxes: Boxes | None = None
     landmarks: NDArray[np.float64] | None = None
 
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the boxes are known."""
+        return self.boxes is not None or self.landmarks is not None
+
     def boxes_at(self, size: int, side: int) -> Boxes:
         """Boxes (3, 4) after the image has been resized from `side` to `size` pixels."""
         if self.boxes is not None:
@@ -191,6 +196,7 @@ class FaceDataset(SampleStream):
         boxes: Whether component boxes are needed; if not, all boxes are NaN.
         components: FFHQ's component or landmark file; None searches the folder and its parent.
         jitter: Maximum random shift relative to the side, change of the size, and rotation in radians.
+        found: Boxes (3, 4), relative to the side, of images whose boxes are unknown otherwise.
 
     Raises:
         FolderError: The folder cannot be read or has no images, or boxes are needed and none is known.
@@ -206,6 +212,7 @@ class FaceDataset(SampleStream):
         boxes: bool = True,
         components: Path | None = None,
         jitter: float = 0.0,
+        found: Mapping[Path, Boxes] | None = None,
     ) -> None:
         self.size = size
         self.degradation = degradation
@@ -213,8 +220,10 @@ class FaceDataset(SampleStream):
         self.jitter = jitter
         self.boxes = boxes
         self.faces = list_faces(folder, components if boxes else None, want_boxes=boxes)
+        if found:
+            self.faces = [face if face.has_boxes else replace(face, boxes=found.get(face.path)) for face in self.faces]
         super().__init__(folder, [face.path for face in self.faces], seed)
-        if boxes and all(face.boxes is None and face.landmarks is None for face in self.faces):
+        if boxes and not any(face.has_boxes for face in self.faces):
             raise FolderError(
                 f"The component losses need boxes of eyes and mouths, which are missing in {folder}. Create the set "
                 f"with `gfprestore prepare`, put FFHQ's {COMPONENT_FILE} into the folder, or train with "

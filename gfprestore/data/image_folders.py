@@ -10,7 +10,7 @@ import csv
 import os
 from pathlib import Path
 
-from gfprestore.batch.walk import natural_key
+from gfprestore.batch.names import natural_key
 from gfprestore.errors import FolderError
 from gfprestore.files import TEMPORARY_PREFIX
 from gfprestore.photo.photo import PHOTO_SUFFIXES

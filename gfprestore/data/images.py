@@ -93,10 +93,12 @@ def sha256_of(path: Path) -> str:
 
 
 def write_png(path: Path, pixels: Pixels) -> None:
-    """Write RGB pixels (H, W, 3) as PNG without metadata; the folder must exist.
+    """Write RGB pixels (H, W, 3), or gray ones (H, W), as PNG without metadata; the folder must exist.
 
     Raises:
         PhotoError: The file cannot be written.
     """
     metadata = Metadata("PNG", (pixels.shape[1], pixels.shape[0]))
-    write_photo(Photo(path.with_name(f"{path.name}.none"), pixels, None, metadata, gray=False), path)
+    gray = pixels.ndim == 2
+    pixels = np.repeat(pixels[..., None], 3, axis=2) if gray else pixels
+    write_photo(Photo(path.with_name(f"{path.name}.none"), pixels, None, metadata, gray=gray), path)

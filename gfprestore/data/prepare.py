@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from gfprestore.batch.folders import PhotoTask, plan_photos
 from gfprestore.batch.output_folder import LONGEST_NAME, prepare_output
 from gfprestore.batch.walk import Skipped
-from gfprestore.data.component_boxes import Boxes, aligned_part, boxes_from_68, boxes_from_five, known_boxes, number_of
+from gfprestore.data.component_boxes import Boxes, aligned_part, known_boxes, number_of
 from gfprestore.data.dlib_landmarks import FindLandmarks, open_landmarks
 from gfprestore.data.face_dataset import held_out
+from gfprestore.data.found_boxes import consistent_boxes
 from gfprestore.data.prepared_index import INDEX_NAME, IndexedFace, IndexedPhoto, line_of, read_index, write_index
 from gfprestore.errors import FolderError, PhotoError, PhotoWriteError, UsageError
 from gfprestore.faces.alignment import TEMPLATE_SIZE, align_face, face_turn
@@ -49,8 +50,6 @@ REASONS = (NO_FACE, TURNED, SMALL, CUT_OFF, BLURRED)
 
 FACE_ROWS, FACE_COLUMNS = (0.3, 0.85), (0.25, 0.75)  # relative part of the crop that is mostly face
 OUTSIDE_GRID = 33
-
-LARGEST_DISAGREEMENT = 40  # pixels at 512 between box centers from 68 and from 5 landmarks; the 68 are wrong beyond
 
 VERSION = 1  # version of the crops; photos of another version are processed again
 
@@ -318,13 +317,7 @@ class _PhotoPreparer:
 
     def _boxes(self, crop: NDArray[np.uint8], points: NDArray[np.float64]) -> Boxes:
         """Boxes (3, 4) from 68 landmarks if available and consistent with the five landmarks, else from the five."""
-        size = self._options.size
-        by_five = boxes_from_five(points, size)
-        if self._find_landmarks is None:
-            return by_five
-        boxes = boxes_from_68(self._find_landmarks(crop), size)
-        apart = np.abs((boxes[:, :2] + boxes[:, 2:]) - (by_five[:, :2] + by_five[:, 2:])).max() / 2
-        return boxes if apart <= LARGEST_DISAGREEMENT * size / TEMPLATE_SIZE else by_five
+        return consistent_boxes(crop, points, self._find_landmarks)
 
     def _aligned_face(self, task: PhotoTask, pixels: NDArray[Any], boxes: Boxes) -> _PhotoFaces:
         """Resize an aligned face.

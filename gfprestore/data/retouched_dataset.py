@@ -19,6 +19,7 @@ from gfprestore.data.component_boxes import unknown_boxes
 from gfprestore.data.face_dataset import Sample, SampleStream, list_faces
 from gfprestore.data.images import Pixels, read_pixels
 from gfprestore.data.pair_folders import GT, LQ, image_path
+from gfprestore.data.photo_variations import varied
 from gfprestore.data.retouched_pairs import (
     ORIGINAL_FOLDER,
     PAIRS_NAME,
@@ -101,6 +102,7 @@ class RetouchedDataset(SampleStream):
         field_size: Side of the grid of the fields; None leaves the fields out.
         seed: Random seed of order and flips.
         needs_levels: Whether pairs with unknown levels are an error.
+        vary: Vary the lq at random, see `photo_variations`. It then does not match the gt and the field any more.
 
     Raises:
         FolderError: The folder cannot be used, or the levels that are needed are unknown.
@@ -108,7 +110,17 @@ class RetouchedDataset(SampleStream):
 
     items = "pairs"
 
-    def __init__(self, folder: Path, size: int, field_size: int | None, seed: int, *, needs_levels: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        size: int,
+        field_size: int | None,
+        seed: int,
+        *,
+        needs_levels: bool,
+        vary: bool = False,
+    ) -> None:
+        self.vary = vary
         self.pairs = list_pairs(folder)
         self.size = size
         self.field_size = field_size
@@ -132,7 +144,7 @@ class RetouchedDataset(SampleStream):
             if field is not None:
                 field = field[:, ::-1] * np.array([-1, 1], np.float32)
         return Sample(
-            _tensor(lq),
+            _tensor(varied(lq, random) if self.vary else lq),
             _tensor(gt),
             torch.from_numpy(unknown_boxes()),
             skipped,

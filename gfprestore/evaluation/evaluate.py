@@ -47,7 +47,8 @@ from gfprestore.evaluation.report import MethodReport, Report, json_text, markdo
 from gfprestore.evaluation.restoring import Written, align_photos, restoration_settings, restore_set
 from gfprestore.evaluation.scoring import MetricOpener, Scorer, Subject, open_metrics
 from gfprestore.files import write_whole
-from gfprestore.restoration.model_loader import DownloadReport, Opener
+from gfprestore.restoration.choices import DownloadReport
+from gfprestore.restoration.model_loader import Opener
 from gfprestore.restoration.options import RunOptions
 from gfprestore.restoration.restoration import Restoration
 from gfprestore.weights.store import WeightsStore, user_folder

@@ -23,8 +23,17 @@ from gfprestore.pixels import resized, to_8_bit
 
 Floats = NDArray[np.float32]
 
-# Minimum score in a rotated photo (sideways scans): a photo without faces is tried in three more orientations.
-TURNED_SCORE = 0.97
+TURNED_SCORE = 0.96
+"""Minimum score of the best face of an orientation other than upright, to take it for that of the photo."""
+
+MIXED_SCORE = 0.99
+"""Minimum score of a face in another orientation than the photo's, as on album pages."""
+
+TURNED_SIDE = 1000
+"""Longest side of the copy in which the three other orientations are searched."""
+
+FILLING_SHARE, FILLING_SCORE = 1 / 3, 0.99
+"""A face with at least this share of the photo's shorter side, and this score, leaves no room for turned ones."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,7 @@ def merge_overlapping(faces: Sequence[DetectedFace]) -> list[DetectedFace]:
 
 
 class BoundedDetector(ABC):
-    """Base class of both detectors: bounded copy, sideways scans, merging, plausibility, mapping of coordinates."""
+    """Base class of both detectors: bounded copy, turned faces, merging, plausibility, mapping of coordinates."""
 
     name: str
     default_threshold: float
@@ -134,45 +143,66 @@ class BoundedDetector(ABC):
     def detect(self, pixels: NDArray[Any]) -> list[DetectedFace]:
         """Detect the faces of a photo, from left to right, including uncertain ones.
 
-        A photo without an upright face is tried in the three other orientations (for sideways scans).
+        All four orientations are searched, for sideways scans and for album pages with faces in several directions. The
+        orientation with the most and surest faces is the photo's; faces in another one must be very sure.
 
         Args:
             pixels: (H, W, 3) RGB uint8 or uint16.
         """
-        image = self._bounded_copy(pixels)
+        size = (pixels.shape[1], pixels.shape[0])
+        image = self._bounded_copy(pixels, self._longest_side)
+        upright = self._faces_in(image, 0, size)
+        if _fills(upright, size):
+            return upright
+        smaller = image if max(image.shape[:2]) <= TURNED_SIDE else self._bounded_copy(pixels, TURNED_SIDE)
+        by_turns = [upright, *(self._faces_in(smaller, turns, size) for turns in (1, 2, 3))]
+        scores = [
+            sum(face.score for face in faces if face.score >= self.default_threshold)
+            if turns == 0 or any(face.score >= TURNED_SCORE for face in faces)
+            else 0.0
+            for turns, faces in enumerate(by_turns)
+        ]
+        main = int(np.argmax(scores))
+        if main and smaller is not image:
+            by_turns[main] = self._faces_in(image, main, size)
+        others = [faces for turns, faces in enumerate(by_turns) if turns != main]
+        return merge_overlapping(
+            [*by_turns[main], *(face for faces in others for face in faces if face.score >= MIXED_SCORE)]
+        )
+
+    def _faces_in(self, image: NDArray[np.uint8], turns: int, size: tuple[int, int]) -> list[DetectedFace]:
+        """Plausible faces in an image that is rotated left by `turns` quarter turns first, without duplicates.
+
+        Their coordinates are those of the unrotated photo with the given width and height.
+        """
+        image = np.ascontiguousarray(np.rot90(image, turns))
+        faces = merge_overlapping([face for face in self._candidates(image) if is_plausible(face)])
         height, width = image.shape[:2]
-        faces = self._faces(image)
-        if not any(face.score >= self.default_threshold for face in faces):
-            faces = max([faces, *(self._turned_faces(image, turns) for turns in (1, 2, 3))], key=_total_score)
-        scale = np.array([width / pixels.shape[1], height / pixels.shape[0]], np.float32)
-        return [
+        for _ in range(turns):
+            faces = [_rotated_right(face, height) for face in faces]
+            height, width = width, height
+        scale = np.array([width / size[0], height / size[1]], np.float32)
+        faces = [
             DetectedFace((face.box.reshape(2, 2) / scale).reshape(4), (face.landmarks + 0.5) / scale - 0.5, face.score)
             for face in faces
         ]
+        return merge_overlapping(faces) if turns else faces
 
-    def _faces(self, image: NDArray[np.uint8]) -> list[DetectedFace]:
-        """Plausible faces in the bounded copy, without duplicates."""
-        return merge_overlapping([face for face in self._candidates(image) if is_plausible(face)])
-
-    def _turned_faces(self, image: NDArray[np.uint8], turns: int) -> list[DetectedFace]:
-        """High-score faces in the copy rotated left by `turns` quarter turns, in coordinates of the unrotated copy."""
-        turned = np.ascontiguousarray(np.rot90(image, turns))
-        faces = [face for face in self._faces(turned) if face.score >= TURNED_SCORE]
-        size = np.array(turned.shape[1::-1], np.float32)
-        for _ in range(turns):
-            faces = [_rotated_right(face, float(size[1])) for face in faces]
-            size = size[::-1]
-        return merge_overlapping(faces)
-
-    def _bounded_copy(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    def _bounded_copy(self, pixels: NDArray[Any], longest_side: int) -> NDArray[np.uint8]:
         """The photo as uint8, shrunk to the longest side or enlarged (at most twice) toward the shortest side."""
         height, width = pixels.shape[:2]
         enlargement = max(1.0, min(2.0, self._shortest_side / min(height, width)))
-        scale = min(self._longest_side / max(height, width), enlargement)
+        scale = min(longest_side / max(height, width), enlargement)
         copy = pixels
         if scale != 1:
             copy = resized(pixels, max(1, round(width * scale)), max(1, round(height * scale)))
         return np.ascontiguousarray(to_8_bit(copy))
+
+
+def _fills(faces: Sequence[DetectedFace], size: tuple[int, int]) -> bool:
+    """Whether one of the faces fills the photo of the given width and height."""
+    least = FILLING_SHARE * min(size)
+    return any(face.score >= FILLING_SCORE and min(face.box[2:] - face.box[:2]) >= least for face in faces)
 
 
 def _same_face(first: Floats, second: Floats) -> bool:
@@ -189,11 +219,7 @@ def _area(box: Floats) -> float:
     return float((box[2] - box[0]) * (box[3] - box[1]))
 
 
-def _total_score(faces: Sequence[DetectedFace]) -> float:
-    return sum(face.score for face in faces)
-
-
-def _rotated_right(face: DetectedFace, height: float) -> DetectedFace:
+def _rotated_right(face: DetectedFace, height: int) -> DetectedFace:
     """Rotate a face with its image, of the given height, a quarter turn to the right."""
     left, top, right, bottom = face.box
     box = np.array([height - bottom, left, height - top, right], np.float32)

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.ops import nms
 
 from gfprestore.errors import WeightsError
 from gfprestore.faces.detection import BoundedDetector, DetectedFace, Floats
+from gfprestore.faces.suppression import suppress
 from gfprestore.networks.mtcnn import OUTPUT, PROPOSAL, REFINEMENT, CascadeStage, StageLayout, cascade_stage
 from gfprestore.packaged_files import packaged_file
 
@@ -49,12 +49,12 @@ class MTCNNDetector(BoundedDetector):
         scale = PROPOSAL_CELL / SMALLEST_FACE
         while min(height, width) * scale >= PROPOSAL_CELL:
             level_boxes, level_scores = self._propose_at(image, scale)
-            kept = _suppress(level_boxes, level_scores, 0.5)
+            kept = suppress(level_boxes, level_scores, 0.5)
             boxes.append(level_boxes[kept])
             scores.append(level_scores[kept])
             scale *= PYRAMID_STEP
         all_boxes = np.concatenate(boxes)
-        return _square(all_boxes[_suppress(all_boxes, np.concatenate(scores), 0.7)])
+        return _square(all_boxes[suppress(all_boxes, np.concatenate(scores), 0.7)])
 
     def _propose_at(self, image: NDArray[np.uint8], scale: float) -> tuple[Floats, Floats]:
         """First stage at one scale: boxes (N, 4) in image pixels and their scores (N,)."""
@@ -74,7 +74,7 @@ class MTCNNDetector(BoundedDetector):
         shifts, scores, _ = self._run_patches(self._refinement, image, boxes, REFINEMENT_CELL)
         passed = scores > REFINEMENT_SCORE
         boxes, shifts, scores = boxes[passed], shifts[passed], scores[passed]
-        kept = _suppress(boxes, scores, 0.7)
+        kept = suppress(boxes, scores, 0.7)
         return _square(_shifted(boxes[kept], shifts[kept]))
 
     def _finish(self, image: NDArray[np.uint8], boxes: Floats) -> tuple[Floats, Floats, Floats]:
@@ -82,7 +82,7 @@ class MTCNNDetector(BoundedDetector):
         boxes, landmarks, scores = self._run_output(image, boxes)
         passed = scores > OUTPUT_SCORE
         boxes, landmarks, scores = boxes[passed], landmarks[passed], scores[passed]
-        kept = _suppress(boxes, scores, 0.7)
+        kept = suppress(boxes, scores, 0.7)
         return boxes[kept], landmarks[kept], scores[kept]
 
     def _look_again(
@@ -204,9 +204,3 @@ def _square(boxes: Floats) -> Floats:
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True) / 2
     return np.concatenate([centers - half, centers + half], axis=1)
-
-
-def _suppress(boxes: Floats, scores: Floats, overlap: float) -> NDArray[np.int64]:
-    """Non-maximum suppression: indices of the kept boxes by descending score; `overlap` is the largest allowed IoU."""
-    kept = nms(torch.from_numpy(boxes), torch.from_numpy(np.ascontiguousarray(scores)), overlap)
-    return np.asarray(kept.numpy())

@@ -14,13 +14,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gfprestore.networks.configs import (
+    DEFAULT_GROUPS,
+    DEFAULT_HEADS,
+    DEFAULT_TIMESTEPS,
+    DiffusionUNetConfig,
+)
 from gfprestore.networks.diffusion_blocks import (
     AttentionBlock,
     Downsample,
@@ -30,10 +35,10 @@ from gfprestore.networks.diffusion_blocks import (
     timestep_embedding,
     zeroed,
 )
-from gfprestore.networks.gaussian_diffusion import Denoiser, GaussianDiffusion, Prediction, Schedule, cumulative_alphas
+from gfprestore.networks.gaussian_diffusion import Denoiser, cumulative_alphas
 from gfprestore.networks.layers import stored_number
+from gfprestore.networks.retouching_operations import OPERATIONS
 from gfprestore.networks.retouching_reversal import (
-    OPERATIONS,
     ResidualPreconditioning,
     WarpHead,
     coordinates,
@@ -41,144 +46,9 @@ from gfprestore.networks.retouching_reversal import (
     warp,
 )
 
-DEFAULT_HEADS = 4
-DEFAULT_GROUPS = 32
-DEFAULT_TIMESTEPS = 1000
-MAX_TIMESTEPS = 10000
-"""A file that states more is damaged."""
-
 INNERMOST_SIDE = 8
 """Side of the smallest feature map in the official sizes: 64 with 4 levels, 128 with 5, 256 with 6."""
 
-
-@dataclass(frozen=True)
-class DiffusionUNetConfig:
-    """Sizes and options of a conditional diffusion U-Net.
-
-    Attributes:
-        size: Side of the images in pixels.
-        channels: Base number of channels.
-        multipliers: Factor on the base per level, each level half the side of the one before.
-        blocks: Residual blocks per level of the encoder.
-        attention: Sides of the feature maps that have self-attention, beside the innermost block.
-        heads: Attention heads, where `head_channels` is 0.
-        head_channels: Channels per attention head; 0 where `heads` says their number.
-        groups: Of all group normalizations.
-        unshuffle: Side of the squares of pixels that are folded into channels at the input and unfolded at the output.
-        coordinates: Three more input channels: x, y and the distance from the center.
-        light_decoder: One residual block per level of the decoder, which gets the output of the encoder's last block of
-            that level; by default the decoder has a block for every block and resampling layer of the encoder.
-        prediction: What the network predicts: the noise (`epsilon`) or the clean image (`x0`).
-        schedule: Of the diffusion that it is trained for.
-        timesteps: Of that diffusion.
-        residual: The network's output is added to the retouched image, which gives x0.
-        prior_std: Standard deviation of x0 around the image that the output is added to; 0 for a plain sum.
-        warp: A warp head moves the retouched image back before the output is added.
-        levels: The levels of the six retouching operations are a second condition; level 0 gives the retouched image.
-
-    Raises:
-        ValueError: The sizes or options contradict one another.
-    """
-
-    size: int = 64
-    channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 3, 4)
-    blocks: int = 2
-    attention: tuple[int, ...] = (16, 8)
-    heads: int = DEFAULT_HEADS
-    head_channels: int = 0
-    groups: int = DEFAULT_GROUPS
-    unshuffle: int = 1
-    coordinates: bool = False
-    light_decoder: bool = False
-    prediction: Prediction = "epsilon"
-    schedule: Schedule = "linear"
-    timesteps: int = DEFAULT_TIMESTEPS
-    residual: bool = False
-    prior_std: float = 0.0
-    warp: bool = False
-    levels: bool = False
-
-    def __post_init__(self) -> None:
-        counts = (self.size, self.channels, self.blocks, self.groups, self.unshuffle, len(self.multipliers))
-        if min(*counts, *self.multipliers) < 1:
-            raise ValueError("size, channels, multipliers, blocks, groups and unshuffle must be positive")
-        if self.size % self.stride:
-            raise ValueError(f"size must be a multiple of {self.stride}, not {self.size}")
-        if self.channels % 2 or any(count % self.groups for count in self.level_channels):
-            raise ValueError(f"channels must be even, and multiples of {self.groups} groups; not {self.level_channels}")
-        if set(self.attention) - set(self.sides):
-            raise ValueError(f"attention must be at some of the sides {self.sides}, not {self.attention}")
-        per_head = self.head_channels or self.heads
-        if self.heads < 1 or self.head_channels < 0 or any(count % per_head for count in self.attended):
-            raise ValueError(f"{per_head} does not divide the channels {self.attended} into attention heads")
-        if not 2 <= self.timesteps <= MAX_TIMESTEPS:
-            raise ValueError(f"timesteps must be from 2 to {MAX_TIMESTEPS}, not {self.timesteps}")
-        if not 0 <= self.prior_std <= 2:
-            raise ValueError(f"prior_std must be from 0 to 2, not {self.prior_std}")
-        if self.residual and self.prediction != "x0":
-            raise ValueError("residual needs the prediction x0")
-        if not self.residual and (self.warp or self.levels or self.prior_std > 0):
-            raise ValueError("warp, levels and prior_std need residual")
-
-    @property
-    def stride(self) -> int:
-        """Sides of images are multiples of this."""
-        return self.unshuffle << (len(self.multipliers) - 1)
-
-    @property
-    def sides(self) -> tuple[int, ...]:
-        """Sides of the feature maps, largest first."""
-        return tuple(self.size // self.unshuffle >> level for level in range(len(self.multipliers)))
-
-    @property
-    def level_channels(self) -> tuple[int, ...]:
-        """Channels of the feature maps, largest map first."""
-        return tuple(self.channels * multiplier for multiplier in self.multipliers)
-
-    @property
-    def attended(self) -> tuple[int, ...]:
-        """Channels of the maps that have attention, the innermost block's last."""
-        chosen = zip(self.sides, self.level_channels, strict=True)
-        return (*(count for side, count in chosen if side in self.attention), self.level_channels[-1])
-
-    def heads_of(self, channels: int) -> int:
-        """Number of attention heads of a map with this many channels."""
-        return channels // self.head_channels if self.head_channels > 0 else self.heads
-
-    def diffusion(self) -> GaussianDiffusion:
-        """The diffusion process that the network belongs to."""
-        return GaussianDiffusion(self.timesteps, self.schedule, self.prediction)
-
-
-FMAR_64 = DiffusionUNetConfig()
-"""Defaults of the authors' code."""
-
-FMAR_256 = DiffusionUNetConfig(size=256, multipliers=(1, 1, 2, 2, 4, 4))
-"""The same at the size that fits the second stage."""
-
-FMAR_M = DiffusionUNetConfig(size=256, channels=64, multipliers=(1, 1, 2, 2, 4, 4), head_channels=64)
-FMAR_S = DiffusionUNetConfig(
-    size=256, channels=64, multipliers=(1, 1, 2, 2, 4, 4), blocks=1, attention=(16,), head_channels=64
-)
-
-FMAR_COMPACT = DiffusionUNetConfig(
-    size=256,
-    channels=32,
-    multipliers=(2, 3, 4, 5),
-    blocks=1,
-    attention=(8,),
-    groups=8,
-    unshuffle=4,
-    coordinates=True,
-    light_decoder=True,
-    prediction="x0",
-    residual=True,
-    prior_std=0.05,
-    warp=True,
-    levels=True,
-)
-"""Small enough to train on CPUs, with all options beyond the paper."""
 
 COMPACT_TIMESTEPS = (999, 300, 150, 60)
 """DDIM timesteps that the compact network is sampled with."""

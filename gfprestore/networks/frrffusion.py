@@ -10,44 +10,20 @@ Images are (B, 3, H, W) float RGB in [-1, 1]. Pure torch: opens no file, chooses
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from gfprestore.networks import diffusion_unet, hat, level_estimator
-from gfprestore.networks.diffusion_unet import DiffusionUNet, DiffusionUNetConfig
-from gfprestore.networks.hat import HAT, HATConfig
-from gfprestore.networks.level_estimator import LevelEstimator, LevelEstimatorConfig
-
-FMAR, LEVEL_ESTIMATOR, HFDG = PARTS = ("fmar", "level_estimator", "hfdg")
-"""Names of the parts, which are also the prefixes of their tensors."""
-
-
-@dataclass(frozen=True)
-class FRRffusionConfig:
-    """Sizes of the parts; None for a part that is missing.
-
-    Attributes:
-        fmar: The diffusion model of the first stage.
-        level_estimator: The estimator of the six levels of retouching.
-        hfdg: The transformer of the second stage.
-
-    Raises:
-        ValueError: All parts are missing.
-    """
-
-    fmar: DiffusionUNetConfig | None = None
-    level_estimator: LevelEstimatorConfig | None = None
-    hfdg: HATConfig | None = None
-
-    def __post_init__(self) -> None:
-        if self.fmar is None and self.level_estimator is None and self.hfdg is None:
-            raise ValueError("at least one part is needed")
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Names of the parts that are there."""
-        return tuple(name for name in PARTS if getattr(self, name) is not None)
+from gfprestore.networks.configs import (
+    FMAR,
+    HFDG,
+    LEVEL_ESTIMATOR,
+    PARTS,
+    FRRffusionConfig,
+)
+from gfprestore.networks.diffusion_unet import DiffusionUNet
+from gfprestore.networks.hat import HAT
+from gfprestore.networks.level_estimator import LevelEstimator
 
 
 class FRRffusion(nn.Module):

@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Schedule = Literal["linear", "cosine"]
-Prediction = Literal["epsilon", "x0"]
+from gfprestore.networks.configs import Prediction, Schedule
+
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """From x_t (B, 3, H, W) and timesteps (B,) to the predicted noise or x0 (B, 3, H, W)."""
 

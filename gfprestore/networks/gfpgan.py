@@ -13,13 +13,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gfprestore.networks.configs import GFPGANConfig, Layout, Modulation
 from gfprestore.networks.layers import (
     ACTIVATION_GAIN,
     LEAK,
@@ -33,106 +33,7 @@ from gfprestore.networks.layers import (
     luma,
     stored_number,
 )
-from gfprestore.networks.stylegan2 import Layout, StyleGAN2Generator, UpsampledConvolution, upsample_bilinear
-
-Modulation = Literal["split", "all", "none"]
-
-
-@dataclass(frozen=True)
-class GFPGANConfig:
-    """Configuration of a GFP-GAN; it determines the shapes of all tensors.
-
-    Attributes:
-        layout: `paper` or `clean`.
-        channels: Channels of the prior at 4, 8, 16, ... up to the image's size, all even; the U-Net has half of
-            each.
-        style_dim: Length of a style code.
-        mlp_layers: Layers of the prior's style network (not used to restore).
-        different_w: Use one style code per layer of the prior; otherwise the same for all.
-        modulation: Features that the U-Net modulates: half of the prior's channels (`split`, the paper's CS-SFT), all
-            of them, or none (the paper's ablations).
-        input_share: Fraction of its input that each part adds to its output: of the lq to the U-Net's images, of the
-            U-Net's image to the restored one. 0 in the paper. Otherwise each part only learns the difference between a
-            good image and its input, which takes far less training (residual learning: He et al., CVPR 2016;
-            Zhang et al., IEEE TIP 2017). Stored in weights files as the tensor `input_share`.
-        color_radius: Radius in pixels of the squares over which the mean colors of the restored image are matched to
-            the lq, so that only finer colors come from the network: small networks get irises and lips wrong, and an lq
-            has lost little of its colors. 0, as in the paper, disables this.
-            Stored in weights files as the tensor `colour_radius`.
-
-    Raises:
-        ValueError: The channels are odd or too few for a size of 8; the share or the radius is out of range.
-    """
-
-    layout: Layout
-    channels: tuple[int, ...]
-    style_dim: int = 512
-    mlp_layers: int = 8
-    different_w: bool = True
-    modulation: Modulation = "split"
-    input_share: float = 0.0
-    color_radius: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.input_share < 1:
-            raise ValueError(f"input_share must be at least 0 and below 1, not {self.input_share}")
-        if not 0 <= self.color_radius < self.size:
-            raise ValueError(f"color_radius must be at least 0 and below {self.size}, not {self.color_radius}")
-        if len(self.channels) < 2:
-            raise ValueError(f"channels must have at least two numbers, for 4, 8 and so on, not {self.channels}")
-        if any(count < 2 or count % 2 for count in self.channels):
-            raise ValueError(f"channels must be even, because the U-Net has half of them, not {self.channels}")
-
-    @classmethod
-    def from_widths(
-        cls,
-        layout: Layout,
-        *,
-        size: int = 512,
-        narrow: float = 1.0,
-        channel_multiplier: float = 2,
-        style_dim: int = 512,
-        mlp_layers: int = 8,
-        different_w: bool = True,
-        modulation: Modulation = "split",
-        input_share: float = 0.0,
-        color_radius: int = 0,
-    ) -> GFPGANConfig:
-        """Configuration from the official options.
-
-        Args:
-            layout: `paper` or `clean`.
-            size: Size of the images: 8, 16, ... 1024.
-            narrow: Factor on all channels.
-            channel_multiplier: Factor on the channels at 64 and more: 1 in the paper, 2 in releases 1.2 to 1.4.
-            style_dim: See the attribute.
-            mlp_layers: See the attribute.
-            different_w: See the attribute.
-            modulation: See the attribute.
-            input_share: See the attribute.
-            color_radius: See the attribute.
-
-        Raises:
-            ValueError: The size is not a power of two from 8 to 1024, or a number of channels is odd.
-        """
-        if size not in (8, 16, 32, 64, 128, 256, 512, 1024):
-            raise ValueError(f"size must be a power of two from 8 to 1024, not {size}")
-        resolutions = [4 << scale for scale in range(size.bit_length() - 2)]
-        channels = tuple(
-            int(512 * narrow) if resolution <= 32 else int(16384 // resolution * channel_multiplier * narrow)
-            for resolution in resolutions
-        )
-        return cls(layout, channels, style_dim, mlp_layers, different_w, modulation, input_share, color_radius)
-
-    @property
-    def size(self) -> int:
-        """Height and width of input and output images."""
-        return 2 << len(self.channels)
-
-    @property
-    def unet_channels(self) -> tuple[int, ...]:
-        """Channels of the U-Net at 4, 8, 16, ..."""
-        return tuple(count // 2 for count in self.channels)
+from gfprestore.networks.stylegan2 import StyleGAN2Generator, UpsampledConvolution, upsample_bilinear
 
 
 def config_from_state(state: Mapping[str, Tensor]) -> GFPGANConfig | None:

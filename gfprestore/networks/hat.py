@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gfprestore.networks.configs import HATConfig
 from gfprestore.networks.hat_attention import (
     HybridAttentionBlock,
     OverlappingAttentionBlock,
@@ -30,64 +30,6 @@ RGB_MEAN = (0.4488, 0.4371, 0.4040)
 """Mean color in [0, 1] of the DIV2K training images, which the network subtracts. Not part of the state dict."""
 
 INIT_STD = 0.02
-
-
-@dataclass(frozen=True)
-class HATConfig:
-    """Sizes of a HAT.
-
-    Attributes:
-        scale: Output pixels per input pixel along a side: 3 or a power of two.
-        embed_dim: Channels of the tokens.
-        depths: Hybrid attention blocks per group.
-        heads: Attention heads.
-        window_size: Side of a window in pixels. Every second block is shifted by half of it.
-        overlap_window_size: Side of the larger window around it whose pixels are keys and values.
-        compress_ratio: Factor by which the convolutions beside the window attention narrow the channels.
-        squeeze_factor: The same for the channel attention.
-        mlp_ratio: Hidden features of a perceptron, as a multiple of `embed_dim`.
-        features: Channels of the upsampling layers.
-
-    Raises:
-        ValueError: The sizes contradict one another.
-    """
-
-    scale: int = 4
-    embed_dim: int = 180
-    depths: tuple[int, ...] = (6, 6, 6, 6, 6, 6)
-    heads: int = 6
-    window_size: int = 16
-    overlap_window_size: int = 24
-    compress_ratio: int = 3
-    squeeze_factor: int = 30
-    mlp_ratio: float = 2.0
-    features: int = 64
-
-    def __post_init__(self) -> None:
-        if self.scale < 1 or (self.scale != 3 and self.scale & (self.scale - 1)):
-            raise ValueError(f"scale must be 3 or a power of two, not {self.scale}")
-        if not self.depths or min(*self.depths, self.heads, self.features, self.window_size) < 1:
-            raise ValueError("depths, heads, features and window_size must be positive")
-        if self.embed_dim < 1 or self.embed_dim % self.heads:
-            raise ValueError(f"embed_dim must be a multiple of {self.heads} heads, not {self.embed_dim}")
-        if self.overlap_window_size < self.window_size or (self.overlap_window_size - self.window_size) % 2:
-            raise ValueError("overlap_window_size must be window_size plus an even number of pixels")
-        if not 1 <= self.compress_ratio <= self.embed_dim or not 1 <= self.squeeze_factor <= self.embed_dim:
-            raise ValueError("compress_ratio and squeeze_factor must be from 1 to embed_dim")
-        if self.mlp_features < 1:
-            raise ValueError(f"mlp_ratio must be positive, not {self.mlp_ratio}")
-
-    @property
-    def mlp_features(self) -> int:
-        """Hidden features of a perceptron."""
-        return round(self.embed_dim * self.mlp_ratio)
-
-
-HAT_S = HATConfig(embed_dim=144, compress_ratio=24, squeeze_factor=24)
-HAT_BASE = HATConfig()
-HAT_L = HATConfig(depths=(6,) * 12)
-HFDG_S = HATConfig(embed_dim=60, depths=(4, 4, 4, 4), compress_ratio=12, squeeze_factor=12)
-"""Not in the paper: smaller than HAT-S."""
 
 
 class HAT(nn.Module):

@@ -8,40 +8,20 @@ fastest in channels-last. Pure torch: opens no file, chooses no device.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gfprestore.networks.retouching_reversal import OPERATIONS, coordinates
+from gfprestore.networks.configs import ESTIMATOR_GROUPS, LevelEstimatorConfig
+from gfprestore.networks.retouching_operations import OPERATIONS
+from gfprestore.networks.retouching_reversal import coordinates
 
 UNSHUFFLE = 4
-GROUPS = 8
 POOLED_SIDE = 4
 COLOR_SIDE = 3
 MEAN_LEVEL = 0.48
 """Estimate of an untrained network: the mean level where every operation is on with probability 0.8, at 20 to 100."""
-
-
-@dataclass(frozen=True)
-class LevelEstimatorConfig:
-    """Sizes of a level estimator.
-
-    Attributes:
-        channels: Of the feature maps at 1/4, 1/8, 1/16 ... of the image's side, multiples of 8.
-        hidden: Features of the layer before the last.
-
-    Raises:
-        ValueError: A size is not positive, or the channels are not multiples of 8.
-    """
-
-    channels: tuple[int, ...] = (48, 64, 96, 128)
-    hidden: int = 128
-
-    def __post_init__(self) -> None:
-        if not self.channels or self.hidden < 1 or any(count < 1 or count % GROUPS for count in self.channels):
-            raise ValueError(f"channels must be multiples of {GROUPS}, and hidden positive; not {self}")
 
 
 class LevelEstimator(nn.Module):
@@ -116,4 +96,4 @@ def config_from_state(state: Mapping[str, Tensor]) -> LevelEstimatorConfig | Non
 
 def _activated_convolution(in_channels: int, channels: int, *, stride: int) -> list[nn.Module]:
     convolution = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1)
-    return [convolution, nn.GroupNorm(GROUPS, channels), nn.SiLU()]
+    return [convolution, nn.GroupNorm(ESTIMATOR_GROUPS, channels), nn.SiLU()]

@@ -18,9 +18,6 @@ from torch import Tensor, nn
 
 from gfprestore.networks.gaussian_diffusion import Table, value_at
 
-OPERATIONS = ("smooth", "whiten", "eyes", "slim", "shrink", "brow")
-"""The six retouching operations of deepFRR, in the order of the levels."""
-
 WARPING = slice(2, 5)
 """The operations that move pixels: eyes, slim, shrink."""
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gfprestore.networks.configs import Layout
 from gfprestore.networks.layers import (
     ACTIVATION_GAIN,
     LEAK,
@@ -26,8 +27,6 @@ from gfprestore.networks.layers import (
     EqualizedLinear,
     FirFilter,
 )
-
-Layout = Literal["paper", "clean"]
 
 DEMODULATION_EPSILON = 1e-8
 

@@ -7,7 +7,6 @@ returns notes on the metadata that the format cannot store.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import struct
 import zlib
@@ -19,7 +18,7 @@ import piexif
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from gfprestore.photo import containers, exif, metadata, png
+from gfprestore.photo import containers, exif, extended_xmp, metadata, png
 from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.output_image import EncodingError, OutputImage
 from gfprestore.photo.tiff_writing import TiffWriter
@@ -187,18 +186,14 @@ def _xmp_segments(packet: bytes) -> list[bytes]:
     """The packet in one segment, or as extended XMP (XMP specification part 3, section 1.1.3.1) when it is larger."""
     if len(packet) + len(containers.XMP_HEADER) <= _SEGMENT_LIMIT:
         return [_segment(0xE1, containers.XMP_HEADER + packet)]
-    digest = hashlib.md5(packet, usedforsecurity=False).hexdigest().upper().encode()
+    digest, parts = extended_xmp.segments_of(packet)
     stub = (
         b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         b'<rdf:Description rdf:about="" xmlns:xmpNote="http://ns.adobe.com/xmp/note/" xmpNote:HasExtendedXMP="'
-        + digest
+        + digest.encode()
         + b'"/></rdf:RDF></x:xmpmeta>'
     )
-    parts = [_segment(0xE1, containers.XMP_HEADER + stub)]
-    for start in range(0, len(packet), 65_000):
-        place = digest + struct.pack(">II", len(packet), start)
-        parts.append(_segment(0xE1, containers.EXTENDED_XMP_HEADER + place + packet[start : start + 65_000]))
-    return parts
+    return [_segment(0xE1, containers.XMP_HEADER + stub), *parts]
 
 
 # --- PNG ---------------------------------------------------------------------------------------------------------

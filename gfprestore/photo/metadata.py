@@ -7,16 +7,16 @@ metadata never make a photo fail. Opens no file.
 
 from __future__ import annotations
 
-import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from gfprestore.photo import exif
+from gfprestore.file_attributes import FileAttributes
+from gfprestore.photo import exif, extended_xmp
+from gfprestore.photo.xmp_document import XmpError
+from gfprestore.photo.xmp_edits import Change, with_true_claims
 
 THUMBNAIL_LIMIT = 30_000
-_XMP_SIZES = {b"tiff:ImageWidth": 0, b"tiff:ImageLength": 1, b"exif:PixelXDimension": 0, b"exif:PixelYDimension": 1}
-_XMP_RESOLUTIONS = {b"tiff:XResolution": 0, b"tiff:YResolution": 1}
 _RESOLUTION_RESOURCE, _IPTC_RESOURCE, _OLD_THUMBNAIL_RESOURCE, _THUMBNAIL_RESOURCE = 0x03ED, 0x0404, 0x0409, 0x040C
 
 
@@ -54,6 +54,7 @@ class Metadata:
         lossless: The source's compression is lossless.
         compressed: The TIFF is compressed.
         file_times: Access and modification time of the file in nanoseconds.
+        file_attributes: Permissions and extended attributes of the file.
         warnings: Warnings about this file for the user, one sentence each.
     """
 
@@ -77,6 +78,7 @@ class Metadata:
     lossless: bool = False
     compressed: bool = True
     file_times: tuple[int, int] | None = None
+    file_attributes: FileAttributes | None = None
     warnings: tuple[str, ...] = field(default=())
 
     def warned(self, *warnings: str) -> Metadata:
@@ -107,13 +109,11 @@ def turned_upright(metadata: Metadata) -> Metadata:
             metadata = replace(metadata, dpi=dpi, exif=exif.upright(metadata.exif, width, height))
         except exif.ExifError as error:
             metadata = metadata.warned(f"its EXIF data are invalid ({error}) and were kept unchanged")
-    if orientation == 1:
-        return metadata
     turned = orientation >= 5
-    dpi = metadata.dpi[::-1] if metadata.dpi and turned else metadata.dpi
-    xmp = metadata.xmp and _with_xmp_value(metadata.xmp, b"tiff:Orientation", lambda _: b"1")
     size = (height, width) if turned else (width, height)
-    return replace(metadata, orientation=orientation, size=size, dpi=dpi, xmp=xmp)
+    metadata = _with_true_xmp(metadata, Change(orientation, (width, height), size, size))
+    dpi = metadata.dpi[::-1] if metadata.dpi and turned else metadata.dpi
+    return replace(metadata, orientation=orientation, size=size, dpi=dpi)
 
 
 def resized(metadata: Metadata, width: int, height: int, thumbnail: Callable[[int], Thumbnail]) -> Metadata:
@@ -129,7 +129,7 @@ def resized(metadata: Metadata, width: int, height: int, thumbnail: Callable[[in
     dpi = (metadata.dpi[0] * scale[0], metadata.dpi[1] * scale[1]) if metadata.dpi else None
     result = replace(metadata, size=(width, height), dpi=dpi)
     if metadata.xmp is not None:
-        result = replace(result, xmp=_resized_xmp(metadata.xmp, (width, height), scale))
+        result = _with_true_xmp(result, Change(1, metadata.size, metadata.size, (width, height)))
     if metadata.photoshop is not None:
         result = replace(result, photoshop=_resized_resources(metadata.photoshop, scale, thumbnail(THUMBNAIL_LIMIT)))
     if metadata.exif is None:
@@ -146,28 +146,25 @@ def resized(metadata: Metadata, width: int, height: int, thumbnail: Callable[[in
 # --- XMP ---------------------------------------------------------------------------------------------------------
 
 
-def _resized_xmp(packet: bytes, size: tuple[int, int], scale: tuple[float, float]) -> bytes:
-    for name, axis in _XMP_SIZES.items():
-        packet = _with_xmp_value(packet, name, lambda _, axis=axis: b"%d" % size[axis])  # type: ignore[misc]
-    for name, axis in _XMP_RESOLUTIONS.items():
-        packet = _with_xmp_value(packet, name, lambda old, axis=axis: _scaled_ratio(old, scale[axis]))  # type: ignore[misc]
-    return packet
+def _with_true_xmp(metadata: Metadata, change: Change) -> Metadata:
+    """Update the packet and its extended part; claims that cannot be made true are removed with a warning."""
+    if metadata.xmp is None:
+        return metadata
+    about: set[str] = set()
+    try:
+        packet, removed = with_true_claims(metadata.xmp, change)
+        about.update(removed)
+        segments, packet, removed = extended_xmp.edited(metadata.extended_xmp, packet, change)
+        about.update(removed)
+    except XmpError as error:
+        return metadata.warned(f"{error}; it was kept unchanged")
+    metadata = replace(metadata, xmp=packet, extended_xmp=segments)
+    return metadata.warned(removed_claims_warning(about)) if about else metadata
 
 
-def _scaled_ratio(old: bytes, factor: float) -> bytes:
-    numerator, _, denominator = old.partition(b"/")
-    if factor == 1 or len(old) > 40 or not int(denominator or b"1"):
-        return old
-    return b"%d/%d" % (round(int(numerator) * factor * 10_000), int(denominator or b"1") * 10_000)
-
-
-def _with_xmp_value(packet: bytes, name: bytes, new: Callable[[bytes], bytes]) -> bytes:
-    """Replace a number written as attribute or element, and nothing else in the packet."""
-    attribute = rb"(\b" + re.escape(name) + rb"\s*=\s*[\"'])(\d+(?:/\d+)?)(?=[\"'])"
-    element = rb"(<" + re.escape(name) + rb">\s*)(\d+(?:/\d+)?)(?=\s*</)"
-    for pattern in (attribute, element):
-        packet = re.sub(pattern, lambda match: match[1] + new(match[2]), packet)
-    return packet
+def removed_claims_warning(about: Iterable[str]) -> str:
+    """Message about claims that were removed from XMP."""
+    return f"its XMP described what the result does not hold, and no longer does: {', '.join(sorted(about))}"
 
 
 # --- Photoshop image resources -----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import features
 
 from gfprestore.photo import encoding
+from gfprestore.photo.formats import FORMAT_OF_KIND
 from gfprestore.photo.metadata import Metadata
 
 Pixels = NDArray[Any]
@@ -44,6 +45,9 @@ READABLE_FORMATS: frozenset[str] = (
     | encoding.writable_formats()
 )
 """Formats that can be read with the installed packages."""
+
+READABLE_KINDS = frozenset(kind for kind, name in FORMAT_OF_KIND.items() if name in READABLE_FORMATS)
+"""Kinds of images (`image_kind`) that can be read with the installed packages."""
 
 PHOTO_SUFFIXES: frozenset[str] = frozenset(suffix for name in READABLE_FORMATS for suffix in SUFFIXES[name])
 """Lower-case suffixes of the files that can be read with the installed packages."""

@@ -8,20 +8,30 @@ import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from gfprestore.errors import PhotoTooLargeError, UnreadablePhotoError, UnsupportedPhotoError
-from gfprestore.photo import decoding, formats, icc, metadata, tiff
+from gfprestore.file_attributes import FileAttributes, attributes_of
+from gfprestore.photo import decoding, icc, metadata, tiff
 from gfprestore.photo.containers import Container, FileContentError
+from gfprestore.photo.formats import FORMAT_OF_KIND, format_of
 from gfprestore.photo.icc import Conversion, ProfileError
+from gfprestore.photo.kinds import HEAD_BYTES, advice_for, image_kind
 from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.pages import with_sure_pages
 from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, Photo, Pixels
 
 _HEADER_BYTES = 1 << 20
 _BYTES_A_PIXEL = 16
+
+
+class _FileState(NamedTuple):
+    """What the file system knows of a file: times of access and change in nanoseconds, and its attributes."""
+
+    times: tuple[int, int]
+    attributes: FileAttributes
 
 
 def read_photo(
@@ -40,12 +50,12 @@ def read_photo(
         UnsupportedPhotoError: The photo is animated, has several pages or floating point samples, for example.
         PhotoTooLargeError: The photo has more than `max_pixels` or does not fit into memory.
     """
-    data, status = _file_bytes(path, max_pixels)
+    data, state = _file_bytes(path, max_pixels)
     with _content_errors(path):
         container = _with_pages(path, data, max_pixels)
         del data
         _check_frames(path, container, pages=first_page)
-        return _assembled(path, container, status, accept_truncated)
+        return _assembled(path, container, state, accept_truncated)
 
 
 def read_pages(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS, *, accept_truncated: bool = False) -> Iterator[Photo]:
@@ -56,18 +66,18 @@ def read_pages(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS, *, accept_trunc
         UnsupportedPhotoError: The photo is animated, for example.
         PhotoTooLargeError: A page has more than `max_pixels` or does not fit into memory.
     """
-    data, status = _file_bytes(path, max_pixels)
+    data, state = _file_bytes(path, max_pixels)
     with _content_errors(path):
         container = _with_pages(path, data, max_pixels)
         _check_frames(path, container, pages=True)
-        pages, first = container.pages, _assembled(path, container, status, accept_truncated)
+        pages, first = container.pages, _assembled(path, container, state, accept_truncated)
         del container
     yield first
     for page in pages[1:]:
         with _content_errors(path):
             container = replace(tiff.read(data, page.offset), frames=len(pages))
             _check_size(path, container.metadata.size, max_pixels)
-            photo = _assembled(path, container, status, accept_truncated)
+            photo = _assembled(path, container, state, accept_truncated)
         yield photo
 
 
@@ -96,7 +106,7 @@ def photo_size(path: Path) -> tuple[int, int]:
         UnsupportedPhotoError: The type of the photo is not supported.
     """
     head = file_head(path)
-    if formats.format_of(head, path.suffix) == "JPEG" and len(head) == _HEADER_BYTES:
+    if format_of(head, path.suffix) == "JPEG" and len(head) == _HEADER_BYTES:
         with contextlib.suppress(FileContentError):
             return metadata.turned_upright(decoding.header_of(head, "JPEG").metadata).size
     data = head if len(head) < _HEADER_BYTES else _file_bytes(path, DEFAULT_MAX_PIXELS)[0]
@@ -112,14 +122,15 @@ def file_head(path: Path, size: int = _HEADER_BYTES) -> bytes:
         return stream.read(size)
 
 
-def _file_bytes(path: Path, max_pixels: int) -> tuple[bytes, os.stat_result]:
+def _file_bytes(path: Path, max_pixels: int) -> tuple[bytes, _FileState]:
     with _opened(path) as stream:
         status = os.fstat(stream.fileno())
         if status.st_size > max_pixels * _BYTES_A_PIXEL + (1 << 26):
             raise PhotoTooLargeError(
                 f"{path} has {status.st_size} bytes, more than {max_pixels} pixels need. Raise --max-pixels to read it."
             )
-        return stream.read(), status
+        times = (status.st_atime_ns, status.st_mtime_ns)
+        return stream.read(), _FileState(times, attributes_of(stream.fileno(), status))
 
 
 @contextlib.contextmanager
@@ -150,14 +161,14 @@ def _memory_error(path: Path) -> PhotoTooLargeError:
 def _header(path: Path, data: bytes) -> Container:
     if not data:
         raise UnreadablePhotoError(f"{path} is empty. Copy it again from its source.")
-    kind = formats.kind_of(data, path.suffix)
+    kind = image_kind(data[:HEAD_BYTES], path.suffix)
     if kind is None:
         raise UnreadablePhotoError(
             f"{path} is not a supported image: its content is of an unknown type. Convert it to TIFF or PNG first."
         )
-    if kind.format is None:
-        raise UnsupportedPhotoError(f"{path} is not a supported image (its type is {kind.name}). {kind.advice}.")
-    return decoding.header_of(data, kind.format)
+    if kind not in FORMAT_OF_KIND:
+        raise UnsupportedPhotoError(f"{path} is not a supported image (its type is {kind}). {advice_for(kind)}")
+    return decoding.header_of(data, FORMAT_OF_KIND[kind])
 
 
 def _content_error(path: Path, error: FileContentError) -> UnreadablePhotoError | UnsupportedPhotoError:
@@ -183,12 +194,12 @@ def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _assembled(path: Path, container: Container, status: os.stat_result, accept_truncated: bool) -> Photo:
+def _assembled(path: Path, container: Container, state: _FileState, accept_truncated: bool) -> Photo:
     """Decode the pixels, rotate them upright and convert them to sRGB."""
     decoded = decoding.decode(container, accept_truncated)
     stored, alpha = decoded.pixels, decoded.alpha
-    times = (status.st_atime_ns, status.st_mtime_ns)
-    found = replace(container.metadata.warned(*decoded.warnings), file_times=times)
+    found = container.metadata.warned(*decoded.warnings)
+    found = replace(found, file_times=state.times, file_attributes=state.attributes)
     if (stored.shape[1], stored.shape[0]) != found.size:
         raise FileContentError("its header is inconsistent")
     if not decoded.keeps_profile:

@@ -15,8 +15,10 @@ import numpy as np
 from PIL import Image
 
 from gfprestore.errors import PhotoWriteError, UnreadablePhotoError
+from gfprestore.file_attributes import creation_mode, give, with_extended_of
 from gfprestore.files import whole_file
 from gfprestore.photo import encoding, formats, icc, metadata
+from gfprestore.photo.kinds import HEAD_BYTES
 from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.output_image import EncodingError, OutputImage
 from gfprestore.photo.photo import FORMATS, SUFFIXES, Photo, Pixels
@@ -38,7 +40,7 @@ def output_suffix(path: Path, format: str = "keep") -> str:
     """
     if format == "keep":
         try:
-            found = formats.format_of(file_head(path, formats.HEAD_BYTES), path.suffix)
+            found = formats.format_of(file_head(path, HEAD_BYTES), path.suffix)
         except UnreadablePhotoError:
             found = None
         if found is None:
@@ -49,13 +51,20 @@ def output_suffix(path: Path, format: str = "keep") -> str:
     return path.suffix if path.suffix.lower() in SUFFIXES[name] else SUFFIXES[name][0]
 
 
-def write_photo(photo: Photo, path: Path, *, quality: int | None = None) -> tuple[str, ...]:
+def write_photo(
+    photo: Photo,
+    path: Path,
+    *,
+    quality: int | None = None,
+    on_complete: Callable[[Path], object] | None = None,
+) -> tuple[str, ...]:
     """Write a photo with all its metadata, adjusted to its size; the output file is never incomplete.
 
     Args:
         photo: The photo; its pixels may have another size than its file.
         path: The output; its suffix decides the format, and its folder must exist.
         quality: 1 to 100 for JPEG, WebP, AVIF and HEIC; None uses 95, or the source's quality if that is better.
+        on_complete: Called with the temporary name of the complete file before it is moved to `path`.
 
     Returns:
         Notes on data that the output's format could not keep, one sentence each.
@@ -68,36 +77,49 @@ def write_photo(photo: Photo, path: Path, *, quality: int | None = None) -> tupl
     single = photo.gray and is_gray(photo.pixels)
     found, notes = _output_metadata(photo, name, single)
     output_image, losses = _output_image(photo, name, found, single)
-    with _output_stream(path, photo.path, found.file_times) as stream:
+    lost: list[str] = []
+    with _output_stream(path, photo.path, found, on_complete, lost) as stream:
         notes += encoding.encode(stream, output_image, found, name, quality)
-    return (*losses, *notes)
+    return (*losses, *notes, *_attribute_notes(lost))
+
+
+class PageWriter:
+    """Writer of photos as the pages of one TIFF; see `pages_writer`.
+
+    Attributes:
+        notes: Notes on data of the file that could not be kept, known when it is complete.
+    """
+
+    def __init__(self, stream: BinaryIO, pages: int) -> None:
+        self.notes: tuple[str, ...] = ()
+        self._writer = TiffWriter(stream, pages)
+
+    def add(self, photo: Photo) -> tuple[str, ...]:
+        """Append a page; returns notes on data of the page that could not be kept."""
+        single = photo.gray and is_gray(photo.pixels)
+        found, notes = _output_metadata(photo, "TIFF", single)
+        output_image, losses = _output_image(photo, "TIFF", found, single)
+        return (*losses, *notes, *self._writer.add_page(output_image, found), *encoding.lost(found, "TIFF"))
 
 
 @contextlib.contextmanager
-def pages_writer(path: Path, first: Photo) -> Iterator[Callable[[Photo], tuple[str, ...]]]:
+def pages_writer(path: Path, first: Photo, on_complete: Callable[[Path], object] | None = None) -> Iterator[PageWriter]:
     """Write photos as the pages of one TIFF; the output file appears when the block ends without an error.
 
     Args:
         path: The output; its folder must exist.
         first: The first page of the source; its `pages` says how many there are.
-
-    Yields:
-        A function that adds a page and returns notes on data that could not be kept.
+        on_complete: Called with the temporary name of the complete file before it is moved to `path`.
 
     Raises:
         PhotoWriteError: As `write_photo`, or the format of `path` has no pages.
     """
     check_pages(path, first)
-    with _output_stream(path, first.path, first.metadata.file_times) as stream:
-        writer = TiffWriter(stream, first.pages)
-
-        def add(photo: Photo) -> tuple[str, ...]:
-            single = photo.gray and is_gray(photo.pixels)
-            found, notes = _output_metadata(photo, "TIFF", single)
-            output_image, losses = _output_image(photo, "TIFF", found, single)
-            return (*losses, *notes, *writer.add_page(output_image, found), *encoding.lost(found, "TIFF"))
-
-        yield add
+    lost: list[str] = []
+    with _output_stream(path, first.path, first.metadata, on_complete, lost) as stream:
+        writer = PageWriter(stream, first.pages)
+        yield writer
+    writer.notes = _attribute_notes(lost)
 
 
 def check_pages(path: Path, photo: Photo) -> None:
@@ -141,14 +163,27 @@ def check_size(path: Path, width: int, height: int, photo: Photo) -> None:
 
 
 @contextlib.contextmanager
-def _output_stream(path: Path, source: Path, times: tuple[int, int] | None) -> Iterator[BinaryIO]:
-    """A stream that becomes `path`, with all errors as ours."""
+def _output_stream(
+    path: Path, source: Path, found: Metadata, on_complete: Callable[[Path], object] | None, lost: list[str]
+) -> Iterator[BinaryIO]:
+    """A stream that becomes `path`, with all errors as ours; `lost` gets the extended attributes that are not kept."""
     try:
         if source.exists() and path.exists() and path.samefile(source):
             raise PhotoWriteError(
                 f"{path} is the original and is never overwritten. Choose another output folder with --output."
             )
-        with whole_file(path, times) as stream:
+        attributes = found.file_attributes
+        if attributes is not None:
+            attributes = with_extended_of(attributes, path)
+
+        def complete(temporary: Path) -> None:
+            if attributes is not None:
+                lost.extend(give(attributes, temporary))
+            if on_complete is not None:
+                on_complete(temporary)
+
+        mode = 0o666 if attributes is None else creation_mode(attributes)
+        with whole_file(path, found.file_times, complete, mode) as stream:
             yield stream
     except EncodingError as error:
         raise PhotoWriteError(f"{path} cannot be written: {error}.") from error
@@ -156,6 +191,12 @@ def _output_stream(path: Path, source: Path, times: tuple[int, int] | None) -> I
         raise PhotoWriteError(f"{path} cannot be written: out of memory. Close other programs.") from error
     except OSError as error:
         raise _write_error(path, error) from error
+
+
+def _attribute_notes(lost: list[str]) -> tuple[str, ...]:
+    if not lost:
+        return ()
+    return (f"the output folder cannot store its extended attributes: {', '.join(sorted(lost))}",)
 
 
 def _format_for(path: Path) -> str:

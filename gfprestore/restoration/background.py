@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from gfprestore.device import free_memory, is_out_of_memory, release_memory
 from gfprestore.errors import DeviceError
 from gfprestore.networks.layers import luma
-from gfprestore.networks.rrdbnet import FOLDING, RRDBNet, RRDBNetConfig
+from gfprestore.networks.rrdbnet import FOLDING, RRDBNet
 from gfprestore.networks.srvgg import SRVGGNetCompact
 from gfprestore.pixels import is_gray
 from gfprestore.restoration.tiling import (
@@ -58,6 +58,9 @@ TILE_PIXELS = 1 << 20
 FEATURE_BYTES_ON_CPU = 24 << 20
 """Most bytes of one feature map of SRVGGNetCompact on the CPU: from 32 MiB on, the C library requests new memory from
 the system for each map, which would double the time."""
+
+LEAST_PACE_PIXELS = 50_000
+"""Smallest photo, in pixels, whose time tells the pace on this machine."""
 
 PROCESSORS = Path("/proc/cpuinfo")
 """File in which Linux lists the instruction sets of the processor."""
@@ -146,6 +149,8 @@ class NetworkBackground:
         dtype: Floating-point type of the inner convolutions; None uses the fastest one without a visible difference
             (`fastest_precision`). Tiles for which half precision fails are computed again in float32.
         tile: Side of a tile's core in photo pixels, without context; None chooses it from the free memory.
+        on_pace: Called once, after the first photo of at least `LEAST_PACE_PIXELS`, with its seconds per megapixel on
+            an otherwise idle processor: its processor time, divided by the number of threads.
     """
 
     def __init__(
@@ -155,8 +160,10 @@ class NetworkBackground:
         device: torch.device,
         dtype: torch.dtype | None = None,
         tile: int | None = None,
+        on_pace: Callable[[float], None] | None = None,
     ) -> None:
         self.name = name
+        self._on_pace = on_pace
         self.device = device
         self.dtype = dtype or fastest_precision(device)
         self.tile = tile
@@ -186,6 +193,7 @@ class NetworkBackground:
         output = np.empty((*enlarged_size(height, width, upscale), 3), pixels.dtype)
         padded = np.pad(pixels, ((0, BORDER), (0, BORDER), (0, 0)), mode="reflect")
         gray = is_gray(pixels)
+        started = time.process_time()
         try:
             with _stoppable(self._exact, should_stop), _stoppable(self._fast, should_stop):
                 upscale_in_tiles(
@@ -206,6 +214,10 @@ class NetworkBackground:
                 f"{self.device} has too little memory for {self.name}: {error}. "
                 "Close other programs or use --background lanczos."
             ) from error
+        if self._on_pace is not None and height * width >= LEAST_PACE_PIXELS:
+            seconds = (time.process_time() - started) / torch.get_num_threads()
+            self._on_pace(seconds / (height * width / 1e6))
+            self._on_pace = None
         return output
 
     def _tile_size(self, height: int, width: int, output_bytes: int) -> tuple[int, int]:
@@ -303,26 +315,6 @@ def fastest_precision(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def estimated_seconds(pixels: int, device: torch.device, dtype: torch.dtype | None = None) -> float:
-    """Estimate the seconds of real-esrgan-x4plus for a photo of `pixels` on this device; takes about a second.
-
-    Times networks of one and of three blocks with random weights on a small tile, and extrapolates to 23 blocks and
-    the overlap of tiles. Other load on the machine increases the estimate.
-    """
-    side = 96
-    lq = torch.zeros(1, 3, side, side, device=device)
-    shallow, deep = (
-        _on_device(RRDBNet(RRDBNetConfig(blocks=blocks)).lower_precision(dtype or fastest_precision(device)), device)
-        for blocks in (1, 3)
-    )
-    seconds = _seconds(shallow, lq)
-    seconds += (RRDBNetConfig().blocks - 1) / 2 * max(_seconds(deep, lq) - seconds, 0)
-    square = math.isqrt(max(pixels, 1))
-    cores = plan_tiles(square, square, (TILE_BYTES_ON_CPU - STRIP_BYTES) // bytes_per_pixel(shallow))
-    overlap = math.prod(min(core + 2 * CONTEXT, square + BORDER) / min(core, square) for core in cores)
-    return seconds / side**2 * pixels * overlap
-
-
 def _resize(pixels: Pixels, upscale: float, interpolation: int) -> Pixels:
     """Resize pixels (H, W, 3) to the enlarged size; an exact copy if the size stays."""
     height, width = enlarged_size(pixels.shape[0], pixels.shape[1], upscale)
@@ -360,14 +352,3 @@ def _stoppable(module: nn.Module, should_stop: StopRequest | None) -> Iterator[N
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _seconds(module: nn.Module, lq: Tensor) -> float:
-    """Seconds of the fastest of three runs, after a warm-up."""
-    durations = []
-    with torch.inference_mode():
-        for _ in range(4):
-            start = time.perf_counter()
-            float(module(lq).sum())  # waits for the device
-            durations.append(time.perf_counter() - start)
-    return min(durations[1:])

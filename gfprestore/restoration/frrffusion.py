@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -28,14 +27,9 @@ from gfprestore.networks.frrffusion import FRRffusion
 from gfprestore.networks.gaussian_diffusion import face_noise
 from gfprestore.networks.hat import HAT
 from gfprestore.networks.level_estimator import LevelEstimator
-from gfprestore.networks.retouching_reversal import OPERATIONS
+from gfprestore.networks.retouching_operations import OPERATIONS
+from gfprestore.restoration.options import ReversalOptions
 from gfprestore.restoration.restorers import FaceLimits, in_smaller_batches
-
-Sampler = Literal["ddim", "ddpm"]
-SAMPLERS: tuple[Sampler, ...] = ("ddim", "ddpm")
-
-FRRFFUSION = "frrffusion"
-"""Name of the restorer in `--restorer`."""
 
 ESTIMATE_LABEL = (
     "Faces in this photo were estimated by a neural network (face retouching reversal). "
@@ -66,36 +60,6 @@ LIMITS = FaceLimits(least_side=(64.0, 96.0))
 
 HAT_TILE, HAT_OVERLAP = 64, 16
 """Tiles of HFDG in pixels of its input, used where the memory is too small for a whole face."""
-
-
-@dataclass(frozen=True)
-class ReversalOptions:
-    """Options of the reversal; the fields are those of `gfprestore run`.
-
-    Attributes:
-        sampling_steps: Number of diffusion steps; None uses the timesteps that the network was tuned for.
-        sampler: `ddim`, or `ddpm`, which takes every step of the diffusion.
-        eta: Share of fresh noise in each DDIM step, from 0 (deterministic) to 1.
-        levels: Levels of the six operations of `OPERATIONS`, each in [0, 1]; None estimates them for each face.
-
-    Raises:
-        UsageError: A value is out of range, or the options contradict one another.
-    """
-
-    sampling_steps: int | None = None
-    sampler: str = "ddim"
-    eta: float = 0.0
-    levels: tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise UsageError(f"--sampler {self.sampler} is unknown. Use one of {', '.join(SAMPLERS)}.")
-        if self.sampling_steps is not None and self.sampling_steps < 1:
-            raise UsageError(f"--sampling-steps must be 1 or more, not {self.sampling_steps}.")
-        if self.sampler == "ddpm" and (self.sampling_steps is not None or self.eta > 0):
-            raise UsageError("--sampling-steps and --eta belong to --sampler ddim. The sampler ddpm takes every step.")
-        if not 0 <= self.eta <= 1:
-            raise UsageError(f"--eta must be from 0 to 1, not {self.eta:g}.")
 
 
 @dataclass(frozen=True)
@@ -244,8 +208,16 @@ class FRRffusionRestorer:
             return given.float().cpu(), (given.cpu() <= 0).all(1) if self.takes_levels else none_untouched
         if self._estimator is None or not self.takes_levels:
             return torch.full((len(crops), len(OPERATIONS)), FIXED_LEVEL), none_untouched
-        levels = torch.cat([self._estimator(self._on_device(crop.unsqueeze(0))).float().cpu() for crop in crops])
+        levels = torch.cat([self._estimated(self._estimator, crop.unsqueeze(0)) for crop in crops])
         return levels, levels.mean(1) < UNTOUCHED_MEAN_LEVEL
+
+    def _estimated(self, estimator: LevelEstimator, crop: Tensor) -> Tensor:
+        """Levels (1, 6) of one face; in float32 where a half precision gives no finite result."""
+        crop = self._on_device(crop)
+        levels: Tensor = estimator(crop)
+        if not bool(levels.isfinite().all()) and self.dtype != torch.float32:
+            levels = copy.deepcopy(estimator).float()(crop)
+        return levels.cpu()
 
     @torch.inference_mode()
     def _sampled(self, crops: Tensor, levels: Tensor, generators: list[torch.Generator]) -> Tensor:
@@ -327,69 +299,6 @@ def changed_places(crops: Tensor, at_256: Tensor, size: int) -> Tensor:
     edge = (torch.arange(size) + 0.5).div(size * CHANGE_BORDER)
     fading = torch.minimum(edge, edge.flip(0)).clamp(0, 1)
     return mask[:, 0] * fading * fading.view(-1, 1)
-
-
-def reversal_options(levels: str, sampler: str, sampling_steps: int | None, eta: float) -> ReversalOptions | None:
-    """Options of the reversal from those of the command line.
-
-    Args:
-        levels: See `parse_levels`.
-        sampler: `ddim` or `ddpm`.
-        sampling_steps: Number of DDIM steps; None uses the timesteps that the network was tuned for.
-        eta: Share of fresh noise in each DDIM step.
-
-    Returns:
-        The options; None if all have their defaults.
-
-    Raises:
-        UsageError: A value is invalid.
-    """
-    options = ReversalOptions(sampling_steps, sampler, eta, parse_levels(levels))
-    return None if options == ReversalOptions() else options
-
-
-def parse_levels(text: str) -> tuple[float, ...] | None:
-    """Read the option `--retouch-levels`.
-
-    Args:
-        text: `auto`, one number for all operations, or such as `smooth=30,slim=60`; operations that are not named
-            are 0.
-
-    Returns:
-        Levels in [0, 1] in the order of `OPERATIONS`; None for `auto`.
-
-    Raises:
-        UsageError: An operation is unknown or named twice, or a level is not a number from 0 to 100.
-    """
-    text = text.strip()
-    if text == "auto":
-        return None
-    if "=" not in text:
-        return (_level(text),) * len(OPERATIONS)
-    levels = dict.fromkeys(OPERATIONS, 0.0)
-    seen = set()
-    for part in text.split(","):
-        name, _, value = (item.strip() for item in part.partition("="))
-        if name not in levels:
-            raise UsageError(f"--retouch-levels: {name or part!r} is unknown. Use {', '.join(OPERATIONS)}.")
-        if name in seen:
-            raise UsageError(f"--retouch-levels names {name} twice.")
-        seen.add(name)
-        levels[name] = _level(value)
-    return tuple(levels.values())
-
-
-def _level(text: str) -> float:
-    try:
-        level = float(text)
-    except ValueError:
-        level = -1.0
-    if not 0 <= level <= 100:
-        raise UsageError(
-            f"--retouch-levels: {text!r} is not a level. Use auto, a number from 0 to 100, or a list such as "
-            "smooth=30,slim=60."
-        )
-    return level / 100
 
 
 def _timesteps_of(fmar: DiffusionUNet, options: ReversalOptions) -> int | tuple[int, ...]:

@@ -1,24 +1,20 @@
 """Load the networks for the options of a run: restorer, background, detector, parser, face prior.
 
-`auto` means the best network that is available or can be downloaded; the last choice are the small networks that ship
-with the package. A failed download is reported once, and nothing is downloaded for the rest of the run. If a network
-was named explicitly and is not available, that is an error with the next step.
+Which networks these are, and whether they are available, is decided in `choices`.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 
-from gfprestore.errors import DownloadError, OfflineError, UsageError, WeightsMismatchError, WeightsMissingError
+from gfprestore.errors import UsageError, WeightsMismatchError
 from gfprestore.faces.detection import Detector
 from gfprestore.faces.mtcnn import MTCNNDetector
-from gfprestore.faces.parsing import FaceParser
-from gfprestore.faces.retinaface import RetinaFaceDetector
 from gfprestore.networks.frrffusion import FRRffusion
 from gfprestore.networks.gfpgan import GFPGAN
 from gfprestore.networks.rrdbnet import RRDBNet
@@ -28,28 +24,25 @@ from gfprestore.restoration.background import (
     LanczosBackground,
     NetworkBackground,
     NoBackground,
-    estimated_seconds,
+    fastest_precision,
 )
-from gfprestore.restoration.frrffusion import FRRFFUSION, FRRffusionRestorer, ReversalOptions
+from gfprestore.restoration.choices import (
+    EMBEDDED_BACKGROUND,
+    EMBEDDED_RESTORER,
+    SLOW_BACKGROUND,
+    DownloadReport,
+    NetworkChooser,
+)
+from gfprestore.restoration.frrffusion import FRRffusionRestorer
+from gfprestore.restoration.options import FRRFFUSION, ReversalOptions
 from gfprestore.restoration.restorers import FaceLimits, GFPGANRestorer, Restorer
 from gfprestore.weights.checkpoints import LoadedNetwork, load_network, load_state
 from gfprestore.weights.store import WeightsStore
-from gfprestore.weights.table import Role
+
+if TYPE_CHECKING:
+    from gfprestore.faces.parsing import FaceParser
 
 log = logging.getLogger(__name__)
-
-DownloadReport = Callable[[str], Callable[[int, int | None], None]]
-Network = TypeVar("Network", bound=Restorer | Background | Detector)
-
-DEFAULT_RESTORER = "gfpgan-1.4"
-EMBEDDED_RESTORER = "compact-restorer"
-EMBEDDED_FRRFFUSION = "frrffusion-compact"
-DEFAULT_DETECTOR = "retinaface-resnet50"
-EMBEDDED_DETECTOR = "mtcnn"
-PARSER = "parsenet"
-SLOW_BACKGROUND = "real-esrgan-x4plus"
-DOUBLING_BACKGROUND = "real-esrgan-x2plus"
-EMBEDDED_BACKGROUND = "compact-background"
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
 PRIOR_ADVICE = (
@@ -58,28 +51,11 @@ PRIOR_ADVICE = (
 )
 
 
+SLOW_BACKGROUND_COST = {torch.float32: 31, torch.bfloat16: 35}
+"""Time of `SLOW_BACKGROUND` relative to that of `EMBEDDED_BACKGROUND`, by precision; measured on CPUs."""
+
 EMBEDDED_LIMITS = FaceLimits(least_side=(24.0, 32.0), sharpness=(0.60, 0.75), most_share=0.8)
 """Faces that the embedded restorer improves; measured, see its model card."""
-
-
-def auto_choices(role: Role, device: torch.device, upscale: float = 2.0) -> tuple[str, ...]:
-    """Networks that `auto` tries for a role, best first; the last one ships with the package.
-
-    Args:
-        role: `restorer`, `detector` or `background`.
-        device: Device to compute on; Real-ESRGAN is too slow on a CPU.
-        upscale: Enlargement of the photo, which decides between the networks of the background.
-    """
-    if role == "restorer":
-        return DEFAULT_RESTORER, EMBEDDED_RESTORER
-    if role == "detector":
-        return DEFAULT_DETECTOR, EMBEDDED_DETECTOR
-    assert role == "background"
-    if device.type == "cpu":
-        return (EMBEDDED_BACKGROUND,)
-    if upscale <= 2:
-        return DOUBLING_BACKGROUND, SLOW_BACKGROUND, EMBEDDED_BACKGROUND
-    return SLOW_BACKGROUND, DOUBLING_BACKGROUND, EMBEDDED_BACKGROUND
 
 
 class Opener:
@@ -92,6 +68,7 @@ class Opener:
             None).
         dtype: Floating-point type of the restorer; detector and parser compute in float32.
         background_dtype: That of the background; None uses the fastest one without a visible difference.
+        chooser: Choices that were made before; None makes them when a network is opened.
     """
 
     def __init__(
@@ -101,8 +78,10 @@ class Opener:
         download_report: DownloadReport | None = None,
         dtype: torch.dtype = torch.float32,
         background_dtype: torch.dtype | None = None,
+        chooser: NetworkChooser | None = None,
     ) -> None:
         self.store = store
+        self.chooser = chooser or NetworkChooser(store, device.type, download_report)
         self.device = device
         self.dtype = dtype
         self.background_dtype = background_dtype
@@ -128,16 +107,11 @@ class Opener:
             if name == FRRFFUSION and not isinstance(network.module, FRRffusion):
                 raise WeightsMismatchError(f"{weights} is {network.name}, not FRRffusion. Remove --restorer {name}.")
             return self._opened(network, None, reversal)
-        if name == "none":
+        chosen = self.chooser.restorer(name)
+        if chosen is None:
             return None
-        if name == FRRFFUSION:
-            name = EMBEDDED_FRRFFUSION
-        if name == "auto":
-            return self._first_available(
-                auto_choices("restorer", self.device), lambda name: self._opened(self._load(name), name)
-            )
-        self._check_role(name, "restorer")
-        return self._opened(self._load(name), name, reversal)
+        assert chosen.weights is not None
+        return self._opened(chosen.weights.load(), chosen.name, reversal)
 
     def background(self, name: str, upscale: float, tile: int | None = None) -> Background:
         """Open the background method: `none`, `lanczos`, `auto` or a name in the weights table.
@@ -146,17 +120,16 @@ class Opener:
             UsageError: The name is unknown or not a background network.
             WeightsError: The weights are missing, damaged or for another network.
         """
-        if name == "none":
-            return NoBackground()
-        if name == "lanczos":
-            return LanczosBackground()
-        if name != "auto":
-            self._check_role(name, "background")
-            return self._network_background(name, tile)
-        choices = auto_choices("background", self.device, upscale)
-        if self.device.type == "cpu":
-            self._tell_cost()
-        return self._first_available(choices, lambda name: self._network_background(name, tile))
+        chosen = self.chooser.background(name, upscale)
+        if chosen.weights is None:
+            return LanczosBackground() if chosen.name == "lanczos" else NoBackground()
+        network = chosen.weights.load()
+        assert isinstance(network.module, (RRDBNet, SRVGGNetCompact))
+        self.weights_used["background"] = network.sha256
+        by_pace = name == "auto" and self.device.type == "cpu" and chosen.name == EMBEDDED_BACKGROUND
+        dtype = self.background_dtype or fastest_precision(self.device)
+        on_pace = functools.partial(_tell_cost, dtype=dtype) if by_pace else None
+        return NetworkBackground(network.module, chosen.name, self.device, dtype, tile, on_pace)
 
     def detector(self, name: str) -> Detector:
         """Open the face detector: `auto`, `mtcnn`, or a RetinaFace in the weights table.
@@ -165,12 +138,13 @@ class Opener:
             UsageError: The name is unknown or not a detector.
             WeightsError: The weights are missing or damaged.
         """
-        if name == EMBEDDED_DETECTOR:
+        chosen = self.chooser.detector(name)
+        if chosen.weights is None:
             return MTCNNDetector()
-        if name != "auto":
-            self._check_role(name, "detector")
-            return self._retinaface(name)
-        return self._first_available(auto_choices("detector", self.device), self.detector)
+        from gfprestore.faces.retinaface import RetinaFaceDetector  # facexlib imports torchvision, which takes seconds
+
+        self.weights_used["detector"] = chosen.weights.sha256
+        return RetinaFaceDetector(load_state(chosen.weights.path), self.device)
 
     def parser(self) -> FaceParser | None:
         """Open the face parser, or return None if its weights are missing; a face-shaped mask is used then.
@@ -178,11 +152,14 @@ class Opener:
         Raises:
             WeightsDamagedError: The weights are damaged.
         """
-        path = self.store.find(PARSER)
-        if path is None:
+        chosen = self.chooser.parser()
+        if chosen is None:
             return None
-        self.weights_used["parser"] = self.store.row(PARSER).sha256
-        return FaceParser(load_state(path), self.device)
+        assert chosen.weights is not None
+        from gfprestore.faces.parsing import FaceParser  # likewise
+
+        self.weights_used["parser"] = chosen.weights.sha256
+        return FaceParser(load_state(chosen.weights.path), self.device)
 
     def prior(self, name_or_path: str) -> LoadedNetwork:
         """Open a StyleGAN2 prior: a checkpoint file, or a name in the weights table.
@@ -229,61 +206,16 @@ class Opener:
         limits = EMBEDDED_LIMITS if name == EMBEDDED_RESTORER else None
         return GFPGANRestorer(module, name or network.name, self.device, self.dtype, limits)
 
-    def _network_background(self, name: str, tile: int | None) -> Background:
-        network = self._load(name)
-        assert isinstance(network.module, (RRDBNet, SRVGGNetCompact))
-        self.weights_used["background"] = network.sha256
-        return NetworkBackground(network.module, name, self.device, self.background_dtype, tile)
 
-    def _retinaface(self, name: str) -> Detector:
-        report = None if self.download_report is None else self.download_report(name)
-        path = self.store.obtain(name, report)
-        self.weights_used["detector"] = self.store.row(name).sha256
-        return RetinaFaceDetector(load_state(path), self.device)
+def _tell_cost(seconds: float, dtype: torch.dtype) -> None:
+    """Report the time that the better background would take on this processor.
 
-    def _tell_cost(self) -> None:
-        """Report the time that the better background would take on this processor."""
-        seconds = estimated_seconds(1_000_000, self.device, self.background_dtype)
-        log.info(
-            f"background: {EMBEDDED_BACKGROUND}. --background {SLOW_BACKGROUND} is sharper and would take about "
-            f"{max(seconds / 60, 0.1):.1f} minutes per megapixel on this machine."
-        )
-
-    def _first_available(self, names: tuple[str, ...], open_network: Callable[[str], Network]) -> Network:
-        """Open the first network whose weights are available; if it is not the best one, say so in one line.
-
-        Raises:
-            WeightsMissingError: The weights of all networks are missing.
-        """
-        missing: WeightsMissingError | None = None
-        for name in names:
-            try:
-                network = open_network(name)
-            except WeightsMissingError as error:
-                log.debug(str(error))
-                if isinstance(error, DownloadError):
-                    self.store.offline = True
-                if name == names[-1]:
-                    raise
-                missing = missing or error
-            else:
-                break
-        if missing is not None:
-            best = self.store.row(names[0])
-            state = "could not be downloaded" if isinstance(missing, DownloadError) else "is not available"
-            log.info(
-                f"{best.name} {state}{' offline' if isinstance(missing, OfflineError) else ''}; using {name} instead. "
-                f"Run `gfprestore weights fetch {best.name}` to download it ({best.size_text})."
-            )
-        return network
-
-    def _check_role(self, name: str, role: Role) -> None:
-        """Reject the name of a network with another role.
-
-        Raises:
-            UsageError: The name is unknown or belongs to a network with another role.
-        """
-        row = self.store.row(name)
-        if row.role != role:
-            names = ", ".join(entry.name for entry in self.store.table if entry.role == role)
-            raise UsageError(f"{name} is a {row.role}, not a {role}. Use one of: {names}.")
+    Args:
+        seconds: Seconds per megapixel of the embedded background in this run.
+        dtype: Floating-point type of the background.
+    """
+    minutes = seconds * SLOW_BACKGROUND_COST[dtype] / 60
+    log.info(
+        f"background: {EMBEDDED_BACKGROUND}. --background {SLOW_BACKGROUND} is sharper and would take about "
+        f"{max(minutes, 0.1):.1f} minutes per megapixel on this machine."
+    )

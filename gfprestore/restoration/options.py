@@ -1,13 +1,23 @@
-"""Options of a restoration."""
+"""Options of a restoration, and those of the reversal of retouching, as the command line and the library take them.
+
+Imports no torch: options are checked, and a run whose photos are all done ends, before torch is imported.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from gfprestore.errors import UsageError
+from gfprestore.networks.retouching_operations import OPERATIONS
 from gfprestore.photo.photo import DEFAULT_MAX_PIXELS
-from gfprestore.restoration.frrffusion import FRRFFUSION, ReversalOptions
+
+Sampler = Literal["ddim", "ddpm"]
+SAMPLERS: tuple[Sampler, ...] = ("ddim", "ddpm")
+
+FRRFFUSION = "frrffusion"
+"""Name of the restorer in `--restorer`."""
 
 COLOR_MODES = ("auto", "keep", "restore")
 
@@ -88,6 +98,99 @@ class RunOptions:
             self.weights is None or self.restorer in ("auto", FRRFFUSION),
             "--weights and --restorer cannot be combined. Remove one of the options.",
         )
+
+
+@dataclass(frozen=True)
+class ReversalOptions:
+    """Options of the reversal; the fields are those of `gfprestore run`.
+
+    Attributes:
+        sampling_steps: Number of diffusion steps; None uses the timesteps that the network was tuned for.
+        sampler: `ddim`, or `ddpm`, which takes every step of the diffusion.
+        eta: Share of fresh noise in each DDIM step, from 0 (deterministic) to 1.
+        levels: Levels of the six operations of `OPERATIONS`, each in [0, 1]; None estimates them for each face.
+
+    Raises:
+        UsageError: A value is out of range, or the options contradict one another.
+    """
+
+    sampling_steps: int | None = None
+    sampler: str = "ddim"
+    eta: float = 0.0
+    levels: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise UsageError(f"--sampler {self.sampler} is unknown. Use one of {', '.join(SAMPLERS)}.")
+        if self.sampling_steps is not None and self.sampling_steps < 1:
+            raise UsageError(f"--sampling-steps must be 1 or more, not {self.sampling_steps}.")
+        if self.sampler == "ddpm" and (self.sampling_steps is not None or self.eta > 0):
+            raise UsageError("--sampling-steps and --eta belong to --sampler ddim. The sampler ddpm takes every step.")
+        if not 0 <= self.eta <= 1:
+            raise UsageError(f"--eta must be from 0 to 1, not {self.eta:g}.")
+
+
+def reversal_options(levels: str, sampler: str, sampling_steps: int | None, eta: float) -> ReversalOptions | None:
+    """Options of the reversal from those of the command line.
+
+    Args:
+        levels: See `parse_levels`.
+        sampler: `ddim` or `ddpm`.
+        sampling_steps: Number of DDIM steps; None uses the timesteps that the network was tuned for.
+        eta: Share of fresh noise in each DDIM step.
+
+    Returns:
+        The options; None if all have their defaults.
+
+    Raises:
+        UsageError: A value is invalid.
+    """
+    options = ReversalOptions(sampling_steps, sampler, eta, parse_levels(levels))
+    return None if options == ReversalOptions() else options
+
+
+def parse_levels(text: str) -> tuple[float, ...] | None:
+    """Read the option `--retouch-levels`.
+
+    Args:
+        text: `auto`, one number for all operations, or such as `smooth=30,slim=60`; operations that are not named
+            are 0.
+
+    Returns:
+        Levels in [0, 1] in the order of `OPERATIONS`; None for `auto`.
+
+    Raises:
+        UsageError: An operation is unknown or named twice, or a level is not a number from 0 to 100.
+    """
+    text = text.strip()
+    if text == "auto":
+        return None
+    if "=" not in text:
+        return (_level(text),) * len(OPERATIONS)
+    levels = dict.fromkeys(OPERATIONS, 0.0)
+    seen = set()
+    for part in text.split(","):
+        name, _, value = (item.strip() for item in part.partition("="))
+        if name not in levels:
+            raise UsageError(f"--retouch-levels: {name or part!r} is unknown. Use {', '.join(OPERATIONS)}.")
+        if name in seen:
+            raise UsageError(f"--retouch-levels names {name} twice.")
+        seen.add(name)
+        levels[name] = _level(value)
+    return tuple(levels.values())
+
+
+def _level(text: str) -> float:
+    try:
+        level = float(text)
+    except ValueError:
+        level = -1.0
+    if not 0 <= level <= 100:
+        raise UsageError(
+            f"--retouch-levels: {text!r} is not a level. Use auto, a number from 0 to 100, or a list such as "
+            "smooth=30,slim=60."
+        )
+    return level / 100
 
 
 def _check(holds: bool, message: str) -> None:

@@ -17,22 +17,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gfprestore.device import choose_device, choose_precision, face_seed
+from gfprestore.device import choose_device, choose_precision, face_seed, precision_name
 from gfprestore.errors import FaceError, UsageError
 from gfprestore.faces.alignment import FaceCrop, align_face, crop_sharpness
 from gfprestore.faces.detection import DetectedFace, select_faces
 from gfprestore.faces.pasting import face_mask, paste_face, yield_to_neighbors
 from gfprestore.faces.tone import Toning, match_brightness, toning_of
-from gfprestore.networks.retouching_reversal import OPERATIONS
+from gfprestore.networks.retouching_operations import OPERATIONS
 from gfprestore.photo.photo import Photo
 from gfprestore.photo.reading import read_photo
 from gfprestore.photo.writing import write_photo
 from gfprestore.photo.xmp import labeled
 from gfprestore.pixels import resized
 from gfprestore.restoration.background import ResampledBackground, StopRequest
+from gfprestore.restoration.choices import DownloadReport, NetworkChooser
 from gfprestore.restoration.frrffusion import ESTIMATE_LABEL, FRRffusionRestorer
 from gfprestore.restoration.model_loader import Opener
 from gfprestore.restoration.options import RunOptions
+from gfprestore.restoration.planned import NetworkNames, resolved
 from gfprestore.restoration.transparency import enlarge_alpha, filled_outward
 from gfprestore.tensors import pixels_to_signed, signed_to_pixels
 from gfprestore.weights.store import WeightsStore
@@ -115,6 +117,7 @@ class Restoration:
         options: Options; the defaults are those of `gfprestore run`.
         download_progress: Returns, for a weights name, a function that is called with (bytes received, total bytes or
             None).
+        chooser: Choices of networks that were made before; None makes them here.
 
     Raises:
         UsageError: The value of an option is out of range or unknown.
@@ -125,26 +128,20 @@ class Restoration:
     def __init__(
         self,
         options: RunOptions | None = None,
-        download_progress: Callable[[str], Callable[[int, int | None], None]] | None = None,
+        download_progress: DownloadReport | None = None,
+        chooser: NetworkChooser | None = None,
     ) -> None:
         self.options = options or RunOptions()
         self.options.check()
         self.device = choose_device(self.options.device)
         self.dtype = choose_precision(self.options.precision, self.device)
-        store = WeightsStore(self.options.weights_dir, offline=self.options.offline)
+        if chooser is None or chooser.device_type != self.device.type:
+            store = WeightsStore(self.options.weights_dir, offline=self.options.offline)
+            chooser = NetworkChooser(store, self.device.type, download_progress)
         background_dtype = None if self.options.precision == "auto" else self.dtype
-        opener = Opener(store, self.device, download_progress, self.dtype, background_dtype)
+        opener = Opener(chooser.store, self.device, download_progress, self.dtype, background_dtype, chooser)
         self.restorer = opener.restorer(self.options.restorer, self.options.weights, self.options.reversal)
-        reverses = isinstance(self.restorer, FRRffusionRestorer)
-        if self.options.reversal is not None and not reverses:
-            raise UsageError(
-                "--retouch-levels, --sampler, --sampling-steps and --eta only apply to FRRffusion. Add --restorer "
-                "frrffusion, or remove them."
-            )
-        self.upscale = (1.0 if reverses else 2.0) if self.options.upscale is None else self.options.upscale
-        background = "none" if reverses and self.options.background == "auto" else self.options.background
-        if self.options.aligned and self.restorer is None:
-            raise UsageError("--aligned and --restorer none cannot be combined. Choose a restorer.")
+        self.upscale, background = resolved(self.options, self.restorer_name)
         finds_faces = self.restorer is not None and not self.options.aligned
         self.detector = opener.detector(self.options.detector) if finds_faces else None
         self.parser = opener.parser() if finds_faces else None
@@ -152,6 +149,27 @@ class Restoration:
             None if self.options.aligned else opener.background(background, self.upscale, self.options.tile)
         )
         self.weights_used = dict(opener.weights_used)
+
+    @property
+    def names(self) -> NetworkNames:
+        """Names of the networks, as reports and the journal name them."""
+        return NetworkNames(
+            restorer=self.restorer_name,
+            background=self.background_name,
+            detector=None if self.detector is None else self.detector.name,
+            parser=self.parser is not None,
+            weights=self.weights_used,
+            upscale=self.upscale,
+            precision=precision_name(self.dtype),
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Settings that affect the pixels, for the journal."""
+        return self.names.settings(self.options)
+
+    def opened(self) -> Restoration:
+        """This restoration; `PlannedRestoration` opens its networks here."""
+        return self
 
     @property
     def restorer_name(self) -> str:

@@ -136,7 +136,7 @@ def make_config(
     """
     settings = settings or TrainSettings()
     if stage not in STAGES:
-        raise UsageError(f"--stage {stage} is unknown. Use one of {', '.join(STAGES)}.")
+        raise UsageError(f"--stage {stage} is unknown. Use one of auto, {', '.join(STAGES)}.")
     known_stage = next(known for known in STAGES if known == stage)
     presets = STAGE_PRESETS[known_stage]
     if preset not in presets:

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gfprestore.data.face_dataset import Sample
+from gfprestore.networks.configs import FRRffusionConfig
 from gfprestore.networks.diffusion_unet import DiffusionUNet
-from gfprestore.networks.frrffusion import FRRffusion, FRRffusionConfig
+from gfprestore.networks.frrffusion import FRRffusion
 from gfprestore.networks.gaussian_diffusion import GaussianDiffusion, value_at
 from gfprestore.training.frrffusion import FRRffusionRecipe
 from gfprestore.training.recipe import Batch

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from gfprestore.errors import WeightsMismatchError
-from gfprestore.networks.frrffusion import PARTS, FRRffusion, FRRffusionConfig, part_of
+from gfprestore.networks.configs import PARTS, FRRffusionConfig
+from gfprestore.networks.frrffusion import FRRffusion, part_of
 from gfprestore.training.config import TrainConfig
 from gfprestore.training.distributed import World
 from gfprestore.training.optimizers import Optimizers, all_finite, initialize_average, move_to_device, update_average

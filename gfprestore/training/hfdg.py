@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gfprestore.networks.frrffusion import FRRffusion, FRRffusionConfig
+from gfprestore.networks.configs import FRRffusionConfig
+from gfprestore.networks.frrffusion import FRRffusion
 from gfprestore.networks.hat import HAT
 from gfprestore.training.frrffusion import FRRffusionRecipe
 from gfprestore.training.recipe import Batch

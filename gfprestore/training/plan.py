@@ -9,17 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gfprestore.data.face_dataset import Sample
+from gfprestore.data.face_dataset import Sample, list_faces
+from gfprestore.data.found_boxes import BoxIndex
 from gfprestore.data.retouched_dataset import faces_to_enlarge
 from gfprestore.device import choose_device, precision_name, total_memory
 from gfprestore.errors import WeightsError
 from gfprestore.networks import gfpgan
 from gfprestore.networks.arcface import ArcFaceResNet18
+from gfprestore.networks.configs import GFPGANConfig
 from gfprestore.networks.dlib_resnet import DlibFaceRecognizer
 from gfprestore.networks.frrffusion import FRRffusion
-from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
+from gfprestore.networks.gfpgan import GFPGAN
 from gfprestore.networks.vgg import VGGFeatures
 from gfprestore.training.background import student_config, teacher_name
+from gfprestore.training.boxes import faces_without_boxes
 from gfprestore.training.config import TrainConfig
 from gfprestore.training.distillation import (
     missing_parts,
@@ -34,7 +37,7 @@ from gfprestore.training.loss_networks import LossNetworks, arcface_loss_network
 from gfprestore.training.losses import PERCEPTUAL_WEIGHTS
 from gfprestore.training.prior import PriorRecipe
 from gfprestore.training.recipe import Batch
-from gfprestore.training.train import has_checkpoint, open_data, open_retouched, training_precision
+from gfprestore.training.train import has_checkpoint, open_retouched, training_precision
 from gfprestore.weights.checkpoints import load_state
 from gfprestore.weights.store import WeightsStore
 
@@ -77,14 +80,15 @@ def plan(config: TrainConfig, store: WeightsStore | None = None) -> list[Row]:
         return _background_plan(config, store or WeightsStore(), device, dtype)
     if config.stage in ("fmar", "hfdg"):
         return _reversal_plan(config, device, dtype)
-    dataset = open_data(config)
+    count = len(list_faces(config.data, want_boxes=False))
     memory = memory_needed(config, dtype)
     network = preset.network()
-    epochs = preset.steps * preset.batch_size / dataset.count
+    epochs = preset.steps * preset.batch_size / count
     return [
         ("preset", f"{config.preset_name}: {preset.about}"),
         ("stage", config.stage + (f", ablation {config.ablation}" if config.ablation else "")),
-        ("data", f"{dataset.count} images in {config.data}, each seen {epochs:.3g} times"),
+        ("data", f"{count} images in {config.data}, each seen {epochs:.3g} times"),
+        ("boxes", _boxes_row(config)),
         ("start", _initial_weights_row(config, store or WeightsStore())),
         ("network", f"layout {network.layout}, {network.size} pixels, "
                     f"channels {', '.join(map(str, network.channels))}"),
@@ -259,6 +263,22 @@ def _initial_weights_row(config: TrainConfig, store: WeightsStore) -> str:
     except WeightsError as error:
         return f"MISSING: {error}"
     return str(initial)
+
+
+def _boxes_row(config: TrainConfig) -> str:
+    """Where the boxes of eyes and mouths come from.
+
+    Raises:
+        FolderError: The data or an index of boxes cannot be read.
+    """
+    if config.stage != "restoration" or not config.preset.losses.components > 0:
+        return "not needed"
+    paths = faces_without_boxes(config)
+    if not paths:
+        return "those of the data"
+    index = BoxIndex(config.data, config.output)
+    missing = len(paths) - len(index.boxes(paths))
+    return f"found in the images and kept in {index.path}; {missing} of {len(paths)} images are left to search"
 
 
 def _loss_networks_row(config: TrainConfig, store: WeightsStore) -> str:

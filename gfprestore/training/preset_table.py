@@ -6,9 +6,7 @@ from dataclasses import replace
 
 from gfprestore.data.aging import Aging
 from gfprestore.data.degradation import OFFICIAL, OLD_PRINTS, DegradationOptions
-from gfprestore.networks.diffusion_unet import FMAR_COMPACT
-from gfprestore.networks.hat import HATConfig
-from gfprestore.networks.level_estimator import LevelEstimatorConfig
+from gfprestore.networks.configs import FMAR_COMPACT, HATConfig, LevelEstimatorConfig
 from gfprestore.training.presets import Distillation, LossWeights, Preset, Reversal, Stage
 
 PRESETS: dict[str, Preset] = {

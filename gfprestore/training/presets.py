@@ -9,12 +9,17 @@ from typing import Literal
 
 from gfprestore.data.degradation import PAPER, DegradationOptions
 from gfprestore.errors import UsageError
-from gfprestore.networks.diffusion_unet import FMAR_256, DiffusionUNetConfig
-from gfprestore.networks.frrffusion import FRRffusionConfig
-from gfprestore.networks.gfpgan import GFPGANConfig, Modulation
-from gfprestore.networks.hat import HAT_BASE, HATConfig
-from gfprestore.networks.level_estimator import LevelEstimatorConfig
-from gfprestore.networks.stylegan2 import Layout
+from gfprestore.networks.configs import (
+    FMAR_256,
+    HAT_BASE,
+    DiffusionUNetConfig,
+    FRRffusionConfig,
+    GFPGANConfig,
+    HATConfig,
+    Layout,
+    LevelEstimatorConfig,
+    Modulation,
+)
 
 Stage = Literal["prior", "restoration", "background", "fmar", "hfdg"]
 PerceptualNetwork = Literal["vgg19", "vgg16"]
@@ -156,6 +161,7 @@ class Reversal:
         level_estimator: Sizes of the level estimator, which is trained with it; None for none.
         only_estimator: Train the level estimator alone and keep the diffusion model of the initial weights. The
             estimator needs more images, and each costs it a sixth of the time.
+        variations: Vary place, exposure and colors of the faces for an estimator that is trained alone.
         hfdg: Sizes of the second stage's transformer.
         loss: Loss of the diffusion: mean squared error (`mse`) of what the network predicts, or mean absolute error
             (`l1`) of x0, weighted by what the noisy image tells of it.
@@ -180,6 +186,7 @@ class Reversal:
     fmar: DiffusionUNetConfig = FMAR_256
     level_estimator: LevelEstimatorConfig | None = None
     only_estimator: bool = False
+    variations: bool = True
     hfdg: HATConfig = HAT_BASE
     loss: Literal["mse", "l1"] = "mse"
     field_weight: float = 0.05
@@ -350,9 +357,11 @@ class Preset:
                 if self.reversal.only_estimator:
                     return FRRffusionConfig(level_estimator=self.reversal.level_estimator)
                 fmar = self.reversal.fmar
-                if fmar.multipliers == FMAR_256.multipliers:  # the authors' code has others for other sizes
-                    fmar = replace(fmar, multipliers=MULTIPLIERS.get(self.size, fmar.multipliers))
-                return FRRffusionConfig(replace(fmar, size=self.size), self.reversal.level_estimator)
+                multipliers = fmar.multipliers
+                if multipliers == FMAR_256.multipliers:  # the authors' code has others for other sizes
+                    multipliers = MULTIPLIERS.get(self.size, multipliers)
+                fmar = replace(fmar, size=self.size, multipliers=multipliers)
+                return FRRffusionConfig(fmar, self.reversal.level_estimator)
             if self.size % (self.reversal.hfdg.scale * self.reversal.hfdg.window_size):
                 raise ValueError(f"patches of {self.size} pixels are not a multiple of HFDG's windows")
             return FRRffusionConfig(hfdg=self.reversal.hfdg)

@@ -35,9 +35,8 @@ from gfprestore.training.optimizers import (
     update_average,
 )
 from gfprestore.training.recipe import Batch, MeanLosses
+from gfprestore.training.requirements import PRIOR_NAME
 from gfprestore.training.training_state import Sizes, weights_metadata, write_weights
-
-PRIOR_NAME = "prior.safetensors"
 
 PATH_BATCH_SHRINK = 2
 """Factor by which the batch of the path length penalty is smaller."""

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import torch
 
+from gfprestore.data.component_boxes import Boxes
 from gfprestore.data.face_dataset import FaceDataset
 from gfprestore.data.retouched_dataset import EnlargementDataset, RetouchedDataset, images_without_partner
 from gfprestore.device import choose_device, choose_precision
 from gfprestore.restoration.frrffusion import FRRffusionRestorer
 from gfprestore.training.background import BackgroundRecipe, open_student, open_teacher
+from gfprestore.training.boxes import StageProgress, found_boxes
 from gfprestore.training.cascade import reversed_faces
 from gfprestore.training.config import TrainConfig
 from gfprestore.training.distillation import (
@@ -45,6 +48,7 @@ def train(
     config: TrainConfig,
     progress: Callable[[Progress], None] = lambda progress: None,
     store: WeightsStore | None = None,
+    stages: StageProgress = lambda stage, done, total: None,
 ) -> TrainReport:
     """Run a training; resume from the checkpoint in the output folder, if there is one.
 
@@ -54,6 +58,7 @@ def train(
         config: Configuration of the training.
         progress: Receives the progress at every logged step.
         store: Folders with weights.
+        stages: Receives the progress of work before the first step.
 
     Raises:
         UsageError: The batch size is not divisible by the number of processes.
@@ -66,7 +71,7 @@ def train(
     with joined_world(choose_device(config.device)) as (world, device):
         dtype = training_precision(config.precision, device)
         store = store or WeightsStore()
-        dataset = open_stream(config, store, device, world)
+        dataset = open_stream(config, store, device, world, stages)
         recipe = open_recipe(config, store, device, dtype, world)
         with _settings_for_training(device):
             return fit(recipe, dataset, config, device, world=world, progress=progress)
@@ -75,8 +80,16 @@ def train(
 Stream = FaceDataset | DistilledPairs | RetouchedDataset | EnlargementDataset
 
 
-def open_stream(config: TrainConfig, store: WeightsStore, device: torch.device, world: World) -> Stream:
-    """Open the stream of images of a training; the stages background and hfdg first compute missing images.
+def open_stream(
+    config: TrainConfig,
+    store: WeightsStore,
+    device: torch.device,
+    world: World,
+    stages: StageProgress = lambda stage, done, total: None,
+) -> Stream:
+    """Open the stream of images of a training.
+
+    The stages background and hfdg first compute missing images, the stage restoration missing boxes of eyes and mouths.
 
     Raises:
         FolderError: The data or the output folder cannot be used.
@@ -101,7 +114,10 @@ def open_stream(config: TrainConfig, store: WeightsStore, device: torch.device, 
         )
         return patches
     if config.stage != "background":
-        dataset = open_data(config)
+        boxes = found_boxes(config, store, device, world, stages)
+        dataset = open_data(config, boxes)
+        if boxes:
+            world.log(log, f"Eyes and mouths are known for {len(boxes)} images.")
         world.log(log, f"{dataset.count} images in {config.data}.")
         return dataset
     make_pairs(config, lambda: open_teacher(config, store, device), world)
@@ -111,8 +127,12 @@ def open_stream(config: TrainConfig, store: WeightsStore, device: torch.device, 
     return pairs
 
 
-def open_data(config: TrainConfig) -> FaceDataset:
+def open_data(config: TrainConfig, found: Mapping[Path, Boxes] | None = None) -> FaceDataset:
     """Open the stream of faces.
+
+    Args:
+        config: Configuration of the training.
+        found: Component boxes of images that come without them, see `boxes.found_boxes`.
 
     Raises:
         FolderError: The folder cannot be read, has no images, or lacks the component boxes that a loss needs.
@@ -120,7 +140,9 @@ def open_data(config: TrainConfig) -> FaceDataset:
     needs_boxes = config.stage == "restoration" and config.preset.losses.components > 0
     preset = config.preset
     degradation = None if config.stage == "prior" else preset.degradation
-    return FaceDataset(config.data, preset.size, degradation, config.seed, boxes=needs_boxes, jitter=preset.jitter)
+    return FaceDataset(
+        config.data, preset.size, degradation, config.seed, boxes=needs_boxes, jitter=preset.jitter, found=found
+    )
 
 
 def open_retouched(config: TrainConfig) -> RetouchedDataset:
@@ -132,7 +154,9 @@ def open_retouched(config: TrainConfig) -> RetouchedDataset:
     network, size = config.preset.reversal_network("fmar"), config.preset.size
     grid = size // network.fmar.unshuffle if network.fmar is not None and network.fmar.warp else None
     needs_levels = network.level_estimator is not None or (network.fmar is not None and network.fmar.levels)
-    return RetouchedDataset(config.data, size, grid, config.seed, needs_levels=needs_levels)
+    reversal = config.preset.reversal
+    vary = reversal is not None and reversal.only_estimator and reversal.variations
+    return RetouchedDataset(config.data, size, grid, config.seed, needs_levels=needs_levels, vary=vary)
 
 
 def first_stage(config: TrainConfig, device: torch.device) -> FRRffusionRestorer | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,12 @@ ROLE_TITLES: dict[Role, str] = {
     "background": "background network",
     "prior": "face prior",
 }
+
+MAPS_WEIGHTS = sys.platform != "win32"
+"""Whether networks use the tensors of their file in place. Windows does not replace a file that is mapped."""
+
+ALIGNMENT = 64
+"""Bytes to whose multiples torch aligns memory."""
 
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
@@ -194,7 +201,9 @@ def network_from_state(
     misfit = _misfit(state, {name: tensor.shape for name, tensor in module.state_dict().items()})
     if misfit:
         raise WeightsMismatchError(f"{path} does not fit {kind.title} ({kind.name(config)}): {misfit}.")
-    module.load_state_dict(state, strict=True)
+    dtypes = {name: tensor.dtype for name, tensor in module.state_dict().items()}
+    fitting = {name: _usable_in_place(tensor, dtypes[name]) for name, tensor in state.items()}
+    module.load_state_dict(fitting, strict=True, assign=MAPS_WEIGHTS)
     module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     return LoadedNetwork(kind.name(config), kind.role, module, config, path, dict(metadata or {}))
 
@@ -233,6 +242,16 @@ def read_metadata(path: Path) -> dict[str, str]:
         return {}
     with _open_safetensors(path) as file:
         return dict(file.metadata() or {})
+
+
+def _usable_in_place(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor itself, mapped from its file, if a network can compute with it; otherwise a copy.
+
+    Matrix products may round differently with memory that is not aligned as torch aligns it.
+    """
+    if tensor.dtype == dtype and tensor.is_contiguous() and tensor.data_ptr() % ALIGNMENT == 0:
+        return tensor
+    return torch.empty(tensor.shape, dtype=dtype).copy_(tensor)
 
 
 class _Uninitialized(TorchFunctionMode):

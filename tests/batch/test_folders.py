@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gfprestore.batch.folders import Plan, create_folder_of, plan_photos
+from gfprestore.batch.names import natural_key
 from gfprestore.batch.output_folder import LONGEST_NAME, prepare_output
-from gfprestore.batch.walk import JOURNAL_NAME, natural_key
+from gfprestore.batch.walk import JOURNAL_NAME
 from gfprestore.errors import FolderError, PhotoError
 from gfprestore.files import TEMPORARY_PREFIX, remove_leftovers
 
@@ -66,9 +67,20 @@ def to_png(_source: Path) -> str:
     return ".png"
 
 
-def plan(*inputs: Path | str, output: str | None = None, exclude: tuple[str, ...] = (), rename: Rename = keep) -> Plan:
+def plan(
+    *inputs: Path | str,
+    output: str | None = None,
+    exclude: tuple[str, ...] = (),
+    rename: Rename = keep,
+    system_folders: bool = False,
+) -> Plan:
     return plan_photos(
-        inputs, None if output is None else Path(output), suffixes=SUFFIXES, rename=rename, exclude=exclude
+        inputs,
+        None if output is None else Path(output),
+        suffixes=SUFFIXES,
+        rename=rename,
+        exclude=exclude,
+        system_folders=system_folders,
     )
 
 
@@ -155,17 +167,56 @@ def test_a_photo_named_in_several_ways_is_restored_once() -> None:
 
 
 def test_hidden_files_and_folders_are_left_out_unless_named() -> None:
-    make("photos/a.jpg", "photos/.b.jpg", "photos/.thumbnails/c.jpg", "photos/._a.jpg")
+    make("photos/a.jpg", "photos/.b.jpg", "photos/.secret/c.jpg", "photos/._a.jpg")
     found = plan("photos")
     assert list(outputs(found)) == ["photos/a.jpg"]
-    assert reasons(found) == dict.fromkeys(["photos/.b.jpg", "photos/.thumbnails", "photos/._a.jpg"], "hidden")
+    assert reasons(found) == dict.fromkeys(["photos/.b.jpg", "photos/.secret", "photos/._a.jpg"], "hidden")
     assert not found.problems
-    assert list(outputs(plan("photos/.thumbnails"))) == ["photos/.thumbnails/c.jpg"]
-    assert set(outputs(plan("photos", "photos/.thumbnails", "photos/.b.jpg"))) == {
+    assert list(outputs(plan("photos/.secret"))) == ["photos/.secret/c.jpg"]
+    assert set(outputs(plan("photos", "photos/.secret", "photos/.b.jpg"))) == {
         "photos/a.jpg",
         "photos/.b.jpg",
-        "photos/.thumbnails/c.jpg",
+        "photos/.secret/c.jpg",
     }
+
+
+SYSTEM_FOLDERS = [
+    "@eaDir", "#recycle", "#snapshot", "@Recycle", ".@__thumb", ".recycle", "trashbox", "$RECYCLE.BIN", "$Recycle.Bin",
+    "RECYCLER", "System Volume Information", "lost+found", ".thumbnails", ".Trash", ".Trash-1000", ".Trashes",
+    ".Spotlight-V100", "__MACOSX", ".dtrash", ".stversions", "@SynoResource",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SYSTEM_FOLDERS)
+def test_system_and_trash_folders_are_left_out_unless_named_or_asked_for(name: str) -> None:
+    make("photos/a.jpg", f"photos/{name}/a.jpg/thumb.jpg", f"photos/sub/{name}/b.jpg", "photos/sub/c.jpg")
+    found = plan("photos")
+    assert set(outputs(found)) == {"photos/a.jpg", "photos/sub/c.jpg"}
+    assert reasons(found) == dict.fromkeys([f"photos/{name}", f"photos/sub/{name}"], "a system or trash folder")
+    assert not found.problems
+    every = {"photos/a.jpg", "photos/sub/c.jpg", f"photos/{name}/a.jpg/thumb.jpg", f"photos/sub/{name}/b.jpg"}
+    assert set(outputs(plan("photos", system_folders=True))) == every
+    assert set(outputs(plan(f"photos/sub/{name}"))) == {f"photos/sub/{name}/b.jpg"}
+    assert set(outputs(plan("photos", f"photos/sub/{name}"))) == every - {f"photos/{name}/a.jpg/thumb.jpg"}
+    assert set(outputs(plan(f"photos/sub/{name}/b.jpg"))) == {f"photos/sub/{name}/b.jpg"}
+
+
+def test_folders_and_files_that_are_only_named_alike_are_taken() -> None:
+    names = ["recycle/a.jpg", "Thumbnails/b.jpg", "eaDir/c.jpg", "lost+found.jpg", "Trash/d.jpg"]
+    make(*[f"photos/{name}" for name in names])
+    found = plan("photos")
+    assert len(found.tasks) == 5 and not found.skipped
+
+
+def test_patterns_do_not_lead_into_system_folders_that_they_do_not_name() -> None:
+    make("photos/a.jpg", "photos/@eaDir/a.jpg", "photos/sub/@eaDir/b.jpg", "photos/sub/b.jpg")
+    for pattern in ("photos/*", "photos/**/*.jpg"):
+        found = plan(pattern)
+        assert {Path(source).name for source in outputs(found)} == {"a.jpg", "b.jpg"}
+        assert not any("@eaDir" in source for source in outputs(found))
+        assert Path("photos/@eaDir") in [entry.path for entry in found.skipped]
+    assert set(outputs(plan("photos/@eaDir/*.jpg"))) == {"photos/@eaDir/a.jpg"}
+    assert len(plan("photos/**/*.jpg", system_folders=True).tasks) == 4
 
 
 def test_what_is_no_photo_is_left_out_and_is_a_problem_only_where_it_was_named() -> None:

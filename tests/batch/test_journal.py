@@ -24,6 +24,7 @@ from gfprestore.batch import journal as journal_module
 from gfprestore.batch.journal import FAILED, RESTORED, STARTED, Journal, JournalEntry, settings_fingerprint, utc_now
 from gfprestore.batch.source_state import read_source_state
 from gfprestore.batch.walk import JOURNAL_NAME
+from gfprestore.batch.written_files import FileKeptError, FileState
 from gfprestore.errors import ExitCode, FolderError, PhotoError
 
 SETTINGS = {"upscale": 2.0, "restorer": "gfpgan-1.4", "weights": "e2cd", "strength": 1.0, "seed": 0}
@@ -189,18 +190,61 @@ def test_a_failed_photo_is_redone_and_the_last_entry_counts(done: tuple[Path, Pa
     assert is_done(*done)
 
 
-def test_a_photo_begun_and_not_ended_is_redone_and_its_result_is_ours(source: Path, folder: Path) -> None:
+def test_a_photo_begun_and_not_ended_is_redone(source: Path, folder: Path) -> None:
     with Journal.open(folder) as journal:
         fingerprint = journal.note_settings(SETTINGS)
-        assert not journal.owns(folder / "a.png")
         journal.begin("a.jpg", source, folder / "a.png", fingerprint)
     with Journal.open(folder) as journal:
         assert not journal.is_done("a.jpg", source, fingerprint)
-        assert journal.owns(folder / "a.png")
-        assert not journal.owns(folder / "a.jpg")
         entry = journal.last("a.jpg")
         assert entry is not None
         assert (entry.status, entry.output, entry.finished) == (STARTED, "a.png", None)
+        (folder / "a.png").write_bytes(b"stood there before")
+        assert journal.state_of(folder / "a.png") is FileState.TAKEN
+
+
+def test_a_result_is_known_by_its_content_before_it_has_its_name(source: Path, folder: Path) -> None:
+    """A run may be killed on either side of the move: both the earlier and the new result are ours."""
+    output, temporary = folder / "a.jpg", folder / "unfinished"
+    with Journal.open(folder) as journal:
+        journal.record(replace(finished(source, folder), output_sha256=hashlib.sha256(b"the result").hexdigest()))
+        temporary.write_bytes(b"the next result")
+        state = journal.note_file(output, temporary, overwrite=False)
+    assert (state.sha256, state.size) == (hashlib.sha256(b"the next result").hexdigest(), 15)
+    for content, expected in (
+        (b"the result", FileState.RESTORED),
+        (b"the next result", FileState.RESTORED),
+        (b"the RESULT", FileState.CHANGED),
+        (b"", FileState.CHANGED),
+    ):
+        output.write_bytes(content)
+        with Journal.open(folder) as journal:
+            assert journal.state_of(output) is expected, content
+    output.unlink()
+    with Journal.open(folder) as journal:
+        assert journal.state_of(output) is FileState.NEW
+        output.symlink_to(temporary)
+        assert journal.state_of(output) is FileState.CHANGED, "a link in the place of the result"
+        with pytest.raises(FileKeptError, match=r"a\.jpg was changed by you .*--overwrite"):
+            journal.note_file(output, temporary, overwrite=False)
+        assert journal.state_of(output) is FileState.CHANGED
+        journal.note_file(output, temporary, overwrite=True)
+
+
+def test_a_result_whose_time_alone_changed_is_done_and_one_of_another_content_is_not(
+    source: Path, folder: Path
+) -> None:
+    entry = finished(source, folder)
+    status = (folder / "a.jpg").stat()
+    digest = hashlib.sha256(b"the result").hexdigest()
+    with Journal.open(folder) as journal:
+        journal.record(replace(entry, output_sha256=digest, output_modified_ns=status.st_mtime_ns))
+        assert journal.is_done("a.jpg", source, entry.fingerprint)
+        os.utime(folder / "a.jpg", (1, 1))
+        assert journal.is_done("a.jpg", source, entry.fingerprint), "copied without its time"
+        (folder / "a.jpg").write_bytes(b"THE result")
+        os.utime(folder / "a.jpg", (1, 1))
+        assert not journal.is_done("a.jpg", source, entry.fingerprint)
 
 
 def test_a_result_stays_ours_after_a_failure(done: tuple[Path, Path, str]) -> None:
@@ -210,7 +254,7 @@ def test_a_result_stays_ours_after_a_failure(done: tuple[Path, Path, str]) -> No
         assert entry is not None
         journal.record(replace(entry, status=FAILED, output=None))
     with Journal.open(folder) as journal:
-        assert journal.owns(folder / "a.jpg")
+        assert journal.state_of(folder / "a.jpg") is FileState.RESTORED
 
 
 @pytest.mark.parametrize(
@@ -262,6 +306,8 @@ def test_a_torn_last_line_costs_only_itself(done: tuple[Path, Path, str]) -> Non
         b'{"relative": "b.jpg", "status": "restored", "output": ["x"]}\n',
         b'{"relative": "b.jpg"\n',
         b'{"settings": {}, "fingerprint": ["list"]}\n',
+        b'{"file": ["a.jpg"], "sha256": "00"}\n',
+        b'{"file": "a.jpg"}\n',
         b'{"pad": "' + b"x" * (3 << 20) + b'"}\n',
         b"y" * (1 << 20) + b"\n",
     ],
@@ -290,6 +336,8 @@ def test_entries_with_values_of_other_types_or_leading_elsewhere_are_not_done(do
         {"output": str(folder.parent / "outside.jpg")},
         {"output": "a\0.jpg"},
         {"output_size": None},
+        {"output_sha256": 5},
+        {"output_modified_ns": "now"},
     ):
         with (folder / JOURNAL_NAME).open("a", encoding="utf-8") as file:
             file.write(json.dumps({**good, **change}) + "\n")

@@ -28,7 +28,8 @@ from torchvision.transforms import functional
 
 from gfprestore.networks.rrdbnet import RRDBNet, RRDBNetConfig
 from gfprestore.restoration.background import NetworkBackground, fastest_precision
-from gfprestore.weights.ncnn import find_packaged_ncnn, rrdbnet_state_from_ncnn
+from gfprestore.weights.ncnn import rrdbnet_state_from_ncnn
+from gfprestore.weights.store import find_packaged_ncnn
 
 CPU = torch.device("cpu")
 

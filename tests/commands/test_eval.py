@@ -14,10 +14,8 @@ from samples import save
 from gfprestore.commands.app import main
 from gfprestore.console import Reporter, StageProgress
 from gfprestore.data.retouch_folder import RetouchOptions, retouch_folder
-from gfprestore.networks.diffusion_unet import DiffusionUNetConfig
-from gfprestore.networks.frrffusion import FRRffusion, FRRffusionConfig
-from gfprestore.networks.hat import HATConfig
-from gfprestore.networks.level_estimator import LevelEstimatorConfig
+from gfprestore.networks.configs import DiffusionUNetConfig, FRRffusionConfig, HATConfig, LevelEstimatorConfig
+from gfprestore.networks.frrffusion import FRRffusion
 
 
 def call(*arguments: object) -> int:

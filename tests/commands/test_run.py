@@ -275,7 +275,9 @@ def test_dry_run_tells_what_was_restored_before_and_whose_place_is_taken(
         "c.png": "new",
         "d.png": "taken",
     }
-    assert summary == {"summary": {"photos": 4, "new": 2, "restored": 1, "taken": 1, "dry_run": True}}
+    assert summary == {
+        "summary": {"photos": 4, "new": 2, "restored": 1, "changed": 0, "taken": 1, "left_out": [], "dry_run": True}
+    }
     assert call("run", folder, "-o", out, "--dry-run") == 0
     told = capsys.readouterr()
     assert f"{out / 'a.png'} (restored before)" in told.out
@@ -341,7 +343,7 @@ def test_weights_list_shows_every_released_file_with_its_license(capsys: pytest.
     rows = {row["name"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
     assert rows["gfpgan-1.4"]["sha256"] == "e2cd4703ab14f4d01fd1383a8a8b266f9a5833dacee8e6a79d3bf21a1b6be5ad"
     assert rows["real-esrgan-x4plus"]["license"].startswith("BSD-3-Clause")
-    assert len(rows) == 18
+    assert len(rows) == 21
     for name in ("compact-restorer", "frrffusion-compact", "compact-background"):
         assert rows[name]["state"] == "embedded"
         assert "Apache-2.0" in rows[name]["license"]

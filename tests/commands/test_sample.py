@@ -13,7 +13,8 @@ from doubles import call, make_faces, records, tiny_config
 from safetensors.torch import save_file
 from samples import pixels_of
 
-from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
+from gfprestore.networks.configs import GFPGANConfig
+from gfprestore.networks.gfpgan import GFPGAN
 from gfprestore.networks.srvgg import SRVGGConfig, SRVGGNetCompact
 from gfprestore.networks.stylegan2 import StyleGAN2Generator
 from gfprestore.training.train import train

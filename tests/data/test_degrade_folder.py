@@ -54,11 +54,11 @@ def test_the_same_command_gives_the_same_bytes_and_other_images_change_none(sour
 
 def test_another_seed_or_name_gives_another_lq(source: Path, tmp_path: Path) -> None:
     gt = smooth(1, 32)
-    one, _, drawn = degraded_pair(gt, PAPER, 3, "a")
-    assert (degraded_pair(gt, PAPER, 4, "a")[0] != one).any()
-    assert (degraded_pair(gt, PAPER, 3, "b")[0] != one).any()
-    again, _, drawn_again = degraded_pair(gt, PAPER, 3, "a")
-    assert (again == one).all() and drawn_again == drawn
+    _, one = degraded_pair(gt, PAPER, 3, "a")
+    assert (degraded_pair(gt, PAPER, 4, "a")[1].lq != one.lq).any()
+    assert (degraded_pair(gt, PAPER, 3, "b")[1].lq != one.lq).any()
+    _, again = degraded_pair(gt, PAPER, 3, "a")
+    assert (again.lq == one.lq).all() and again.parameters == one.parameters
 
 
 def test_the_gt_is_the_downscaled_face_and_the_recorded_parameters_reproduce_the_lq(
@@ -160,11 +160,11 @@ def test_only_the_rows_of_a_split_are_taken(source: Path, tmp_path: Path) -> Non
 def test_a_gray_gt_goes_with_a_gray_lq_where_the_preset_says_so() -> None:
     gt = smooth(2, 32)
     results = [degraded_pair(gt, HEAVY, 1, str(number)) for number in range(30)]
-    gray = [result for result in results if "grey" in result[2]]
+    gray = [kept for kept, degraded in results if "grey" in degraded.parameters]
     assert 0 < len(gray) < 30
-    for _lq, kept, _drawn in gray:
+    for kept in gray:
         assert (kept == np.rint(gray_of(gt.astype(np.float32) / 255) * 255)).all()
-    assert all((kept == gt).all() for _lq, kept, drawn in results if "grey" not in drawn)
+    assert all((kept == gt).all() for kept, degraded in results if "grey" not in degraded.parameters)
 
 
 @pytest.mark.parametrize(

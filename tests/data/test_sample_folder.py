@@ -17,7 +17,8 @@ from torch import Tensor
 from gfprestore.data.sample_folder import SampleOptions, SampleReport, sample_folder
 from gfprestore.data.sampled_faces import FacePrior
 from gfprestore.errors import FolderError, UsageError, WeightsDamagedError
-from gfprestore.networks.stylegan2 import Layout, StyleGAN2Generator
+from gfprestore.networks.configs import Layout
+from gfprestore.networks.stylegan2 import StyleGAN2Generator
 from gfprestore.weights.checkpoints import LoadedNetwork, load_network
 
 CPU = torch.device("cpu")

@@ -11,18 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gfprestore.networks.configs import FMAR_64, FMAR_256, FMAR_COMPACT, FMAR_M, FMAR_S, DiffusionUNetConfig
 from gfprestore.networks.diffusion_blocks import AttentionBlock, timestep_embedding
-from gfprestore.networks.diffusion_unet import (
-    COMPACT_TIMESTEPS,
-    FMAR_64,
-    FMAR_256,
-    FMAR_COMPACT,
-    FMAR_M,
-    FMAR_S,
-    DiffusionUNet,
-    DiffusionUNetConfig,
-    config_from_state,
-)
+from gfprestore.networks.diffusion_unet import COMPACT_TIMESTEPS, DiffusionUNet, config_from_state
 from gfprestore.networks.gaussian_diffusion import face_noise
 from gfprestore.networks.srvgg import SRVGGConfig, SRVGGNetCompact
 

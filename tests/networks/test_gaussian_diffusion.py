@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gfprestore.networks.gaussian_diffusion import Denoiser, GaussianDiffusion, Prediction, Schedule, face_noise
+from gfprestore.networks.configs import Prediction, Schedule
+from gfprestore.networks.gaussian_diffusion import Denoiser, GaussianDiffusion, face_noise
 
 LINEAR = GaussianDiffusion(1000, "linear", "epsilon", clip_x0=False)
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gfprestore.networks.gfpgan import GFPGAN, ChannelSplitSFT, GFPGANConfig, Modulation, config_from_state
-from gfprestore.networks.stylegan2 import Layout
+from gfprestore.networks.configs import GFPGANConfig, Layout, Modulation
+from gfprestore.networks.gfpgan import GFPGAN, ChannelSplitSFT, config_from_state
 
 LAYOUTS: tuple[Layout, ...] = ("paper", "clean")
 

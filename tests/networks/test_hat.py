@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gfprestore.networks import diffusion_unet, srvgg
-from gfprestore.networks.hat import HAT, HAT_BASE, HAT_L, HAT_S, HFDG_S, HATConfig, config_from_state, tile_spans
+from gfprestore.networks.configs import HAT_BASE, HAT_L, HAT_S, HFDG_S, HATConfig
+from gfprestore.networks.hat import HAT, config_from_state, tile_spans
 from gfprestore.networks.hat_attention import (
     HybridAttentionBlock,
     join_windows,

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from gfprestore.networks.hat import HAT, HATConfig
-from gfprestore.networks.level_estimator import LevelEstimator, LevelEstimatorConfig, config_from_state
+from gfprestore.networks.configs import HATConfig, LevelEstimatorConfig
+from gfprestore.networks.hat import HAT
+from gfprestore.networks.level_estimator import LevelEstimator, config_from_state
 
 TINY = LevelEstimatorConfig(channels=(8, 16), hidden=24)
 

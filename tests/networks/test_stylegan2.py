@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gfprestore.networks.configs import Layout
 from gfprestore.networks.layers import FirFilter
 from gfprestore.networks.stylegan2 import (
-    Layout,
     ModulatedConv2d,
     StyleGAN2Generator,
     ToRGB,

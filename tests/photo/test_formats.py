@@ -13,11 +13,11 @@ import pytest
 from PIL import Image, ImageCms, features
 from samples import IPTC, NOISE, XMP, exif_block, ramp
 
+from gfprestore.batch.folders import Plan, plan_photos
 from gfprestore.errors import PhotoError, UnreadablePhotoError, UnsupportedPhotoError
-from gfprestore.photo.formats import kind_of, kind_of_file
-from gfprestore.photo.photo import Photo
+from gfprestore.photo.kinds import image_kind
+from gfprestore.photo.photo import PHOTO_SUFFIXES, READABLE_KINDS, Photo
 from gfprestore.photo.reading import photo_size, read_photo
-from gfprestore.photo.recognition import reason_left_out
 from gfprestore.photo.writing import output_suffix, write_photo
 
 needs_jpeg2000 = pytest.mark.skipif(not features.check("jpg_2000"), reason="Pillow without OpenJPEG")
@@ -226,7 +226,8 @@ def test_photoshop_files_are_read_flattened_with_their_metadata(tmp_path: Path) 
     photo = read(psd(NOISE[..., :3], resources=parts), tmp_path / "a.psd")
     np.testing.assert_array_equal(photo.pixels, NOISE[..., :3])
     found = photo.metadata
-    assert found.icc == profile and found.xmp == XMP and found.dpi == (300, 150)
+    assert found.icc == profile and found.dpi == (300, 150)
+    assert found.xmp is not None and b"Somebody" in found.xmp
     assert found.photoshop is not None and IPTC in found.photoshop and profile not in found.photoshop
     assert found.exif is not None and b"Kodak" in found.exif and "flattened" not in " ".join(found.warnings)
     gray = read(psd(NOISE[..., :1]), tmp_path / "gray.psd")
@@ -258,49 +259,57 @@ def test_photoshop_files_that_cannot_be_read_are_refused_by_name(tmp_path: Path)
 # --- recognition -------------------------------------------------------------------------------------------------
 
 
+def plan_of(folder: Path) -> Plan:
+    (folder / "certainly.png").write_bytes(saved(Image.fromarray(ramp()), "PNG"))
+    return plan_photos([folder], None, suffixes=PHOTO_SUFFIXES, rename=output_suffix, kinds=READABLE_KINDS)
+
+
 @pytest.mark.parametrize("name", ["nosuffix", "IMG_0001(1)", "photo.dat", "photo.jp", "scan.001", "Ein Bild.jpeg.2"])
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "PPM"])
 def test_photos_are_recognized_by_their_content(format: str, name: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(saved(Image.fromarray(ramp()), format))
-    assert reason_left_out(tmp_path / name) is None
-    assert read_photo(tmp_path / name).pixels.shape == (90, 120, 3)
-    assert output_suffix(tmp_path / name) == {"JPEG": ".jpg", "TIFF": ".tif"}.get(format, ".png")
+    path = tmp_path / "in" / name
+    path.parent.mkdir()
+    path.write_bytes(saved(Image.fromarray(ramp()), format))
+    task = next(task for task in plan_of(path.parent).tasks if task.source == path)
+    assert task.output.suffix == {"JPEG": ".jpg", "TIFF": ".tif"}.get(format, ".png")
+    assert read_photo(path).pixels.shape == (90, 120, 3)
 
 
 @pytest.mark.parametrize(
     ("head", "name", "kind", "advice"),
     [
-        (b"II*\0\x10\0\0\0CR\2\0", "a.cr2", "camera raw file (CR2)", "darktable"),
-        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "a", "camera raw file (CR3)", "darktable"),
-        (b"MM\0*\0\0\0\x08", "a.nef", "camera raw file (NEF)", "RawTherapee"),
-        (b"II*\0\x08\0\0\0", "a.DNG", "camera raw file (DNG)", "16-bit TIFF"),
-        (b"FUJIFILMCCD-RAW 0201", "a.jpg.raf", "camera raw file (RAF)", "darktable"),
+        (b"II*\0\x10\0\0\0CR\2\0", "a.cr2", "camera raw", "darktable"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "a", "camera raw", "darktable"),
+        (b"MM\0*\0\0\0\x08", "a.nef", "camera raw", "RawTherapee"),
+        (b"II*\0\x08\0\0\0", "a.DNG", "camera raw", "darktable"),
+        (b"FUJIFILMCCD-RAW 0201", "a.jpg.raf", "camera raw", "darktable"),
         (b"\xff\x0a\xfa\x7f", "a.jxl", "JPEG XL", "djxl"),
         (b"\0\0\0\x0cJXL \r\n\x87\n", "a", "JPEG XL", "djxl"),
-        (b"%PDF-1.7\n", "a", "PDF", "pdfimages"),
-        (b"gimp xcf v011", "a.xcf", "GIMP image", "TIFF or PNG"),
+        (b"gimp xcf v011", "a.xcf", "GIMP", "TIFF or PNG"),
+        (b"P7\nWIDTH 2\n", "a.pam", "PAM", "TIFF or PNG"),
     ],
 )
 def test_files_that_are_not_read_are_named_with_what_to_do(
     head: bytes, name: str, kind: str, advice: str, tmp_path: Path
 ) -> None:
-    (tmp_path / name).write_bytes(head + bytes(600))
-    found = kind_of_file(tmp_path / name)
-    assert found is not None and (found.name, found.format) == (kind, None)
-    reason = reason_left_out(tmp_path / name)
-    assert reason is not None and kind in reason and advice in reason
+    path = tmp_path / "in" / name
+    path.parent.mkdir()
+    path.write_bytes(head + bytes(600))
+    skipped = next(entry for entry in plan_of(path.parent).skipped if entry.path == path)
+    assert skipped.kind == kind and advice in skipped.described
     with pytest.raises(UnsupportedPhotoError) as caught:
-        read_photo(tmp_path / name)
+        read_photo(path)
     assert kind in str(caught.value) and advice in str(caught.value)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pillow_heif") is not None, reason="HEIC is read here")
 def test_heic_names_the_extra_that_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "in" / "IMG_2.HEIC"
+    path.parent.mkdir()
     content = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(300)
-    (tmp_path / "IMG_2.HEIC").write_bytes(content)
-    reason = reason_left_out(tmp_path / "IMG_2.HEIC")
-    assert reason is not None and "HEIC" in reason and "gfprestore[heif]" in reason
-    assert "gfprestore[heif]" in refusal(content, tmp_path / "IMG_2.HEIC")
+    path.write_bytes(content)
+    assert "gfprestore[heif]" in next(entry for entry in plan_of(path.parent).skipped if entry.path == path).described
+    assert "gfprestore[heif]" in refusal(content, path)
 
 
 @pytest.mark.parametrize(
@@ -309,8 +318,10 @@ def test_heic_names_the_extra_that_reads_it(tmp_path: Path) -> None:
 def test_other_files_are_not_taken_for_photos(content: bytes, tmp_path: Path) -> None:
     for name in ("a", "a.dat", "a.txt"):
         (tmp_path / name).write_bytes(content)
-        assert reason_left_out(tmp_path / name) == "unsupported file type"
-    assert kind_of(content) is None
+    assert image_kind(content) is None
+    plan = plan_of(tmp_path)
+    assert [task.source.name for task in plan.tasks] == ["certainly.png"]
+    assert {entry.reason for entry in plan.skipped} == {"not an image"}
     with pytest.raises(UnreadablePhotoError):
         read_photo(tmp_path / "a")
 
@@ -318,5 +329,5 @@ def test_other_files_are_not_taken_for_photos(content: bytes, tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["a.jpg_original", "a.jpg~", "a.jpg.bak", "a.jpg.crdownload"])
 def test_backups_and_unfinished_copies_are_left_out_with_a_word(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(saved(Image.fromarray(ramp()), "JPEG"))
-    reason = reason_left_out(tmp_path / name)
-    assert reason is not None and "backup" in reason and "JPEG" in reason
+    skipped = plan_of(tmp_path).skipped
+    assert [(entry.reason, entry.kind) for entry in skipped] == [("a backup or an unfinished copy", "JPEG")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,12 @@ from gfprestore.restoration.background import (
     NoBackground,
     bytes_per_pixel,
     enlarged_size,
-    estimated_seconds,
     fastest_precision,
     plan_tiles,
 )
 from gfprestore.restoration.tiling import CONTEXT, UpscalingStopped
-from gfprestore.weights.ncnn import find_packaged_ncnn, rrdbnet_state_from_ncnn
+from gfprestore.weights.ncnn import rrdbnet_state_from_ncnn
+from gfprestore.weights.store import find_packaged_ncnn
 
 CPU = torch.device("cpu")
 
@@ -348,11 +349,20 @@ def test_processor_with_bfloat16_multipliers_uses_them(
     assert fastest_precision(CPU) == expected
 
 
-def test_estimate_goes_on_from_a_small_tile_to_all_blocks_and_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    # a head of 2 seconds and 3 seconds a block, measured on 96 x 96 pixels
-    monkeypatch.setattr(background, "_seconds", lambda module, lq: 2 + 3 * len(module.body))
-    a_tile = 2 + 3 * 23
-    small = estimated_seconds(300 * 300, CPU, torch.float32)
-    assert small == pytest.approx(a_tile / 96**2 * 310 * 310)  # one tile, with its border
-    large = estimated_seconds(3000 * 3000, CPU, torch.float32)
-    assert 100 < large / small < 250
+def test_the_pace_of_the_first_large_photo_is_told_once() -> None:
+    paces: list[float] = []
+    method = NetworkBackground(
+        SRVGGNetCompact(SRVGGConfig(scale=2, features=8, convolutions=2)),
+        "compact",
+        CPU,
+        torch.float32,
+        on_pace=paces.append,
+    )
+    method.enlarge(np.zeros((40, 50, 3), np.uint8), 1.0)  # too small to tell anything
+    assert paces == []
+    started = time.process_time()
+    method.enlarge(np.zeros((200, 260, 3), np.uint8), 1.0)
+    spent = time.process_time() - started
+    method.enlarge(np.zeros((200, 260, 3), np.uint8), 1.0)
+    assert len(paces) == 1
+    assert 0 < paces[0] <= spent / (200 * 260 / 1e6)

@@ -15,20 +15,20 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gfprestore.errors import UsageError, WeightsMismatchError
-from gfprestore.networks.diffusion_unet import COMPACT_TIMESTEPS, DiffusionUNetConfig
-from gfprestore.networks.frrffusion import FRRffusion, FRRffusionConfig, part_of
-from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
-from gfprestore.networks.hat import HATConfig
-from gfprestore.networks.level_estimator import LevelEstimatorConfig
-from gfprestore.restoration import frrffusion as module_under_test
-from gfprestore.restoration.frrffusion import (
-    FRRffusionRestorer,
-    ReversalOptions,
-    changed_places,
-    parse_levels,
-    reversal_options,
+from gfprestore.networks.configs import (
+    DiffusionUNetConfig,
+    FRRffusionConfig,
+    GFPGANConfig,
+    HATConfig,
+    LevelEstimatorConfig,
 )
-from gfprestore.restoration.options import RunOptions
+from gfprestore.networks.diffusion_unet import COMPACT_TIMESTEPS
+from gfprestore.networks.frrffusion import FRRffusion, part_of
+from gfprestore.networks.gfpgan import GFPGAN
+from gfprestore.networks.level_estimator import LevelEstimator
+from gfprestore.restoration import frrffusion as module_under_test
+from gfprestore.restoration.frrffusion import FRRffusionRestorer, changed_places
+from gfprestore.restoration.options import ReversalOptions, RunOptions, parse_levels, reversal_options
 from gfprestore.restoration.restoration import Restoration
 from gfprestore.weights.checkpoints import load_network
 
@@ -207,6 +207,25 @@ def test_half_precision_that_overflows_is_computed_again_in_full() -> None:
     half._fmar.forward = forward  # type: ignore[method-assign]
     close = half.reverse(faces(1), [1], levels).at_256 - full.reverse(faces(1), [1], levels).at_256
     assert close.abs().mean() < 0.05
+
+
+def test_levels_that_overflow_in_half_precision_are_estimated_again_in_full() -> None:
+    config = FRRffusionConfig(LEVELED, ESTIMATOR)
+    half = FRRffusionRestorer(network(config), "tiny", CPU, torch.bfloat16)
+    full = FRRffusionRestorer(network(config), "tiny", CPU)
+    estimator = half._estimator
+    assert estimator is not None
+    forward = type(estimator).forward
+
+    def overflowing(self: LevelEstimator, retouched: Tensor, *, clamp: bool = True) -> Tensor:
+        levels = forward(self, retouched, clamp=clamp)
+        return levels * float("nan") if next(self.parameters()).dtype == torch.bfloat16 else levels
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(estimator), "forward", overflowing)
+        levels = half.reverse(faces(2), [1, 2]).levels
+    assert levels.isfinite().all()
+    assert (levels - full.reverse(faces(2), [1, 2]).levels).abs().max() < 0.02
 
 
 @pytest.mark.parametrize(

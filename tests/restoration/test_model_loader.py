@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from gfprestore.errors import DownloadError
-from gfprestore.restoration.model_loader import Opener, auto_choices
+from gfprestore.restoration.choices import auto_choices
+from gfprestore.restoration.model_loader import Opener
 from gfprestore.weights.store import WeightsStore
 
 
@@ -57,8 +58,8 @@ def test_a_failed_download_is_reported_in_one_line_and_not_tried_again(
 def test_the_background_that_replaces_the_best_one_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choices = auto_choices("background", torch.device("cuda"))  # opened on the CPU, where one would be enough
-    monkeypatch.setattr("gfprestore.restoration.model_loader.auto_choices", lambda *_: choices)
+    choices = auto_choices("background", "cuda")  # opened on the CPU, where one would be enough
+    monkeypatch.setattr("gfprestore.restoration.choices.auto_choices", lambda *_: choices)
     monkeypatch.setattr("gfprestore.weights.store.find_packaged_ncnn", lambda *_: None)
     with caplog.at_level(logging.INFO, "gfprestore"):
         background = opener(tmp_path).background("auto", 2.0)

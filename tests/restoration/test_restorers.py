@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gfprestore.errors import DeviceError
-from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
+from gfprestore.networks.configs import GFPGANConfig
+from gfprestore.networks.gfpgan import GFPGAN
 from gfprestore.restoration.restorers import FaceLimits, GFPGANRestorer, sound_faces
 
 CPU = torch.device("cpu")

@@ -20,17 +20,19 @@ from torch import Tensor
 
 from gfprestore.data.retouch_folder import RetouchOptions, retouch_folder
 from gfprestore.errors import FolderError, UsageError, WeightsMismatchError
+from gfprestore.networks.configs import GFPGANConfig, HATConfig
 from gfprestore.networks.frrffusion import FRRffusion
-from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
-from gfprestore.networks.hat import HAT, HATConfig
-from gfprestore.restoration.frrffusion import FRRffusionRestorer, ReversalOptions
+from gfprestore.networks.gfpgan import GFPGAN
+from gfprestore.networks.hat import HAT
+from gfprestore.restoration.frrffusion import FRRffusionRestorer
+from gfprestore.restoration.options import ReversalOptions
 from gfprestore.training.cascade import reversed_faces
 from gfprestore.training.config import TrainConfig, TrainSettings, make_config
 from gfprestore.training.distributed import World
 from gfprestore.training.hfdg import initialize_enlarging
 from gfprestore.training.plan import plan
 from gfprestore.training.preset_table import HFDG_COMPACT
-from gfprestore.training.train import first_stage, open_stream, train
+from gfprestore.training.train import first_stage, open_retouched, open_stream, train
 from gfprestore.weights.checkpoints import load_network
 from gfprestore.weights.store import WeightsStore
 
@@ -167,6 +169,28 @@ def test_first_stage_results_are_computed_again_for_other_pairs_in_the_same_fold
     again = reversed_faces(config, lambda: first_stage(config, CPU), CPU)
     assert len(again) == 2
     assert folders.isdisjoint(path.parent for path in again.values())
+
+
+@pytest.mark.parametrize(("size", "multipliers"), [(32, (1, 2, 2, 2)), (64, (1, 2, 3, 4)), (128, (1, 1, 2, 3, 4))])
+def test_the_papers_preset_trains_at_the_authors_other_sizes(size: int, multipliers: tuple[int, ...]) -> None:
+    config = make_config(Path("pairs"), Path("out"), "frrffusion", stage="fmar", size=size)
+    fmar = config.preset.reversal_network("fmar").fmar
+    assert fmar is not None
+    assert (fmar.size, fmar.multipliers) == (size, multipliers)
+
+
+def test_an_estimator_that_is_trained_alone_sees_varied_faces(pairs: Path, tmp_path: Path) -> None:
+    def sample(*values: str) -> tuple[Tensor, Tensor]:
+        config = make_config(pairs, tmp_path, "frrffusion-compact", stage="fmar", size=128, values=values)
+        first = open_retouched(config)[0]
+        return first.lq, first.gt
+
+    plain = sample()
+    unvaried = sample("reversal.only_estimator=true", "reversal.variations=false")
+    varied = sample("reversal.only_estimator=true")
+    assert torch.equal(plain[0], unvaried[0])
+    assert (varied[0] - plain[0]).abs().mean() > 0.01
+    assert torch.equal(varied[1], plain[1])
 
 
 def test_images_without_a_partner_are_told(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
+from gfprestore.networks.configs import Layout
 from gfprestore.networks.discriminators import FacialComponentDiscriminator, StyleGAN2Discriminator
-from gfprestore.networks.stylegan2 import Layout, StyleGAN2Generator
+from gfprestore.networks.stylegan2 import StyleGAN2Generator
 from gfprestore.networks.vgg import VGGFeatures, VGGLayout
 from gfprestore.training import losses
 

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from gfprestore.commands.app import main
 from gfprestore.data.face_dataset import collate
 from gfprestore.errors import ExitCode, WeightsDamagedError, WeightsMismatchError, WeightsMissingError
+from gfprestore.networks.configs import GFPGANConfig
 from gfprestore.networks.discriminators import StyleGAN2Discriminator
-from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
+from gfprestore.networks.gfpgan import GFPGAN
 from gfprestore.networks.stylegan2 import StyleGAN2Generator
 from gfprestore.training.config import TrainConfig, TrainSettings, make_config
 from gfprestore.training.gfpgan import RestorationRecipe
@@ -646,7 +647,7 @@ def test_initial_weights_that_do_not_fit_are_an_error(
 @pytest.mark.parametrize(
     ("losses", "preset", "options", "message"),
     [
-        ({"perceptual": 1.0}, "paper", {}, r"vgg19-dcbb9e9d\.pth.*--without perceptual"),
+        ({"perceptual": 1.0}, "paper", {}, "weights fetch vgg19.*--without perceptual"),
         ({"style": 1.0}, "paper", {}, r"--without perceptual"),
         ({"identity": 1.0}, "paper", {}, r"gfprestore weights fetch arcface-resnet18.*--without identity"),
         ({"reconstruction": 1.0}, "paper", {}, r"No prior of 32 pixels.*--stage prior.*--ablation no-prior"),

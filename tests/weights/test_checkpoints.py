@@ -27,7 +27,8 @@ from gfprestore.errors import (
     WeightsMissingError,
     WeightsUnsafeError,
 )
-from gfprestore.networks.gfpgan import GFPGAN, GFPGANConfig
+from gfprestore.networks.configs import GFPGANConfig
+from gfprestore.networks.gfpgan import GFPGAN
 from gfprestore.networks.rrdbnet import RRDBNet, RRDBNetConfig
 from gfprestore.networks.srvgg import SRVGGConfig, SRVGGNetCompact
 from gfprestore.networks.stylegan2 import StyleGAN2Config, StyleGAN2Generator
@@ -260,6 +261,26 @@ def test_half_precision_files_give_float32_networks(tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in loaded.module.state_dict().values()} == {torch.float32}
     name = "body.0.weight"
     torch.testing.assert_close(loaded.module.state_dict()[name].half(), original.state_dict()[name], rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs the memory map of Linux")
+def test_tensors_are_used_where_they_are_in_the_file_and_the_file_stays_as_it_is(tmp_path: Path) -> None:
+    module = GFPGAN(GFPGANConfig.from_widths("clean", size=64, narrow=0.25, channel_multiplier=1))
+    path = saved(tmp_path / "own.pth", {"params_ema": module.state_dict()})
+    content = path.read_bytes()
+    network = load_network(path).module
+    mapped = [
+        range(*(int(edge, 16) for edge in line.split()[0].split("-")))
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if line.endswith(str(path))
+    ]
+    vectors = {name: item for name, item in network.named_parameters() if item.ndim != 4}
+    in_file = [name for name, item in vectors.items() if any(item.data_ptr() in places for places in mapped)]
+    assert len(in_file) == len(vectors) > 50
+    with torch.no_grad():
+        for item in network.parameters():
+            item.fill_(3.0)
+    assert path.read_bytes() == content
 
 
 def test_loading_draws_no_random_numbers(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from gfprestore.errors import ExitCode, WeightsDamagedError
 from gfprestore.networks.rrdbnet import RRDBNet, RRDBNetConfig, config_from_state
-from gfprestore.weights.ncnn import find_packaged_ncnn, read_param, rrdbnet_state_from_ncnn
+from gfprestore.weights.ncnn import read_param, rrdbnet_state_from_ncnn
+from gfprestore.weights.store import find_packaged_ncnn
 
 TINY = RRDBNetConfig(features=3, growth=1, blocks=1)  # odd counts, so that half-precision weights need padding
 
@@ -116,7 +117,7 @@ def test_another_network_is_an_error_that_names_the_layer(tmp_path: Path, tiny_s
 
 
 def test_missing_package_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gfprestore.weights.ncnn.PACKAGE", "a_package_that_nobody_has")
+    monkeypatch.setattr("gfprestore.weights.store.NCNN_PACKAGE", "a_package_that_nobody_has")
     assert find_packaged_ncnn() is None
 
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gfprestore.batch.walk import natural_key
+from gfprestore.batch.names import natural_key
 from gfprestore.data.images import read_pixels
 from gfprestore.errors import FolderError, MetricUnavailable, WeightsDamagedError, WeightsMismatchError
 from gfprestore.evaluation.metrics.batching import images, in_batches, released_weights, signed_batch

@@ -129,8 +129,7 @@ def _backbone(spec: MetricSpec, name: str, store: WeightsStore, builder: str) ->
         raise MetricUnavailable(
             spec.label,
             f"{name}, torchvision's {builder}, was not found in {', '.join(map(str, folders))}.",
-            f"Run `python -c \"import torchvision; torchvision.models.{builder}(weights='IMAGENET1K_V1')\"`, or put "
-            f"https://download.pytorch.org/models/{name} into {store.folder}.",
+            f"Run `gfprestore weights fetch {builder}`.",
         )
     return found
 

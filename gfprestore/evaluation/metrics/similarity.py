@@ -112,7 +112,7 @@ def open_vgg_similarity(
         raise MetricUnavailable(
             spec.label,
             f"{VGG_FILE}, torchvision's VGG-19, was not found in {_places(store)}.",
-            f"Put https://download.pytorch.org/models/{VGG_FILE} into {store.folder}.",
+            "Run `gfprestore weights fetch vgg19`.",
         )
     state = load_state(path)
     config = config_from_state(state)

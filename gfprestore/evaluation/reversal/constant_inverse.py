@@ -51,18 +51,15 @@ class ConstantInverse:
         return np.asarray(levels, np.uint8)
 
 
-def learn(folder: Path, cache: Path, on_progress: Callable[[int, int], None]) -> ConstantInverse:
-    """Average the pairs of a training set; the result is cached.
+def training_pairs(folder: Path) -> list[RetouchedPair]:
+    """The pairs to learn from.
 
     Args:
         folder: A set of `gfprestore retouch`.
-        cache: An existing folder for the result.
-        on_progress: Called with the number of finished steps and their total.
 
     Raises:
         UsageError: The folder is not such a set, or its pairs are aligned on the original.
-        PhotoError: An image cannot be read.
-        FolderError: The table or the cache cannot be accessed.
+        FolderError: The table cannot be read.
     """
     pairs = read_retouched_pairs(folder) if folder.is_dir() else []
     if not pairs:
@@ -75,6 +72,23 @@ def learn(folder: Path, cache: Path, on_progress: Callable[[int, int], None]) ->
             f"--constant-from {folder} holds pairs in the frame of the originals. Make a set without --keep-alignment: "
             "faces are aligned on the retouched face here."
         )
+    return pairs
+
+
+def learn(folder: Path, cache: Path, on_progress: Callable[[int, int], None]) -> ConstantInverse:
+    """Average the pairs of a training set; the result is cached.
+
+    Args:
+        folder: See `training_pairs`.
+        cache: An existing folder for the result.
+        on_progress: Called with the number of finished steps and their total.
+
+    Raises:
+        UsageError: See `training_pairs`.
+        PhotoError: An image cannot be read.
+        FolderError: The table or the cache cannot be accessed.
+    """
+    pairs = training_pairs(folder)
     path = cache / f"constant-{key_of(VERSION, sha256_of(folder / PAIRS_NAME))[:16]}.npz"
     known = _read(path)
     if known is not None:

@@ -39,7 +39,7 @@ from gfprestore.evaluation.metrics.opening import (
 from gfprestore.evaluation.metrics.reversal import LandmarkError
 from gfprestore.evaluation.report import Report
 from gfprestore.evaluation.reversal.comparisons import CONSTANT, RETOUCHED, compare
-from gfprestore.evaluation.reversal.constant_inverse import constant_row, learn
+from gfprestore.evaluation.reversal.constant_inverse import constant_row, learn, training_pairs
 from gfprestore.evaluation.reversal.crops import Pair, cut_pairs
 from gfprestore.evaluation.reversal.kept import key_of
 from gfprestore.evaluation.reversal.options import ReversalEvalOptions
@@ -77,8 +77,9 @@ from gfprestore.evaluation.reversal.views import (
 from gfprestore.evaluation.scoring import MetricOpener, Scorer, open_metrics
 from gfprestore.faces.detection import Detector
 from gfprestore.files import write_whole
-from gfprestore.restoration.frrffusion import FRRFFUSION, FRRffusionRestorer
+from gfprestore.restoration.frrffusion import FRRffusionRestorer
 from gfprestore.restoration.model_loader import Opener
+from gfprestore.restoration.options import FRRFFUSION
 from gfprestore.weights.store import WeightsStore
 
 log = logging.getLogger(__name__)
@@ -133,6 +134,8 @@ class ReversalEvaluation:
         options.check()
         device = choose_device(options.device)
         refuse_within(self.output, self._folders_read())
+        if options.constant_from is not None:
+            training_pairs(options.constant_from)  # before the pairs are cut, which takes minutes
         prepare_output(self.output)
         with Journal.open(self.output):  # as a lock: two runs must not write into one folder
             networks = self._networks()

@@ -22,6 +22,7 @@ from gfprestore.evaluation.metrics.specs import DEFAULT_METRICS, METRICS, REVERS
 from gfprestore.files import sha256_of
 from gfprestore.networks.lpips import alex_lpips
 from gfprestore.weights.store import WeightsStore
+from gfprestore.weights.table import WEIGHTS_FILES
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "metrics.csv"
 CPU = torch.device("cpu")
@@ -103,13 +104,14 @@ def test_what_is_missing_is_told_with_the_command_and_an_exit_code(
 
 
 @pytest.mark.parametrize("name", ["lpips", "lpips_alex"])
-def test_a_missing_backbone_is_told_with_torchvisions_command_and_address(name: str, tmp_path: Path) -> None:
+def test_a_missing_backbone_is_told_with_the_command_that_fetches_it(name: str, tmp_path: Path) -> None:
     installed("lpips")
     with pytest.raises(MetricUnavailable) as caught:
         open_metric(name, WeightsStore(tmp_path, offline=True), CPU)
     file = lpips.TORCHVISION_FILES[name]
-    assert f"https://download.pytorch.org/models/{file} into {tmp_path}" in caught.value.remedy
-    assert "torchvision.models." in caught.value.remedy and "IMAGENET1K_V1" in caught.value.remedy
+    (row,) = [row for row in WEIGHTS_FILES if row.file_name == file]
+    assert caught.value.remedy == f"Run `gfprestore weights fetch {row.name}`."
+    assert row.sha256.startswith(file.rsplit("-", 1)[1].removesuffix(".pth"))
     assert str(tmp_path / "torch" / "hub" / "checkpoints") in caught.value.reason
 
 

@@ -318,7 +318,8 @@ def test_bad_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no retouch.csv"):
         evaluate(tmp_path, data=folder, constant_from=tmp_path / "other")
     with pytest.raises(UsageError, match="without --keep-alignment"):
-        evaluate(tmp_path, data=folder, constant_from=folder)
+        evaluate(tmp_path, data=folder, constant_from=folder, output=tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()  # before the pairs are cut
     table = (folder / "retouch.csv").read_text().replace("\n0,", "\n../../0,")
     (folder / "retouch.csv").write_text(table)
     with pytest.raises(FolderError, match="names a file outside the set"):
