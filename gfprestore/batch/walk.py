@@ -22,6 +22,8 @@ from gfprestore.photo.kinds import HEAD_BYTES, advice_for, image_kind
 SYSTEM_FOLDER = "a system or trash folder"
 UNSUPPORTED_IMAGE, UNSUPPORTED_FILE = "unsupported type of image", "not an image"
 SIDECAR = "a sidecar that is not copied"
+BACKUP = "a backup or an unfinished copy"
+_BACKUP_ENDINGS = ("_original", "~", ".bak", ".tmp", ".part", ".crdownload")
 JOURNAL_NAME = ".gfprestore.jsonl"  # defined here because a folder with a journal is a result, not a source
 
 Identity = tuple[int, int] | Path  # device and inode; the real path on file systems without inodes
@@ -112,9 +114,11 @@ class FolderWalk:
         exclude: tuple[str, ...],
         outputs: set[Identity],
         *,
+        kinds: frozenset[str] = frozenset(),
         system_folders: bool = False,
     ) -> None:
         self.suffixes = suffixes
+        self.kinds = kinds
         self.system_folders = system_folders
         self.exclude = tuple(unicodedata.normalize("NFC", pattern.rstrip("/")) for pattern in exclude)
         self.outputs = outputs
@@ -192,17 +196,23 @@ class FolderWalk:
 
     def _take(self, path: Path, within: PurePath, root: InputRoot, *, named: bool) -> None:
         by_name = _kind_by_name(path)
+        kind = None if path.suffix.lower() in self.suffixes else _image_kind_of(path)
         if named and self.is_excluded(path, within):
             self._skip(path, "excluded", kind=by_name)
-        elif path.suffix.lower() not in self.suffixes:
-            kind = _image_kind_of(path)
-            self._skip(path, UNSUPPORTED_FILE if kind is None else UNSUPPORTED_IMAGE, named, kind or by_name)
+        elif path.suffix.lower() not in self.suffixes and (reason := self._reason_for(path, kind)):
+            self._skip(path, reason, named, kind or by_name)
         elif not _exists(path):
             self._skip(path, "a broken link", True, by_name)
         elif not path.is_file():
             self._skip(path, "not a regular file (a device, a pipe or a socket)", True, by_name)
         else:
             root.found[within] = path
+
+    def _reason_for(self, path: Path, kind: str | None) -> str | None:
+        """Why a file without the suffix of a photo is left out; None if its content is an image that is read."""
+        if kind not in self.kinds:
+            return UNSUPPORTED_FILE if kind is None else UNSUPPORTED_IMAGE
+        return BACKUP if path.name.lower().endswith(_BACKUP_ENDINGS) else None
 
     def is_excluded(self, path: Path, within: PurePath) -> bool:
         """Whether an exclude pattern matches the name of a path, its path within the input folder or as given."""

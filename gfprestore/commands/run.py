@@ -161,7 +161,7 @@ def run(
     from gfprestore.batch.sidecars import sidecar_warning, with_sidecars
     from gfprestore.batch.walk import FolderWalk
     from gfprestore.console import Reporter, download_reporter
-    from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES
+    from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES, READABLE_KINDS
     from gfprestore.photo.writing import output_suffix
     from gfprestore.restoration.options import RunOptions, reversal_options
     from gfprestore.restoration.planned import PlannedRestoration
@@ -199,6 +199,7 @@ def run(
         suffixes=PHOTO_SUFFIXES,
         rename=lambda source: output_suffix(source, how.format),
         exclude=exclude or (),
+        kinds=READABLE_KINDS,
         system_folders=include_system_folders,
     )
     patterns = FolderWalk(frozenset(), tuple(exclude or ()), set(), system_folders=False)
