@@ -35,7 +35,7 @@ from gfprestore.commands.options import (
     performance_option,
     reversal_option,
 )
-from gfprestore.errors import ExitCode
+from gfprestore.errors import ExitCode, UsageError
 from gfprestore.streams import failure_of
 
 if TYPE_CHECKING:
@@ -85,6 +85,10 @@ def run(
     detection_threshold: Annotated[
         float | None, faces_option("--detection-threshold", metavar="0..1", help="Minimum score of a detection.")
     ] = None,
+    auto_rotate: Annotated[
+        bool,
+        faces_option("--auto-rotate", help="Write photos upright whose faces are all turned in the same direction."),
+    ] = False,
     retouch_levels: Annotated[
         str,
         reversal_option(
@@ -189,7 +193,11 @@ def run(
         accept_truncated=accept_truncated,
     )
     options.check()
-    how = OutputOptions(file_format.value, quality, overwrite, save_faces, compare, workers)
+    if auto_rotate and (aligned or restorer == "none"):
+        raise UsageError(
+            "--auto-rotate goes by the faces, which are not searched here. Remove it, or --aligned, or --restorer none."
+        )
+    how = OutputOptions(file_format.value, quality, overwrite, save_faces, compare, workers, auto_rotate)
     reporter = Reporter(json_output)
     plan = plan_photos(
         photos,
