@@ -28,9 +28,11 @@ from gfprestore.batch.sidecars import carry_sidecars, update_sidecars
 from gfprestore.batch.source_state import SourceState, read_source_state
 from gfprestore.batch.written_files import FileKeptError, FileState
 from gfprestore.errors import FaceError, FolderError, GfprestoreError, PhotoError
+from gfprestore.faces.detection import DetectedFace, quarter_turns
 from gfprestore.hardware import free_system_memory
 from gfprestore.photo.photo import Photo
 from gfprestore.photo.reading import photo_size, read_photo
+from gfprestore.photo.turning import turned_right
 from gfprestore.photo.writing import write_photo
 from gfprestore.restoration.planned import NetworkNames, PlannedRestoration
 
@@ -62,6 +64,7 @@ class _Pending:
     decoded: _Decoded
     prepared: PreparedPhoto
     seconds: float
+    rotated: int
 
     @property
     def task(self) -> PhotoTask:
@@ -232,12 +235,21 @@ class PhotoRun:
 
     def _prepare(self, decoded: _Decoded) -> _Pending | PhotoResult:
         started = time.monotonic()
+        name = decoded.task.relative.as_posix()
+        rotated = 0
         try:
             photo = decoded.photo
-            prepared = self.restoration.prepare(photo.pixels, decoded.task.relative.as_posix(), photo.alpha)
+            prepared = self.restoration.prepare(photo.pixels, name, photo.alpha)
+            turns = _common_turns(prepared.faces)
+            if turns and self.output.auto_rotate:
+                photo, rotated = turned_right(photo, turns), 90 * turns
+                prepared = self.restoration.prepare(photo.pixels, name, photo.alpha)
+            elif turns:
+                photo = replace(photo, metadata=photo.metadata.warned(_turned_warning(len(prepared.faces), turns)))
         except Exception as error:
             return self._failed(decoded.task, error, decoded.seconds + time.monotonic() - started)
-        return _Pending(decoded, prepared, decoded.seconds + time.monotonic() - started)
+        seconds = decoded.seconds + time.monotonic() - started
+        return _Pending(replace(decoded, photo=photo), prepared, seconds, rotated)
 
     def _is_batch(self, pending: Sequence[_Pending]) -> bool:
         """Whether to stop collecting: enough faces, no faces to batch, or the memory limit."""
@@ -295,6 +307,7 @@ class PhotoRun:
             restored_faces=finished.restored_faces,
             untouched_faces=finished.untouched_faces,
             face_details=face_details(finished),
+            rotated=photo.rotated,
             width=result.pixels.shape[1],
             height=result.pixels.shape[0],
             seconds=seconds,
@@ -425,6 +438,18 @@ class PhotoRun:
                 finished=utc_now(),
             )
         )
+
+
+def _common_turns(faces: Sequence[DetectedFace]) -> int:
+    """Quarter turns to the left by which all faces are turned; 0 if they differ, or there are none."""
+    turns = {quarter_turns(face) for face in faces}
+    return turns.pop() if len(turns) == 1 else 0
+
+
+def _turned_warning(count: int, turns: int) -> str:
+    subject = "its face is" if count == 1 else f"its {count} faces are"
+    how = {1: "turned to the left", 2: "upside down", 3: "turned to the right"}[turns]
+    return f"{subject} {how}; --auto-rotate writes such a photo upright"
 
 
 def decoded_bytes(path: Path) -> int:

@@ -21,6 +21,7 @@ class OutputOptions:
         save_faces: Write each face before and after into `_faces`.
         compare: Write before and after side by side into `_compare`.
         workers: Threads that decode and encode.
+        auto_rotate: Write a photo upright if all its faces are turned in the same direction.
     """
 
     format: str = "keep"
@@ -29,6 +30,7 @@ class OutputOptions:
     save_faces: bool = False
     compare: bool = False
     workers: int = 2
+    auto_rotate: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class PhotoResult:
         skipped_because: `done` by an earlier run, `changed` after a run wrote the result, or `taken` by a file that no
             run wrote; None if the photo was not skipped.
         face_details: What was done to each face; None with restorers that have nothing to say beyond the counts.
+        rotated: Degrees by which the photo was turned to the right, because its faces were turned to the left.
     """
 
     source: Path
@@ -83,6 +86,7 @@ class PhotoResult:
     warnings: tuple[str, ...] = ()
     untouched_faces: int = 0
     face_details: tuple[FaceDetail, ...] | None = None
+    rotated: int = 0
     skipped_because: str | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -100,6 +104,7 @@ class PhotoResult:
             "background": self.background,
             "error": self.error,
             **({} if self.skipped_because is None else {"skipped_because": self.skipped_because}),
+            **({"rotated": self.rotated} if self.rotated else {}),
             **({} if self.face_details is None else {"face_details": [asdict(face) for face in self.face_details]}),
         }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from gfprestore.batch.folders import PhotoTask, Plan, create_folder_of
 from gfprestore.batch.journal import Journal
 from gfprestore.batch.names import folded_name
 from gfprestore.batch.output_folder import reason_of
-from gfprestore.batch.walk import SIDECAR, UNSUPPORTED_FILE, Skipped
+from gfprestore.batch.walk import SIDECAR, UNSUPPORTED_FILE, Skipped, is_excluded
 from gfprestore.batch.written_files import FileKeptError
 from gfprestore.errors import FolderError, PhotoError
 from gfprestore.file_attributes import FileAttributes, attributes_of, creation_mode, give
@@ -33,12 +33,12 @@ _OTHERS = (".json", ".aae", ".pp3", ".dop", ".cos", ".cop", ".on1", ".thm", ".vr
 _LARGEST = 1 << 26  # bytes of a sidecar that is read
 
 
-def with_sidecars(plan: Plan, is_excluded: Callable[[Path], bool]) -> Plan:
+def with_sidecars(plan: Plan, exclude: Sequence[str]) -> Plan:
     """Give each task of a plan its XMP sidecars, and mark sidecars of other formats among the skipped files.
 
     Args:
         plan: A plan without sidecars.
-        is_excluded: Whether a pattern of `--exclude` matches a path; asked for files that the plan does not mention.
+        exclude: Patterns of files to leave out, for files that the plan does not mention.
     """
     skipped = {entry.path: entry for entry in plan.skipped}
     listings: dict[Path, dict[str, list[str]]] = {}
@@ -53,8 +53,10 @@ def with_sidecars(plan: Plan, is_excluded: Callable[[Path], bool]) -> Plan:
             for sidecar in listing.get(folded_name(name + _XMP), ()):
                 path = task.source.with_name(sidecar)
                 entry = skipped.get(path)
-                is_wanted = entry.reason == UNSUPPORTED_FILE if entry is not None else not is_excluded(path)
-                if is_wanted and path not in used and path.is_file():
+                is_wanted = (
+                    entry.reason == UNSUPPORTED_FILE if entry is not None else not is_excluded(path, path, exclude)
+                )
+                if not is_left and path not in used and path.is_file():
                     used.add(path)
                     found.setdefault(index, []).append(path)
     tasks = tuple(replace(task, sidecars=tuple(found.get(index, ()))) for index, task in enumerate(plan.tasks))
@@ -62,7 +64,7 @@ def with_sidecars(plan: Plan, is_excluded: Callable[[Path], bool]) -> Plan:
     rest = [_marked(entry, names) for entry in plan.skipped if entry.path not in used]
     for folder, listing in listings.items():  # beside photos that were named, whose folder was not walked
         for path in (folder / name for spellings in listing.values() for name in spellings):
-            if path not in skipped and not path.name.startswith(".") and not is_excluded(path):
+            if path not in skipped and not path.name.startswith(".") and not is_excluded(path, path, exclude):
                 entry = _marked(Skipped(path, UNSUPPORTED_FILE, kind=path.suffix.lower()), names)
                 rest += [entry] if entry.reason == SIDECAR else []
     return replace(plan, tasks=tasks, skipped=tuple(rest))

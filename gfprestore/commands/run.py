@@ -35,7 +35,7 @@ from gfprestore.commands.options import (
     performance_option,
     reversal_option,
 )
-from gfprestore.errors import ExitCode
+from gfprestore.errors import ExitCode, UsageError
 from gfprestore.streams import failure_of
 
 if TYPE_CHECKING:
@@ -85,6 +85,10 @@ def run(
     detection_threshold: Annotated[
         float | None, faces_option("--detection-threshold", metavar="0..1", help="Minimum score of a detection.")
     ] = None,
+    auto_rotate: Annotated[
+        bool,
+        faces_option("--auto-rotate", help="Write photos upright whose faces are all turned in the same direction."),
+    ] = False,
     retouch_levels: Annotated[
         str,
         reversal_option(
@@ -159,7 +163,6 @@ def run(
     from gfprestore.batch.left_out import image_warnings, left_out_of
     from gfprestore.batch.results import OutputOptions
     from gfprestore.batch.sidecars import sidecar_warning, with_sidecars
-    from gfprestore.batch.walk import FolderWalk
     from gfprestore.console import Reporter, download_reporter
     from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES, READABLE_KINDS
     from gfprestore.photo.writing import output_suffix
@@ -191,7 +194,11 @@ def run(
         accept_truncated=accept_truncated,
     )
     options.check()
-    how = OutputOptions(file_format.value, quality, overwrite, save_faces, compare, workers)
+    if auto_rotate and (aligned or restorer == "none"):
+        raise UsageError(
+            "--auto-rotate goes by the faces, which are not searched here. Remove it, or --aligned, or --restorer none."
+        )
+    how = OutputOptions(file_format.value, quality, overwrite, save_faces, compare, workers, auto_rotate)
     reporter = Reporter(json_output)
     plan = plan_photos(
         photos,
@@ -202,8 +209,7 @@ def run(
         kinds=READABLE_KINDS,
         system_folders=include_system_folders,
     )
-    patterns = FolderWalk(frozenset(), tuple(exclude or ()), set(), system_folders=False)
-    plan = with_sidecars(plan, lambda path: patterns.is_excluded(path, path))
+    plan = with_sidecars(plan, exclude or ())
     for entry in plan.problems:
         reporter.warn(f"{entry.path}: {entry.described}")
     for message in image_warnings(left_out_of(entry for entry in plan.skipped if not entry.is_problem)):

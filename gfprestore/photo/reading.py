@@ -21,7 +21,8 @@ from gfprestore.photo.icc import Conversion, ProfileError
 from gfprestore.photo.kinds import HEAD_BYTES, advice_for, image_kind
 from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.pages import with_sure_pages
-from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, Photo, Pixels
+from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, Photo
+from gfprestore.photo.turning import pixels_upright
 
 _HEADER_BYTES = 1 << 20
 _BYTES_A_PIXEL = 16
@@ -215,8 +216,8 @@ def _assembled(path: Path, container: Container, state: _FileState, accept_trunc
     if not decoded.keeps_profile:
         found = replace(found, icc=None)
     found = metadata.turned_upright(found)
-    stored = _turned(stored, found.orientation)
-    alpha = None if alpha is None else _turned(alpha, found.orientation)
+    stored = pixels_upright(stored, found.orientation)
+    alpha = None if alpha is None else pixels_upright(alpha, found.orientation)
     gray = stored.shape[2] == 1
     found, conversion = conversion_of(found, gray, stored.dtype)
     residual = None
@@ -235,14 +236,3 @@ def conversion_of(found: Metadata, gray: bool, dtype: np.dtype[Any]) -> tuple[Me
         return found, icc.conversion_for(found.icc, gray, dtype.itemsize * 8)
     except ProfileError as error:
         return found.warned(f"its ICC profile was kept but not used to read the colors: {error}"), None
-
-
-def _turned(pixels: Pixels, orientation: int) -> Pixels:
-    """Rotate stored pixels upright by the EXIF orientation (1 to 8)."""
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
