@@ -53,9 +53,7 @@ def with_sidecars(plan: Plan, exclude: Sequence[str]) -> Plan:
             for sidecar in listing.get(folded_name(name + _XMP), ()):
                 path = task.source.with_name(sidecar)
                 entry = skipped.get(path)
-                is_wanted = (
-                    entry.reason == UNSUPPORTED_FILE if entry is not None else not is_excluded(path, path, exclude)
-                )
+                is_left = entry.reason != UNSUPPORTED_FILE if entry else is_excluded(path, path, exclude)
                 if not is_left and path not in used and path.is_file():
                     used.add(path)
                     found.setdefault(index, []).append(path)
@@ -114,10 +112,19 @@ def update_sidecars(task: PhotoTask, journal: Journal) -> tuple[str, ...]:
     if not task.sidecars:
         return ()
     try:
-        change = _pixel_change(photo_header(task.source), photo_size(task.output))
+        header, entry = photo_header(task.source), journal.last(task.relative.as_posix())
+        if entry is not None and entry.orientation is not None:
+            header = _turned_as(header, entry.orientation)
+        change = _pixel_change(header, photo_size(task.output))
     except PhotoError as error:
         return (f"its sidecars were not compared: {error}",)
     return _carry_all(task, journal, change, overwrite=False)
+
+
+def _turned_as(found: Metadata, orientation: int) -> Metadata:
+    """Upright metadata of a photo that was turned by another orientation than that of its file (`--auto-rotate`)."""
+    is_swapped = (found.orientation >= 5) != (orientation >= 5)
+    return replace(found, orientation=orientation, size=found.size[::-1] if is_swapped else found.size)
 
 
 def _pixel_change(found: Metadata, final: tuple[int, int]) -> Change:
