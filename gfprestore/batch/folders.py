@@ -45,12 +45,14 @@ class PhotoTask:
         output: the final path of the result, inside `folder`.
         relative: the source's mirrored path, unique in `folder`; identifies the photo in the journal and in seeds.
         folder: the output folder, which also holds the journal.
+        sidecars: XMP files that describe the source.
     """
 
     source: Path
     output: Path
     relative: PurePath
     folder: Path
+    sidecars: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def plan_photos(
     suffixes: frozenset[str],
     rename: Callable[[Path], str],
     exclude: Sequence[str] = (),
+    kinds: frozenset[str] = frozenset(),
     system_folders: bool = False,
 ) -> Plan:
     """Find the photos and choose the path of each result; creates and changes nothing.
@@ -96,6 +99,7 @@ def plan_photos(
         rename: the suffix of the result for a source, such as `.png`.
         exclude: shell patterns; files and folders are skipped if a pattern matches their name, their path within the
             input folder or their path as given.
+        kinds: kinds of images that are read (`image_kind`), which are taken in whatever their suffix.
         system_folders: take in system and trash folders too (`is_system_folder`); one that is named always is.
 
     Raises:
@@ -105,7 +109,7 @@ def plan_photos(
     roots = _group(existing_inputs(inputs, skipped, system_folders=system_folders))
     _place(roots, output)
     outputs = {identity for root in roots if (identity := file_identity(root.output))}
-    walk = FolderWalk(suffixes, tuple(exclude), outputs, system_folders=system_folders)
+    walk = FolderWalk(suffixes, tuple(exclude), outputs, kinds=kinds, system_folders=system_folders)
     walk.skipped += skipped
     for root in roots:
         walk.collect(root)

@@ -58,6 +58,7 @@ class JournalEntry:
         fingerprint: fingerprint of the settings (`settings_fingerprint`).
         faces: number of detected faces.
         restored_faces: number of faces restored and pasted.
+        orientation: EXIF orientation by which the stored pixels were turned; None if there is no result.
         seconds: time spent.
         error: error message of a failed attempt.
         started: UTC time in ISO 8601.
@@ -77,6 +78,7 @@ class JournalEntry:
     fingerprint: str
     faces: int = 0
     restored_faces: int = 0
+    orientation: int | None = None
     seconds: float = 0.0
     error: str | None = None
     started: str | None = None
@@ -439,6 +441,7 @@ def _parse_entry(line: bytes) -> JournalEntry | None:
         entry.source_modified_ns,
         entry.output_size,
         entry.output_modified_ns,
+        entry.orientation,
     )
     is_valid = (
         all(isinstance(value, str) for value in texts)

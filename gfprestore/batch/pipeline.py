@@ -24,9 +24,10 @@ from gfprestore.batch.journal import FAILED, RESTORED, Journal, JournalEntry, ut
 from gfprestore.batch.previews import PreviewWriter, write_comparison, write_faces
 from gfprestore.batch.results import OutputOptions, PhotoResult, face_details
 from gfprestore.batch.settings import run_settings
-from gfprestore.batch.source_state import SourceState, read_source_state
+from gfprestore.batch.sidecars import carry_sidecars, update_sidecars
+from gfprestore.batch.source_state import SourceState, check_unchanged, read_source_state
 from gfprestore.batch.written_files import FileKeptError, FileState
-from gfprestore.errors import FaceError, FolderError, GfprestoreError, PhotoError
+from gfprestore.errors import FaceError, FolderError, GfprestoreError
 from gfprestore.faces.detection import DetectedFace, quarter_turns
 from gfprestore.hardware import free_system_memory
 from gfprestore.photo.photo import Photo
@@ -340,6 +341,7 @@ class PhotoRun:
                 journal.note_file(output, temporary, overwrite=self.output.overwrite)
             ),
         )
+        warnings += carry_sidecars(photo.task, journal, photo.photo, result, overwrite=self.output.overwrite)
         kept, problem = self._write_previews(photo, finished, result)
         warnings += kept
         return _Written(states[0], time.monotonic() - started, warnings, problem)
@@ -377,7 +379,8 @@ class PhotoRun:
         report = replace(report, seconds=report.seconds + written.seconds, warnings=warnings)
         if written.problem is not None:
             report = replace(report, status="failed", error=" ".join(filter(None, (report.error, written.problem))))
-        self._note(encoding.photo.task, report, encoding.photo.decoded.state, written.state)
+        orientation = encoding.photo.photo.metadata.orientation
+        self._note(encoding.photo.task, report, encoding.photo.decoded.state, written.state, orientation)
         return report
 
     def _skipped(self, task: PhotoTask) -> PhotoResult | None:
@@ -386,7 +389,7 @@ class PhotoRun:
             return None
         journal = self._journals[task.folder]
         if journal.is_done(task.relative.as_posix(), task.source, self._fingerprint, task.output):
-            return self._skipped_result(task, "done", None)
+            return replace(self._skipped_result(task, "done", None), warnings=update_sidecars(task, journal))
         state = journal.state_of(task.output)
         if state in (FileState.CHANGED, FileState.TAKEN):
             return self._skipped_result(task, state.value, str(FileKeptError(task.output, state)))
@@ -414,6 +417,7 @@ class PhotoRun:
         result: PhotoResult,
         state: SourceState | None = None,
         written: SourceState | None = None,
+        orientation: int | None = None,
     ) -> None:
         """Append a result to the journal; a photo written with an unrestored face is recorded as failed."""
         self._journals[task.folder].record(
@@ -431,6 +435,7 @@ class PhotoRun:
                 output_sha256=None if written is None else written.sha256,
                 faces=result.faces,
                 restored_faces=result.restored_faces,
+                orientation=orientation,
                 seconds=round(result.seconds, 3),
                 error=result.error,
                 finished=utc_now(),
@@ -457,23 +462,6 @@ def decoded_bytes(path: Path) -> int:
     except Exception:  # a malformed header must not end the run; decoding fails for that photo only
         return 0
     return 3 * width * height
-
-
-def check_unchanged(source: Path, state: SourceState, photo: Photo) -> None:
-    """Check that the decoded original is the one that was hashed for the journal.
-
-    An original that was deleted after decoding is accepted.
-
-    Raises:
-        PhotoError: The file was changed after its hash was taken or while it was decoded.
-    """
-    times = photo.metadata.file_times
-    changed = times is not None and times[1] != state.modified_ns
-    with contextlib.suppress(OSError):
-        status = source.stat()
-        changed = changed or (status.st_size, status.st_mtime_ns) != (state.size, state.modified_ns)
-    if changed:
-        raise PhotoError(f"{source} changed while it was read. Run again when no other program is writing to it.")
 
 
 def error_message(error: Exception, source: Path) -> str:

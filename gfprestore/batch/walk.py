@@ -9,7 +9,7 @@ import os
 import stat
 import unicodedata
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -21,6 +21,9 @@ from gfprestore.photo.kinds import HEAD_BYTES, advice_for, image_kind
 
 SYSTEM_FOLDER = "a system or trash folder"
 UNSUPPORTED_IMAGE, UNSUPPORTED_FILE = "unsupported type of image", "not an image"
+SIDECAR = "a sidecar that is not copied"
+BACKUP = "a backup or an unfinished copy"
+_BACKUP_ENDINGS = ("_original", "~", ".bak", ".tmp", ".part", ".crdownload")
 JOURNAL_NAME = ".gfprestore.jsonl"  # defined here because a folder with a journal is a result, not a source
 
 Identity = tuple[int, int] | Path  # device and inode; the real path on file systems without inodes
@@ -111,11 +114,13 @@ class FolderWalk:
         exclude: tuple[str, ...],
         outputs: set[Identity],
         *,
+        kinds: frozenset[str] = frozenset(),
         system_folders: bool = False,
     ) -> None:
         self.suffixes = suffixes
+        self.kinds = kinds
         self.system_folders = system_folders
-        self.exclude = tuple(unicodedata.normalize("NFC", pattern.rstrip("/")) for pattern in exclude)
+        self.exclude = exclude
         self.outputs = outputs
         self.skipped: list[Skipped] = []
 
@@ -124,7 +129,7 @@ class FolderWalk:
         visited: set[Identity] = set()
         for path, within in sorted(root.targets, key=lambda target: len(target[1].parts)):
             if path.is_dir():
-                if within != PurePath() and self._is_excluded(path, within):
+                if within != PurePath() and is_excluded(path, within, self.exclude):
                     self._skip(path, "excluded")
                 else:
                     self._walk(path, within, root, visited)
@@ -177,7 +182,7 @@ class FolderWalk:
                 self._skip(path, SYSTEM_FOLDER)
             elif not is_system and _is_hidden(entry):
                 self._skip(path, "hidden", kind=kind)
-            elif self._is_excluded(path, within):
+            elif is_excluded(path, within, self.exclude):
                 self._skip(path, "excluded", kind=kind)
             elif entry.is_dir():
                 (links if entry.is_symlink() else folders).append((path, within))
@@ -191,11 +196,11 @@ class FolderWalk:
 
     def _take(self, path: Path, within: PurePath, root: InputRoot, *, named: bool) -> None:
         by_name = _kind_by_name(path)
-        if named and self._is_excluded(path, within):
+        kind = None if path.suffix.lower() in self.suffixes else _image_kind_of(path)
+        if named and is_excluded(path, within, self.exclude):
             self._skip(path, "excluded", kind=by_name)
-        elif path.suffix.lower() not in self.suffixes:
-            kind = _image_kind_of(path)
-            self._skip(path, UNSUPPORTED_FILE if kind is None else UNSUPPORTED_IMAGE, named, kind or by_name)
+        elif path.suffix.lower() not in self.suffixes and (reason := self._reason_for(path, kind)):
+            self._skip(path, reason, named, kind or by_name)
         elif not _exists(path):
             self._skip(path, "a broken link", True, by_name)
         elif not path.is_file():
@@ -203,14 +208,21 @@ class FolderWalk:
         else:
             root.found[within] = path
 
-    def _is_excluded(self, path: Path, within: PurePath) -> bool:
-        if not self.exclude:
-            return False
-        names = [unicodedata.normalize("NFC", name) for name in (path.name, within.as_posix(), path.as_posix())]
-        return any(fnmatch.fnmatch(name, pattern) for pattern in self.exclude for name in names)
+    def _reason_for(self, path: Path, kind: str | None) -> str | None:
+        """Why a file without the suffix of a photo is left out; None if its content is an image that is read."""
+        if kind not in self.kinds:
+            return UNSUPPORTED_FILE if kind is None else UNSUPPORTED_IMAGE
+        return BACKUP if path.name.lower().endswith(_BACKUP_ENDINGS) else None
 
     def _skip(self, path: Path, reason: str, is_problem: bool = False, kind: str = "folder") -> None:
         self.skipped.append(Skipped(path, reason, is_problem, kind))
+
+
+def is_excluded(path: Path, within: PurePath, patterns: Iterable[str]) -> bool:
+    """Whether a pattern of `--exclude` matches the name of a path, its path within the input folder or as given."""
+    names = [unicodedata.normalize("NFC", name) for name in (path.name, within.as_posix(), path.as_posix())]
+    normalized = (unicodedata.normalize("NFC", pattern.rstrip("/")) for pattern in patterns)
+    return any(fnmatch.fnmatch(name, pattern) for pattern in normalized for name in names)
 
 
 def _kind_by_name(path: Path) -> str:

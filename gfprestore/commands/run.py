@@ -162,8 +162,9 @@ def run(
     from gfprestore.batch.folders import plan_photos
     from gfprestore.batch.left_out import image_warnings, left_out_of
     from gfprestore.batch.results import OutputOptions
+    from gfprestore.batch.sidecars import sidecar_warning, with_sidecars
     from gfprestore.console import Reporter, download_reporter
-    from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES
+    from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES, READABLE_KINDS
     from gfprestore.photo.writing import output_suffix
     from gfprestore.restoration.options import RunOptions, reversal_options
     from gfprestore.restoration.planned import PlannedRestoration
@@ -205,12 +206,16 @@ def run(
         suffixes=PHOTO_SUFFIXES,
         rename=lambda source: output_suffix(source, how.format),
         exclude=exclude or (),
+        kinds=READABLE_KINDS,
         system_folders=include_system_folders,
     )
+    plan = with_sidecars(plan, exclude or ())
     for entry in plan.problems:
         reporter.warn(f"{entry.path}: {entry.described}")
     for message in image_warnings(left_out_of(entry for entry in plan.skipped if not entry.is_problem)):
         reporter.warn(message)
+    if message_about_sidecars := sidecar_warning(plan.skipped):
+        reporter.warn(message_about_sidecars)
     if dry_run:
         _show_plan(plan, how, reporter)
         return
@@ -244,6 +249,8 @@ def _show_plan(plan: Plan, how: OutputOptions, reporter: Reporter) -> None:
                 reporter.answer(f"{task.source} -> {task.output}{suffix}")
     folders = ", ".join(str(folder) for folder in plan.output_folders)
     reporter.note(f"{counts['new']} photos would be restored into {folders}")
+    if sidecars := sum(len(task.sidecars) for task in plan.tasks):
+        reporter.note(f"XMP sidecars that go with their photos: {sidecars}")
     if replaced:
         reporter.warn(f"{replaced} results that you changed after a run wrote them would be replaced.")
     if counts["restored"]:

@@ -64,6 +64,9 @@ class Container:
         scans: Number of scans of a JPEG.
         lacks_scans: A JPEG does not have the scans of all its components and bits.
         is_arithmetic: A JPEG with arithmetic coding.
+        white: Largest level of the samples of a JPEG 2000 file; None in other formats.
+        has_alpha: The channel behind the colors of a Photoshop file is transparency.
+        extra_channels: A Photoshop file has channels behind its colors.
         pages: Pages of a TIFF in the file's order, with smaller images that may be pages.
     """
 
@@ -77,6 +80,9 @@ class Container:
     scans: int = 1
     lacks_scans: bool = False
     is_arithmetic: bool = False
+    white: int | None = None
+    has_alpha: bool = True
+    extra_channels: bool = False
     pages: tuple[Page, ...] = ()
 
 

@@ -1,26 +1,37 @@
 """Decode a photo file to its header and its pixels as stored: not yet upright, not yet sRGB.
 
 Pillow decodes, each format by its own class, so that a crafted file cannot reach any other of its decoders. Pillow
-does not support 16-bit color: OpenCV decodes such PNG files, and for TIFF Pillow only decompresses the data.
+does not support 16-bit color: OpenCV decodes such PNG and JPEG 2000 files, and for TIFF Pillow only decompresses.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from gfprestore.photo import containers, icc, jpeg, png, tiff, tiff_samples, webp
+from gfprestore.photo import containers, icc, jpeg, jpeg2000, png, pnm, psd, tiff, tiff_samples, webp
 from gfprestore.photo.containers import Container, FileContentError, quietly
+from gfprestore.photo.icc import bands
 from gfprestore.photo.metadata import Metadata
-from gfprestore.photo.pillow_decoder import BROKEN, Decoded, broken, levels_of, loaded, opened
+from gfprestore.photo.pillow_decoder import BROKEN, Decoded, Pixels, broken, levels_of, loaded, opened
 from gfprestore.photo.truncation import different_rows, missing_jpeg_rows
+from gfprestore.pixels import nearest_levels
 
 _WITHOUT_STRUCTURE = ("BMP", "PNM", "TGA")
-_READERS = {"JPEG": jpeg.read, "PNG": png.read, "TIFF": tiff.read, "WEBP": webp.read}
+_READERS: dict[str, Callable[[bytes], Container]] = {
+    "JPEG": jpeg.read,
+    "PNG": png.read,
+    "TIFF": tiff.read,
+    "WEBP": webp.read,
+    "JPEG2000": jpeg2000.read,
+    "PNM": pnm.read,
+    "PSD": psd.read,
+}
 
 
 def header_of(data: bytes, format: str) -> Container:
@@ -42,7 +53,7 @@ def header_of(data: bytes, format: str) -> Container:
         icc=_bytes(image.info.get("icc_profile")),
         xmp=_bytes(image.info.get("xmp")),
         dpi=_resolution(image.info.get("dpi")),
-        lossless=format in ("GIF", "BMP"),
+        lossless=format in ("GIF", "BMP", "TGA"),
     )
     if isinstance(comment := image.info.get("comment"), bytes):
         found = replace(found, texts=(("Comment", comment.decode("utf-8", "surrogateescape")),))
@@ -51,6 +62,8 @@ def header_of(data: bytes, format: str) -> Container:
     images = getattr(image, "n_frames", 1)
     if format == "HEIF" and images > 1:
         found, images = found.warned(f"only the main image of its {images} images was read"), 1
+    if format == "HEIF" and image.info.get("bit_depth", 8) > 8:
+        found = found.warned(f"its {image.info['bit_depth']} bits per channel were reduced to 8")
     return Container(found, data, frames=images)
 
 
@@ -82,6 +95,10 @@ def decode(container: Container, accept_truncated: bool = False) -> Decoded:
         return _png(container, accept_truncated)
     if format == "TIFF":
         return _rows_in_order(container, accept_truncated, tiff_samples.missing_bytes(container))
+    if format == "PSD":
+        return _psd(container)
+    if format == "JPEG2000" and container.bits == 16:
+        return _deep(container)
     if format in _WITHOUT_STRUCTURE:
         width, height = container.metadata.size
         return _with_sure_alpha(_rows_in_order(container, accept_truncated, 8 * width * height + 1024))
@@ -136,7 +153,7 @@ def _with_sure_alpha(decoded: Decoded) -> Decoded:
 
 def _rows_in_order(container: Container, accept_truncated: bool, missing_bytes: int) -> Decoded:
     """Decode a format whose rows follow one another; if the file is too short, find out which of them are missing."""
-    read = _tiff if container.metadata.format == "TIFF" else _decoded
+    read = _tiff if container.metadata.format == "TIFF" else _deep_pnm if container.bits == 16 else _decoded
     try:
         return read(container)
     except FileContentError as error:
@@ -202,25 +219,66 @@ def _split(image: Image.Image, container: Container) -> Decoded:
 # --- 16 bit ------------------------------------------------------------------------------------------------------
 
 
-def _deep_png(container: Container) -> Decoded:
-    """Decode a 16-bit PNG of any color type."""
+def _deep(container: Container) -> Decoded:
+    """Decode a PNG or JPEG 2000 file with more than 8 bits by OpenCV; smaller scales are extended to 16 bits."""
+    logged = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what it logs would appear between our messages
     try:
         decoded = cv2.imdecode(np.frombuffer(container.data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise FileContentError("its pixels are damaged or incomplete") from error
+    finally:
+        cv2.utils.logging.setLogLevel(logged)
     if decoded is None or decoded.dtype != np.uint16:
         raise FileContentError("its pixels are damaged or incomplete")
-    color = container.data[25]
     if decoded.ndim == 2:
         pixels, alpha = decoded[..., None], None
     elif decoded.shape[2] == 3:
         pixels, alpha = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), None
     else:
         pixels, alpha = cv2.cvtColor(decoded, cv2.COLOR_BGRA2RGB), np.ascontiguousarray(decoded[..., 3])
-    if color in (0, 4):
+    if container.white is None or container.white == 65535:
+        return Decoded(pixels, alpha)
+    return Decoded(_extended(pixels, container.white), None if alpha is None else _extended(alpha, container.white))
+
+
+def _extended(levels: Pixels, white: int) -> Pixels:
+    """Levels from 0 to `white` as levels from 0 to 65535."""
+    table = np.rint(np.minimum(np.arange(65536), white) * (65535 / white)).astype(np.uint16)
+    return table[levels]
+
+
+def _deep_pnm(container: Container) -> Decoded:
+    return Decoded(pnm.deep_samples(container.data), None)
+
+
+def _deep_png(container: Container) -> Decoded:
+    """Decode a 16-bit PNG of any color type."""
+    decoded = _deep(container)
+    pixels, alpha = decoded.pixels, decoded.alpha
+    if container.data[25] in (0, 4):
         pixels = np.ascontiguousarray(pixels[..., :1])
     key = container.transparent
     if alpha is None and key is not None and len(key) == 2 * pixels.shape[2]:
         marked = (pixels == np.frombuffer(key, ">u2").astype(np.uint16)).all(axis=-1)
         alpha = np.where(marked, 0, 65535).astype(np.uint16)
     return Decoded(pixels, alpha)
+
+
+# --- Photoshop ---------------------------------------------------------------------------------------------------
+
+
+def _psd(container: Container) -> Decoded:
+    """Decode the flattened image, which Photoshop blends with white where it is transparent."""
+    decoded = _decoded(container)
+    alpha = decoded.alpha
+    if not container.has_alpha:
+        notes = ("its extra channels were not copied",) if container.extra_channels else ()
+        return replace(decoded, alpha=None, warnings=(*decoded.warnings, *notes))
+    if alpha is None:
+        return decoded
+    pixels = decoded.pixels
+    for rows in bands(*alpha.shape):
+        share = np.maximum(alpha[rows], 1)[..., None] / 255.0
+        pixels[rows] = nearest_levels(255 - (255 - pixels[rows]) / share, np.uint8)
+    return replace(decoded, pixels=pixels)

@@ -1,8 +1,8 @@
 """Encode pixels and metadata as JPEG, PNG, TIFF, WebP, AVIF or HEIC.
 
-An image is passed as bands of rows, so that no second copy of its pixels is needed. 16-bit PNG and all TIFF files are
-written here; Pillow writes the rest, and our own segments and chunks are inserted. Each writer returns notes on the
-metadata that the format cannot store.
+An image is passed as bands of rows, so that no second copy of its pixels is needed. 16-bit PNG files are written here
+and TIFF files in `tiff_writing`; Pillow writes the rest, and our own segments and chunks are inserted. Each writer
+returns notes on the metadata that the format cannot store.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import importlib.util
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,43 +18,18 @@ import piexif
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from gfprestore.photo import containers, exif, extended_xmp, metadata, png, tiff
-from gfprestore.photo.icc import bands
+from gfprestore.photo import containers, exif, extended_xmp, metadata, png
 from gfprestore.photo.metadata import Metadata
+from gfprestore.photo.output_image import EncodingError, OutputImage
+from gfprestore.photo.tiff_writing import TiffWriter
 
 Pixels = NDArray[Any]
 
 DEFAULT_QUALITY = 95
-LARGEST_SIDE = {"JPEG": 65535, "WEBP": 16383, "PNG": 2**31 - 1, "TIFF": 2**31 - 1, "AVIF": 65536, "HEIF": 16384}
+# libjpeg refuses more than 65,500, though the format has room for 65,535
+LARGEST_SIDE = {"JPEG": 65500, "WEBP": 16383, "PNG": 2**31 - 1, "TIFF": 2**31 - 1, "AVIF": 65536, "HEIF": 16384}
 _SEGMENT_LIMIT = 65533
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-
-
-class EncodingError(ValueError):
-    """The format cannot store the image; the message says why."""
-
-
-@dataclass(frozen=True)
-class OutputImage:
-    """Pixels as they are stored in the output file.
-
-    Attributes:
-        width: Width in pixels.
-        height: Height in pixels.
-        channels: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha.
-        dtype: uint8 or uint16.
-        band: The pixels (h, W, channels) of some rows.
-    """
-
-    width: int
-    height: int
-    channels: int
-    dtype: np.dtype[Any]
-    band: Callable[[slice], Pixels]
-
-    def bands(self) -> Iterator[Pixels]:
-        """All pixels, from top to bottom."""
-        return (self.band(rows) for rows in bands(self.height, self.width))
 
 
 def writable_formats() -> frozenset[str]:
@@ -89,18 +63,24 @@ def encode(
         EncodingError: The format cannot store the image.
         OSError: The stream cannot be written.
     """
-    limit = LARGEST_SIDE[format]
-    if max(output_image.width, output_image.height) > limit:
+    if max(output_image.width, output_image.height) > LARGEST_SIDE[format]:
         raise EncodingError(
             f"the image has {output_image.width} x {output_image.height} pixels, "
-            f"and {format} allows at most {limit} per side"
+            f"and {format} allows at most {side_limit(format)} per side"
         )
-    writers = {"JPEG": _jpeg, "PNG": _png, "TIFF": _tiff, "WEBP": _webp, "AVIF": _avif, "HEIF": _heif}
+    if format == "TIFF":
+        return (*TiffWriter(stream).add_page(output_image, found), *lost(found, format))
+    writers = {"JPEG": _jpeg, "PNG": _png, "WEBP": _webp, "AVIF": _avif, "HEIF": _heif}
     notes = writers[format](stream, output_image, found, quality)
-    return (*notes, *_lost(found, format))
+    return (*notes, *lost(found, format))
 
 
-def _lost(found: Metadata, format: str) -> Iterator[str]:
+def side_limit(format: str) -> str:
+    """Limit of a format's width and height for messages."""
+    return f"{LARGEST_SIDE[format]} (65535 without libjpeg)" if format == "JPEG" else str(LARGEST_SIDE[format])
+
+
+def lost(found: Metadata, format: str) -> Iterator[str]:
     """Notes on metadata that the format cannot store."""
     if found.segments and format != "JPEG":
         yield f"{len(found.segments)} application segments of the JPEG cannot be stored in {format}"
@@ -354,112 +334,3 @@ def _heif(stream: BinaryIO, output_image: OutputImage, found: Metadata, quality:
     image.info.update(_carried(found))
     pillow_heif.from_pillow(image).save(stream, quality=quality or DEFAULT_QUALITY, chroma=444)
     return ()
-
-
-# --- TIFF --------------------------------------------------------------------------------------------------------
-
-
-def _tiff(stream: BinaryIO, output_image: OutputImage, found: Metadata, quality: int | None) -> tuple[str, ...]:
-    """Write the EXIF block at its original offsets, so that maker notes stay valid, then strips and first directory."""
-    notes: list[str] = []
-    block, fields = _tiff_block(found, notes)
-    order = "<" if block[:2] == b"II" else ">"
-    stream.write(block + b"\0" * (len(block) % 2))
-    at = len(block) + len(block) % 2
-    offsets, sizes, rows = [], [], 0
-    for band in output_image.bands():
-        rows = rows or len(band)
-        strip = _tiff_strip(band, order, found.compressed)
-        offsets.append(at)
-        sizes.append(len(strip))
-        stream.write(strip + b"\0" * (len(strip) % 2))
-        at += len(strip) + len(strip) % 2
-        if at > 0xFFFF0000:
-            raise EncodingError("it would exceed 4 GB, the limit of TIFF; use --format png")
-    fields += _tiff_pixel_fields(output_image, found, order, offsets, sizes, rows)
-    fields += _tiff_metadata_fields(found, order, {field.tag for field in fields})
-    stream.write(exif.serialize(fields, order, at))
-    stream.seek(4)
-    stream.write(struct.pack(f"{order}I", at))
-    return tuple(notes)
-
-
-def _tiff_block(found: Metadata, notes: list[str]) -> tuple[bytes, list[exif.Field]]:
-    """First bytes of the file, and the tags of the first directory taken from EXIF."""
-    empty = b"II*\0" + struct.pack("<I", 8)
-    if found.exif is None:
-        return empty, []
-    try:
-        structure = exif.parse(found.exif)
-        if structure.big:
-            structure = exif.parse(exif.block_of(exif.fields_of(structure, structure.chain[0]), structure.order))
-    except exif.ExifError:
-        notes.append("its EXIF data are invalid and cannot be stored in a TIFF")
-        return empty, []
-    first = structure.chain[0]
-    fields = [
-        exif.Field(entry.tag, entry.type, entry.count, structure.raw(entry))
-        for entry in first.entries
-        if entry.tag not in tiff.STRUCTURE_TAGS and entry.type in exif.SIZE_OF_TYPE and entry.value is not None
-    ]
-    return bytes(structure.data), fields
-
-
-def _tiff_strip(band: Pixels, order: str, compressed: bool) -> bytes:
-    stored = np.dtype(f"{order}u{band.dtype.itemsize}")
-    if not compressed:
-        return band.astype(stored).tobytes()
-    differences = band.copy()
-    differences[:, 1:] -= band[:, :-1]
-    return zlib.compress(differences.astype(stored).tobytes(), 6)
-
-
-def _tiff_pixel_fields(
-    output_image: OutputImage, found: Metadata, order: str, offsets: list[int], sizes: list[int], rows: int
-) -> list[exif.Field]:
-    def numbers(tag: int, kind: int, *values: int) -> exif.Field:
-        code = {exif.SHORT: "H", exif.LONG: "I"}[kind]
-        return exif.Field(tag, kind, len(values), struct.pack(f"{order}{len(values)}{code}", *values))
-
-    fields = [
-        numbers(256, exif.LONG, output_image.width),
-        numbers(257, exif.LONG, output_image.height),
-        numbers(258, exif.SHORT, *[output_image.dtype.itemsize * 8] * output_image.channels),
-        numbers(259, exif.SHORT, 8 if found.compressed else 1),
-        numbers(262, exif.SHORT, 1 if output_image.channels <= 2 else 2),
-        numbers(273, exif.LONG, *offsets),
-        numbers(277, exif.SHORT, output_image.channels),
-        numbers(278, exif.LONG, rows),
-        numbers(279, exif.LONG, *sizes),
-        numbers(284, exif.SHORT, 1),
-    ]
-    if found.compressed:
-        fields.append(numbers(317, exif.SHORT, 2))
-    if output_image.channels in (2, 4):
-        fields.append(numbers(338, exif.SHORT, 2))
-    return fields
-
-
-def _tiff_metadata_fields(found: Metadata, order: str, present: set[int]) -> list[exif.Field]:
-    iptc = found.iptc or (metadata.iptc_of(found.photoshop) if found.photoshop else None)
-    fields = [
-        exif.Field(tag, kind, len(value), value)
-        for tag, kind, value in (
-            (tiff.TIFF_XMP, exif.BYTE, found.xmp),
-            (tiff.TIFF_IPTC, exif.UNDEFINED, iptc),
-            (tiff.TIFF_PHOTOSHOP, exif.BYTE, found.photoshop),
-            (tiff.TIFF_ICC, exif.UNDEFINED, found.icc),
-        )
-        if value
-    ]
-    if found.dpi is not None and not present & {exif.X_RESOLUTION, exif.Y_RESOLUTION}:
-        for tag, value in zip((exif.X_RESOLUTION, exif.Y_RESOLUTION), found.dpi, strict=True):
-            ratio = struct.pack(f"{order}II", min(round(value * 1000), 0xFFFFFFFF), 1000)
-            fields.append(exif.Field(tag, exif.RATIONAL, 1, ratio))
-        if exif.RESOLUTION_UNIT not in present:
-            fields.append(exif.Field(exif.RESOLUTION_UNIT, exif.SHORT, 1, struct.pack(f"{order}H", 2)))
-    if found.texts and 270 not in present:
-        lines = [text if key == "Comment" else f"{key}: {text}" for key, text in found.texts]
-        described = "\n".join(lines).encode("utf-8", "surrogateescape") + b"\0"
-        fields.append(exif.Field(270, exif.ASCII, len(described), described))
-    return fields

@@ -191,7 +191,7 @@ def removed_claims_warning(about: Iterable[str]) -> str:
 # --- Photoshop image resources -----------------------------------------------------------------------------------
 
 
-def _resources(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+def resources(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
     """Number, whole block and content of each resource; stops at the first invalid one."""
     at = 0
     while data[at : at + 4] == b"8BIM" and at + 12 <= len(data):
@@ -211,7 +211,7 @@ def _resources(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
 def _resized_resources(data: bytes, scale: tuple[float, float], thumbnail: Thumbnail) -> bytes:
     """Replace the thumbnail and scale the resolution; returns the same bytes if they are invalid."""
     blocks, understood = [], 0
-    for number, block, content in _resources(data):
+    for number, block, content in resources(data):
         understood += len(block)
         if number == _OLD_THUMBNAIL_RESOURCE:
             continue
@@ -235,7 +235,7 @@ def _resized_resources(data: bytes, scale: tuple[float, float], thumbnail: Thumb
 
 def iptc_of(photoshop: bytes) -> bytes | None:
     """IPTC record in Photoshop resources, None if missing."""
-    return next((content for number, _, content in _resources(photoshop) if number == _IPTC_RESOURCE), None)
+    return next((content for number, _, content in resources(photoshop) if number == _IPTC_RESOURCE), None)
 
 
 def resources_with_iptc(iptc: bytes) -> bytes:

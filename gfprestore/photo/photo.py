@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from PIL import features
 
 from gfprestore.photo import encoding
+from gfprestore.photo.formats import FORMAT_OF_KIND
 from gfprestore.photo.metadata import Metadata
 
 Pixels = NDArray[Any]
@@ -32,9 +34,22 @@ SUFFIXES = {
     "GIF": (".gif",),
     "AVIF": (".avif",),
     "HEIF": (".heic", ".heif", ".hif"),
+    "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c"),
+    "PNM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "TGA": (".tga", ".icb", ".vda", ".vst"),
+    "PSD": (".psd",),
 }
-_READABLE = frozenset({"JPEG", "PNG", "TIFF", "BMP", "GIF"}) | encoding.writable_formats()
-PHOTO_SUFFIXES: frozenset[str] = frozenset(suffix for name in _READABLE for suffix in SUFFIXES[name])
+READABLE_FORMATS: frozenset[str] = (
+    frozenset({"JPEG", "PNG", "TIFF", "BMP", "GIF", "PNM", "TGA", "PSD"})
+    | ({"JPEG2000"} if features.check("jpg_2000") else set())
+    | encoding.writable_formats()
+)
+"""Formats that can be read with the installed packages."""
+
+READABLE_KINDS = frozenset(kind for kind, name in FORMAT_OF_KIND.items() if name in READABLE_FORMATS)
+"""Kinds of images (`image_kind`) that can be read with the installed packages."""
+
+PHOTO_SUFFIXES: frozenset[str] = frozenset(suffix for name in READABLE_FORMATS for suffix in SUFFIXES[name])
 """Lower-case suffixes of the files that can be read with the installed packages."""
 
 

@@ -18,6 +18,7 @@ from gfprestore.photo.metadata import Metadata
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
+_LONGEST_CHUNK = (1 << 31) - 1
 _INFLATED_LIMIT = 1 << 26
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -84,6 +85,8 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool | None]]:
     while at + 8 <= len(data):
         length = struct.unpack(">I", data[at : at + 4])[0]
         name, content = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        if length > _LONGEST_CHUNK:
+            raise FileContentError("the file is truncated, or the length of a chunk is wrong")
         if at + 12 + length > len(data):
             yield name, content, None
             return

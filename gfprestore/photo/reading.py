@@ -14,9 +14,11 @@ import numpy as np
 
 from gfprestore.errors import PhotoTooLargeError, UnreadablePhotoError, UnsupportedPhotoError
 from gfprestore.file_attributes import FileAttributes, attributes_of
-from gfprestore.photo import decoding, formats, icc, metadata, tiff
+from gfprestore.photo import decoding, icc, metadata, tiff
 from gfprestore.photo.containers import Container, FileContentError
+from gfprestore.photo.formats import FORMAT_OF_KIND, format_of
 from gfprestore.photo.icc import Conversion, ProfileError
+from gfprestore.photo.kinds import HEAD_BYTES, advice_for, image_kind
 from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.pages import with_sure_pages
 from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, Photo
@@ -104,13 +106,23 @@ def photo_size(path: Path) -> tuple[int, int]:
         UnreadablePhotoError: The file is missing, not readable, empty, damaged or not a photo.
         UnsupportedPhotoError: The type of the photo is not supported.
     """
+    return photo_header(path).size
+
+
+def photo_header(path: Path) -> Metadata:
+    """Read the metadata of a photo, for the upright image, without decoding its pixels.
+
+    Raises:
+        UnreadablePhotoError: The file is missing, not readable, empty, damaged or not a photo.
+        UnsupportedPhotoError: The type of the photo is not supported.
+    """
     head = file_head(path)
-    if formats.format_of(head, path.suffix) == "JPEG" and len(head) == _HEADER_BYTES:
+    if format_of(head, path.suffix) == "JPEG" and len(head) == _HEADER_BYTES:
         with contextlib.suppress(FileContentError):
-            return metadata.turned_upright(decoding.header_of(head, "JPEG").metadata).size
+            return metadata.turned_upright(decoding.header_of(head, "JPEG").metadata)
     data = head if len(head) < _HEADER_BYTES else _file_bytes(path, DEFAULT_MAX_PIXELS)[0]
     try:
-        return metadata.turned_upright(_header(path, data).metadata).size
+        return metadata.turned_upright(_header(path, data).metadata)
     except FileContentError as error:
         raise _content_error(path, error) from error
 
@@ -160,13 +172,14 @@ def _memory_error(path: Path) -> PhotoTooLargeError:
 def _header(path: Path, data: bytes) -> Container:
     if not data:
         raise UnreadablePhotoError(f"{path} is empty. Copy it again from its source.")
-    format = formats.format_of(data, path.suffix)
-    if format is None:
+    kind = image_kind(data[:HEAD_BYTES], path.suffix)
+    if kind is None:
         raise UnreadablePhotoError(
-            f"{path} is not a supported image (its content is not JPEG, PNG, TIFF, WebP, AVIF, HEIC, BMP or GIF). "
-            "Convert it to TIFF or PNG first."
+            f"{path} is not a supported image: its content is of an unknown type. Convert it to TIFF or PNG first."
         )
-    return decoding.header_of(data, format)
+    if kind not in FORMAT_OF_KIND:
+        raise UnsupportedPhotoError(f"{path} is not a supported image (its type is {kind}). {advice_for(kind)}")
+    return decoding.header_of(data, FORMAT_OF_KIND[kind])
 
 
 def _content_error(path: Path, error: FileContentError) -> UnreadablePhotoError | UnsupportedPhotoError:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -16,10 +18,12 @@ from gfprestore.errors import PhotoWriteError, UnreadablePhotoError
 from gfprestore.file_attributes import creation_mode, give, with_extended_of
 from gfprestore.files import whole_file
 from gfprestore.photo import encoding, formats, icc, metadata
-from gfprestore.photo.encoding import EncodingError, OutputImage
+from gfprestore.photo.kinds import HEAD_BYTES
 from gfprestore.photo.metadata import Metadata
+from gfprestore.photo.output_image import EncodingError, OutputImage
 from gfprestore.photo.photo import FORMATS, SUFFIXES, Photo, Pixels
 from gfprestore.photo.reading import conversion_of, file_head
+from gfprestore.photo.tiff_writing import LARGEST_FILE, TiffWriter
 from gfprestore.pixels import is_gray, to_8_bit
 
 _THUMBNAIL_SIDE = 160
@@ -36,7 +40,7 @@ def output_suffix(path: Path, format: str = "keep") -> str:
     """
     if format == "keep":
         try:
-            found = formats.format_of(file_head(path, formats.HEAD_BYTES), path.suffix)
+            found = formats.format_of(file_head(path, HEAD_BYTES), path.suffix)
         except UnreadablePhotoError:
             found = None
         if found is None:
@@ -73,12 +77,102 @@ def write_photo(
     single = photo.gray and is_gray(photo.pixels)
     found, notes = _output_metadata(photo, name, single)
     output_image, losses = _output_image(photo, name, found, single)
+    lost: list[str] = []
+    with _output_stream(path, photo.path, found, on_complete, lost) as stream:
+        notes += encoding.encode(stream, output_image, found, name, quality)
+    return (*losses, *notes, *_attribute_notes(lost))
+
+
+class PageWriter:
+    """Writer of photos as the pages of one TIFF; see `pages_writer`.
+
+    Attributes:
+        notes: Notes on data of the file that could not be kept, known when it is complete.
+    """
+
+    def __init__(self, stream: BinaryIO, pages: int) -> None:
+        self.notes: tuple[str, ...] = ()
+        self._writer = TiffWriter(stream, pages)
+
+    def add(self, photo: Photo) -> tuple[str, ...]:
+        """Append a page; returns notes on data of the page that could not be kept."""
+        single = photo.gray and is_gray(photo.pixels)
+        found, notes = _output_metadata(photo, "TIFF", single)
+        output_image, losses = _output_image(photo, "TIFF", found, single)
+        return (*losses, *notes, *self._writer.add_page(output_image, found), *encoding.lost(found, "TIFF"))
+
+
+@contextlib.contextmanager
+def pages_writer(path: Path, first: Photo, on_complete: Callable[[Path], object] | None = None) -> Iterator[PageWriter]:
+    """Write photos as the pages of one TIFF; the output file appears when the block ends without an error.
+
+    Args:
+        path: The output; its folder must exist.
+        first: The first page of the source; its `pages` says how many there are.
+        on_complete: Called with the temporary name of the complete file before it is moved to `path`.
+
+    Raises:
+        PhotoWriteError: As `write_photo`, or the format of `path` has no pages.
+    """
+    check_pages(path, first)
+    lost: list[str] = []
+    with _output_stream(path, first.path, first.metadata, on_complete, lost) as stream:
+        writer = PageWriter(stream, first.pages)
+        yield writer
+    writer.notes = _attribute_notes(lost)
+
+
+def check_pages(path: Path, photo: Photo) -> None:
+    """Check, before anything is computed, that the format of `path` holds all pages of a photo's file.
+
+    Raises:
+        PhotoWriteError: It does not.
+    """
+    if photo.pages > 1 and (name := _format_for(path)) != "TIFF":
+        raise PhotoWriteError(
+            f"{path} cannot be written: {photo.path} has {photo.pages} pages, and {name} files have one. "
+            "Use --format tiff."
+        )
+
+
+def check_size(path: Path, width: int, height: int, photo: Photo) -> None:
+    """Check, before anything is computed, that the format of `path` holds a result of this size.
+
+    Args:
+        path: The output.
+        width: Width of the result in pixels.
+        height: Height of the result in pixels.
+        photo: The source.
+
+    Raises:
+        PhotoWriteError: It does not; the message names a format that does.
+    """
+    name = _format_for(path)
+    if max(width, height) > encoding.LARGEST_SIDE[name]:
+        raise PhotoWriteError(
+            f"{path} cannot be written: the result would have {width} x {height} pixels, and {name} allows at most "
+            f"{encoding.side_limit(name)} per side. Use --format png or --format tiff, or a smaller --upscale."
+        )
+    channels = (1 if photo.gray else 3) + (photo.alpha is not None)
+    stored = width * height * channels * photo.pixels.dtype.itemsize
+    if name == "TIFF" and not photo.metadata.compressed and stored > LARGEST_FILE:
+        raise PhotoWriteError(
+            f"{path} cannot be written: the result would have {stored / 2**30:.1f} GB, and TIFF allows at most 4. "
+            "Use --format png, or a smaller --upscale."
+        )
+
+
+@contextlib.contextmanager
+def _output_stream(
+    path: Path, source: Path, found: Metadata, on_complete: Callable[[Path], object] | None, lost: list[str]
+) -> Iterator[BinaryIO]:
+    """A stream that becomes `path`, with all errors as ours; `lost` gets the extended attributes that are not kept."""
     try:
-        if photo.path.exists() and path.exists() and path.samefile(photo.path):
+        if source.exists() and path.exists() and path.samefile(source):
             raise PhotoWriteError(
                 f"{path} is the original and is never overwritten. Choose another output folder with --output."
             )
-        attributes, lost = found.file_attributes, list[str]()
+        attributes = found.file_attributes
         if attributes is not None:
             attributes = with_extended_of(attributes, path)
 
@@ -90,16 +184,19 @@ def write_photo(
 
         mode = 0o666 if attributes is None else creation_mode(attributes)
         with whole_file(path, found.file_times, complete, mode) as stream:
-            notes += encoding.encode(stream, output_image, found, name, quality)
-        if lost:
-            notes += (f"the output folder cannot store its extended attributes: {', '.join(sorted(lost))}",)
+            yield stream
     except EncodingError as error:
         raise PhotoWriteError(f"{path} cannot be written: {error}.") from error
     except MemoryError as error:
         raise PhotoWriteError(f"{path} cannot be written: out of memory. Close other programs.") from error
     except OSError as error:
         raise _write_error(path, error) from error
-    return (*losses, *notes)
+
+
+def _attribute_notes(lost: list[str]) -> tuple[str, ...]:
+    if not lost:
+        return ()
+    return (f"the output folder cannot store its extended attributes: {', '.join(sorted(lost))}",)
 
 
 def _format_for(path: Path) -> str:

@@ -48,5 +48,6 @@ def enlarge_alpha(alpha: Pixels, upscale: float) -> Pixels:
         return np.asarray(alpha.copy())
     lowest, highest = cv2.erode(alpha, _NEIGHBORHOOD), cv2.dilate(alpha, _NEIGHBORHOOD)
     low, high = (cv2.resize(each, (width, height), interpolation=cv2.INTER_NEAREST) for each in (lowest, highest))
-    enlarged = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LANCZOS4)
-    return np.asarray(np.clip(enlarged, low, high, out=enlarged))
+    enlarged: Pixels = np.asarray(cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LANCZOS4))
+    np.clip(enlarged, low, high, out=enlarged)
+    return enlarged

@@ -20,7 +20,7 @@ def ftyp(*brands: bytes) -> bytes:
     [
         (ftyp(b"heic", b"mif1", b"heic"), ".HEIC", "HEIC"),
         (ftyp(b"mif1", b"heic"), ".heif", "HEIC"),
-        (ftyp(b"mif1", b"avif"), ".avif", "HEIC"),
+        (ftyp(b"mif1", b"avif"), ".avif", "AVIF"),
         (ftyp(b"avif", b"mif1"), ".avif", "AVIF"),
         (ftyp(b"crx ", b"isom"), ".CR3", "camera raw"),
         (ftyp(b"mp42", b"isom"), ".mp4", None),
@@ -38,7 +38,7 @@ def ftyp(*brands: bytes) -> bytes:
         (b"\0\0\0\x0cjP  \r\n\x87\n", ".jp2", "JPEG 2000"),
         (b"\xff\x4f\xff\x51\0", ".j2k", "JPEG 2000"),
         (b"P6\n120 80\n255\n", ".ppm", "PNM"),
-        (b"P6 is a vitamin", ".txt", "PNM"),
+        (b"P6 is a vitamin", ".txt", None),
         (b"PK\x03\x04", ".zip", None),
         (b"%PDF-1.7", ".pdf", None),
         (b"BM is short for a brand", ".txt", None),
