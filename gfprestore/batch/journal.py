@@ -27,6 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from gfprestore._version import __version__
+from gfprestore.batch.hash_index import HashIndex
 from gfprestore.batch.journal_file import end_last_line, lock, sync_folder
 from gfprestore.batch.source_state import SourceState, read_source_state
 from gfprestore.batch.walk import JOURNAL_NAME
@@ -122,7 +123,7 @@ class Journal:
         self.settings: list[dict[str, Json]] = []  # all that the journal holds, in order
         self._descriptor = descriptor
         self._guard = threading.RLock()
-        self._last: dict[str, int] = {}  # photo -> offset of its last line
+        self._last = HashIndex()  # photo -> offset of its last line
         self._begun: set[str] = set()  # photos whose last line has the status `started`
         self._written = WrittenFiles()
         self._fingerprints: set[str] = set()
@@ -346,7 +347,7 @@ class Journal:
             raise FileNotFoundError(errno.ENOENT, "it was removed or replaced during the run")
 
     def _load(self, descriptor: int) -> None:
-        """Index the last line of each photo by offset; a million lines take seconds and little memory."""
+        """Index the last line of each photo by offset: 48 to 96 bytes a photo, and seconds for a million lines."""
         os.lseek(descriptor, 0, os.SEEK_SET)
         offset = 0
         with os.fdopen(os.dup(descriptor), "rb") as file:
@@ -379,7 +380,7 @@ class Journal:
     def _keep(self, line: Mapping[str, Json], start: int) -> None:
         """Index the entry of a photo at an offset."""
         relative, output = str(line["relative"]), line["output"]
-        self._last[relative] = start
+        self._last.set(relative, start)
         if line["status"] == STARTED:
             self._begun.add(relative)
             return

@@ -19,13 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gfprestore.batch.folders import PhotoTask, create_folder_of
+from gfprestore.batch.folders import create_folder_of
 from gfprestore.batch.journal import FAILED, RESTORED, Journal, JournalEntry, utc_now
 from gfprestore.batch.previews import PreviewWriter, write_comparison, write_faces
 from gfprestore.batch.results import OutputOptions, PhotoResult, face_details
 from gfprestore.batch.settings import run_settings
 from gfprestore.batch.sidecars import carry_sidecars, update_sidecars
 from gfprestore.batch.source_state import SourceState, check_unchanged, read_source_state
+from gfprestore.batch.task_list import PhotoTask, folders_of
 from gfprestore.batch.written_files import FileKeptError, FileState
 from gfprestore.errors import FaceError, FolderError, GfprestoreError
 from gfprestore.faces.detection import DetectedFace, quarter_turns
@@ -157,7 +158,7 @@ class PhotoRun:
             DeviceError: The device is not available.
         """
         with contextlib.ExitStack() as stack:
-            for folder in dict.fromkeys(task.folder for task in tasks):
+            for folder in folders_of(tasks):
                 journal = self._journals[folder] = stack.enter_context(Journal.open(folder))
                 if journal.damaged_lines:
                     log.warning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,6 +108,18 @@ class PhotoResult:
             **({"rotated": self.rotated} if self.rotated else {}),
             **({} if self.face_details is None else {"face_details": [asdict(face) for face in self.face_details]}),
         }
+
+
+class ResultCounts(Counter[str]):
+    """Counts over the results of a run: by status and reason of skipping, and of the faces."""
+
+    def add(self, result: PhotoResult) -> None:
+        """Count one result."""
+        self[result.status] += 1
+        if result.skipped_because is not None:
+            self[result.skipped_because] += 1
+        self["faces"] += result.faces
+        self["restored_faces"] += result.restored_faces
 
 
 def face_details(photo: RestoredPhoto) -> tuple[FaceDetail, ...] | None:

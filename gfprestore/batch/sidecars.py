@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-from gfprestore.batch.folders import PhotoTask, Plan, create_folder_of
+from gfprestore.batch.folders import Plan, create_folder_of
+from gfprestore.batch.found_photos import SEPARATOR
 from gfprestore.batch.journal import Journal
 from gfprestore.batch.names import folded_name
 from gfprestore.batch.output_folder import reason_of
+from gfprestore.batch.task_list import PhotoTask, TaskList
 from gfprestore.batch.walk import SIDECAR, UNSUPPORTED_FILE, Skipped, is_excluded
 from gfprestore.batch.written_files import FileKeptError
 from gfprestore.errors import FolderError, PhotoError
@@ -41,31 +44,50 @@ def with_sidecars(plan: Plan, exclude: Sequence[str]) -> Plan:
         exclude: Patterns of files to leave out, for files that the plan does not mention.
     """
     skipped = {entry.path: entry for entry in plan.skipped}
-    listings: dict[Path, dict[str, list[str]]] = {}
+    found: dict[int, tuple[Path, ...]] = {}
+    marked: dict[Path, Skipped] = {}
+    for folder, rows in plan.tasks.by_source().items():
+        beside = _beside(folder)
+        if not beside.xmp and not beside.others:
+            continue
+        photos = [(start + index, name) for start, row in rows for index, name in enumerate(row.names.split(SEPARATOR))]
+        found |= _xmp_of(photos, folder, beside, skipped, exclude)
+        starts = {folded_name(name) for _, photo in photos for name in (photo, Path(photo).stem)}
+        for name in beside.others:
+            path = folder / name
+            entry = skipped.get(path)
+            if entry is None and not name.startswith(".") and not is_excluded(path, path, exclude):
+                entry = Skipped(path, UNSUPPORTED_FILE, kind=path.suffix.lower())  # its folder was not walked
+            if entry is not None and entry.reason == UNSUPPORTED_FILE and _begins_like(name, starts):
+                marked[path] = replace(entry, reason=SIDECAR)
+    used = {path for sidecars in found.values() for path in sidecars}
+    rest = [marked.pop(entry.path, entry) for entry in plan.skipped if entry.path not in used]
+    return replace(plan, tasks=TaskList(plan.tasks.rows, found), skipped=(*rest, *marked.values()))
+
+
+def _xmp_of(
+    photos: Sequence[tuple[int, str]],
+    folder: Path,
+    beside: _Beside,
+    skipped: Mapping[Path, Skipped],
+    exclude: Sequence[str],
+) -> dict[int, tuple[Path, ...]]:
+    """XMP files of the photos of a folder by the photos' index; each belongs to one photo."""
+    found: dict[int, tuple[Path, ...]] = {}
     used: set[Path] = set()
-    found: dict[int, list[Path]] = {}
     for is_full_name in (True, False):  # a.jpg.xmp before a.xmp
-        for index, task in enumerate(plan.tasks):
-            listing = listings.setdefault(task.source.parent, _listing(task.source.parent))
-            if not is_full_name and _has_raw(listing, task.source.stem):
+        for index, photo in photos:
+            name = photo if is_full_name else Path(photo).stem
+            if not is_full_name and folded_name(name) in beside.raw_stems:
                 continue  # a.xmp describes a.cr2
-            name = task.source.name if is_full_name else task.source.stem
-            for sidecar in listing.get(folded_name(name + _XMP), ()):
-                path = task.source.with_name(sidecar)
+            for sidecar in beside.xmp.get(folded_name(name + _XMP), ()):
+                path = folder / sidecar
                 entry = skipped.get(path)
                 is_left = entry.reason != UNSUPPORTED_FILE if entry else is_excluded(path, path, exclude)
                 if not is_left and path not in used and path.is_file():
                     used.add(path)
-                    found.setdefault(index, []).append(path)
-    tasks = tuple(replace(task, sidecars=tuple(found.get(index, ()))) for index, task in enumerate(plan.tasks))
-    names = {(task.source.parent, folded_name(name)) for task in tasks for name in (task.source.name, task.source.stem)}
-    rest = [_marked(entry, names) for entry in plan.skipped if entry.path not in used]
-    for folder, listing in listings.items():  # beside photos that were named, whose folder was not walked
-        for path in (folder / name for spellings in listing.values() for name in spellings):
-            if path not in skipped and not path.name.startswith(".") and not is_excluded(path, path, exclude):
-                entry = _marked(Skipped(path, UNSUPPORTED_FILE, kind=path.suffix.lower()), names)
-                rest += [entry] if entry.reason == SIDECAR else []
-    return replace(plan, tasks=tasks, skipped=tuple(rest))
+                    found[index] = (*found.get(index, ()), path)
+    return found
 
 
 def sidecar_warning(skipped: Iterable[Skipped]) -> str | None:
@@ -196,27 +218,38 @@ def _is_same(path: Path, content: bytes) -> bool:
         return False
 
 
-def _listing(folder: Path) -> dict[str, list[str]]:
-    """Names in a folder by their folded form; empty if it cannot be read."""
-    found: dict[str, list[str]] = {}
+class _Beside(NamedTuple):
+    """Files of a folder that may describe its photos.
+
+    Attributes:
+        xmp: Names of XMP files by their folded form.
+        others: Names of sidecars of other formats.
+        raw_stems: Folded names, without suffix, of RAW files.
+    """
+
+    xmp: dict[str, list[str]]
+    others: list[str]
+    raw_stems: set[str]
+
+
+def _beside(folder: Path) -> _Beside:
+    """What lies in a folder; nothing if it cannot be read."""
+    found = _Beside({}, [], set())
     try:
-        for path in sorted(folder.iterdir()):
-            found.setdefault(folded_name(path.name), []).append(path.name)
+        for name in sorted(path.name for path in folder.iterdir()):
+            suffix = Path(name).suffix.lower()
+            if suffix == _XMP:
+                found.xmp.setdefault(folded_name(name), []).append(name)
+            elif suffix in _OTHERS:
+                found.others.append(name)
+            elif is_raw_name(name):
+                found.raw_stems.add(folded_name(Path(name).stem))
     except OSError:
-        return {}
+        return _Beside({}, [], set())
     return found
 
 
-def _has_raw(listing: dict[str, list[str]], stem: str) -> bool:
-    start = folded_name(stem) + "."
-    return any(name.startswith(start) and "." not in name[len(start) :] and is_raw_name(name) for name in listing)
-
-
-def _marked(entry: Skipped, names: set[tuple[Path, str]]) -> Skipped:
-    """A skipped file, marked as a sidecar if its name begins with that of a photo: `a.aae`, `a.jpg.suppl.json`."""
-    if entry.reason != UNSUPPORTED_FILE or entry.path.suffix.lower() not in _OTHERS:
-        return entry
-    parts: Sequence[str] = entry.path.name.split(".")
-    starts = (".".join(parts[:count]) for count in range(1, len(parts)))
-    is_sidecar = any((entry.path.parent, folded_name(start)) in names for start in starts)
-    return replace(entry, reason=SIDECAR) if is_sidecar else entry
+def _begins_like(name: str, photos: Container[str]) -> bool:
+    """Whether a name begins with the folded name of a photo: `a.aae`, `a.jpg.suppl.json`."""
+    parts = name.split(".")
+    return any(folded_name(".".join(parts[:count])) in photos for count in range(1, len(parts)))

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from gfprestore.batch.found_photos import FoundPhotos
 from gfprestore.batch.names import natural_key
 from gfprestore.batch.output_folder import real_path, reason_of
 from gfprestore.batch.system_folders import is_system_folder
@@ -57,7 +58,7 @@ class InputRoot:
     real: Path
     is_folder_input: bool
     targets: list[tuple[Path, PurePath]] = field(default_factory=list)  # (path as given, path within the root)
-    found: dict[PurePath, Path] = field(default_factory=dict)  # path within the root -> source
+    found: FoundPhotos = field(default_factory=FoundPhotos)
     output: Path = Path()
     label: PurePath = PurePath()  # the subfolder of `output` that mirrors this root
 
@@ -133,8 +134,8 @@ class FolderWalk:
                     self._skip(path, "excluded")
                 else:
                     self._walk(path, within, root, visited)
-            elif within not in root.found:
-                self._take(path, within, root, named=True)
+            elif within not in root.found and self._is_photo(path, within, named=True):
+                root.found.add(within, path)
 
     def _walk(self, start: Path, within: PurePath, root: InputRoot, visited: set[Identity]) -> None:
         """Walk each folder once, real folders before linked ones, so that a link never hides a real name."""
@@ -163,18 +164,22 @@ class FolderWalk:
             if folder != start and any(entry.name == JOURNAL_NAME for entry in entries):
                 self._skip(folder, "results of an earlier run")
                 continue
-            for entry in entries:
-                self._sort_out(entry, folder / entry.name, folder_within / entry.name, root, folders, links)
+            photos = [
+                entry.name
+                for entry in entries
+                if self._sort_out(entry, folder / entry.name, folder_within / entry.name, folders, links)
+            ]
+            root.found.add_folder(folder_within, folder, photos)
 
     def _sort_out(
         self,
         entry: os.DirEntry[str],
         path: Path,
         within: PurePath,
-        root: InputRoot,
         folders: deque[tuple[Path, PurePath]],
         links: deque[tuple[Path, PurePath]],
-    ) -> None:
+    ) -> bool:
+        """Queue a folder, or note why something is skipped; returns whether it is a photo to restore."""
         try:
             kind = "folder" if entry.is_dir() else _kind_by_name(path)
             is_system = kind == "folder" and is_system_folder(entry.name)
@@ -187,14 +192,16 @@ class FolderWalk:
             elif entry.is_dir():
                 (links if entry.is_symlink() else folders).append((path, within))
             else:
-                self._take(path, within, root, named=False)
+                return self._is_photo(path, within, named=False)
         except OSError as error:
             is_circular = error.errno == errno.ELOOP
             reason = "a circular link" if is_circular else f"not accessible: {reason_of(error)}"
             is_problem = not is_circular or path.suffix.lower() in self.suffixes
             self._skip(path, reason, is_problem, _kind_by_name(path))
+        return False
 
-    def _take(self, path: Path, within: PurePath, root: InputRoot, *, named: bool) -> None:
+    def _is_photo(self, path: Path, within: PurePath, *, named: bool) -> bool:
+        """Whether a file is a photo to restore; otherwise notes why it is skipped."""
         by_name = _kind_by_name(path)
         kind = None if path.suffix.lower() in self.suffixes else _image_kind_of(path)
         if named and is_excluded(path, within, self.exclude):
@@ -206,7 +213,8 @@ class FolderWalk:
         elif not path.is_file():
             self._skip(path, "not a regular file (a device, a pipe or a socket)", True, by_name)
         else:
-            root.found[within] = path
+            return True
+        return False
 
     def _reason_for(self, path: Path, kind: str | None) -> str | None:
         """Why a file without the suffix of a photo is left out; None if its content is an image that is read."""

@@ -39,10 +39,11 @@ from gfprestore.errors import ExitCode, UsageError
 from gfprestore.streams import failure_of
 
 if TYPE_CHECKING:
-    from gfprestore.batch.folders import PhotoTask, Plan
+    from gfprestore.batch.folders import Plan
     from gfprestore.batch.journal import Journal
     from gfprestore.batch.left_out import LeftOut
-    from gfprestore.batch.results import OutputOptions, PhotoResult
+    from gfprestore.batch.results import OutputOptions, PhotoResult, ResultCounts
+    from gfprestore.batch.task_list import PhotoTask
     from gfprestore.batch.written_files import FileState
     from gfprestore.console import Reporter
     from gfprestore.restoration.planned import NetworkNames, PlannedRestoration
@@ -305,6 +306,7 @@ def run_photos(plan: Plan, restoration: PlannedRestoration, how: OutputOptions, 
     from gfprestore.batch.folder_times import keep_folder_times
     from gfprestore.batch.output_folder import prepare_output
     from gfprestore.batch.pipeline import PhotoRun
+    from gfprestore.batch.results import ResultCounts
     from gfprestore.batch.walk import JOURNAL_NAME
     from gfprestore.console import RunProgress
 
@@ -326,14 +328,14 @@ def run_photos(plan: Plan, restoration: PlannedRestoration, how: OutputOptions, 
         )
 
     started = time.monotonic()
-    results: list[PhotoResult] = []
+    counts = ResultCounts()
     try:
         with RunProgress(reporter, len(plan.tasks)) as progress:
             photo_run = PhotoRun(
                 restoration, how, lambda path, share: progress.working_on(path.name, share), tell_networks
             )
             for result in photo_run.results(plan.tasks):
-                results.append(result)
+                counts.add(result)
                 reporter.record(result.as_json())
                 is_failed, is_kept = result.status == "failed", result.skipped_because in ("changed", "taken")
                 progress.advance(_line_of(result), result.restored_faces, is_failed, is_notable=is_kept)
@@ -341,8 +343,8 @@ def run_photos(plan: Plan, restoration: PlannedRestoration, how: OutputOptions, 
                     reporter.warn(f"{result.source}: {warning}")
     finally:
         keep_folder_times(plan.tasks, new_folders)
-        _summarize(results, len(plan.tasks), time.monotonic() - started, plan, reporter)
-    return sum(result.status == "failed" for result in results)
+        _summarize(counts, time.monotonic() - started, plan, reporter)
+    return counts["failed"]
 
 
 def _line_of(result: PhotoResult) -> str:
@@ -360,19 +362,17 @@ def _line_of(result: PhotoResult) -> str:
     return f"{result.source}: {faces}, {result.width} x {result.height}, {result.seconds:.1f} s -> {result.output}"
 
 
-def _summarize(results: Sequence[PhotoResult], total: int, seconds: float, plan: Plan, reporter: Reporter) -> None:
+def _summarize(counts: ResultCounts, seconds: float, plan: Plan, reporter: Reporter) -> None:
     """Show the final table, and write the summary of `--json`."""
     from gfprestore.batch.left_out import left_out_of
 
-    counts = {
-        status: sum(result.status == status for result in results) for status in ("restored", "skipped", "failed")
-    }
-    faces = sum(result.faces for result in results)
-    restored_faces = sum(result.restored_faces for result in results)
-    kept = {name: sum(result.skipped_because == name for result in results) for name in ("changed", "taken")}
+    total = len(plan.tasks)
+    statuses = {status: counts[status] for status in ("restored", "skipped", "failed")}
+    kept = {name: counts[name] for name in ("changed", "taken")}
+    faces, restored_faces = counts["faces"], counts["restored_faces"]
     summary: dict[str, object] = {
         "photos": total,
-        **counts,
+        **statuses,
         **kept,
         "faces": faces,
         "restored_faces": restored_faces,
@@ -384,9 +384,9 @@ def _summarize(results: Sequence[PhotoResult], total: int, seconds: float, plan:
     if unprinted := failure_of(sys.stderr):
         summary["stderr_error"] = unprinted
     reporter.record({"summary": summary})
-    not_started = total - len(results)
-    numbers = [str(number) for number in (total, *counts.values(), not_started)]
-    columns = ["photos", *counts, "not started", "faces restored", "seconds"]
+    not_started = total - sum(statuses.values())
+    numbers = [str(number) for number in (total, *statuses.values(), not_started)]
+    columns = ["photos", *statuses, "not started", "faces restored", "seconds"]
     reporter.table("", columns, [[*numbers, f"{restored_faces} of {faces}", f"{seconds:.1f}"]])
     _show_left_out(left_out, reporter)
     _note_kept(kept["changed"], kept["taken"], reporter)

@@ -17,9 +17,9 @@ from PIL import Image
 from samples import pixels_of, size_of
 
 from gfprestore.batch import pipeline
-from gfprestore.batch.folders import PhotoTask
 from gfprestore.batch.pipeline import PhotoRun
 from gfprestore.batch.results import OutputOptions, PhotoResult
+from gfprestore.batch.task_list import PhotoTask
 from gfprestore.errors import FolderError
 from gfprestore.faces.detection import DetectedFace
 from gfprestore.restoration.options import RunOptions
