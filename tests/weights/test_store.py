@@ -440,9 +440,8 @@ def test_the_wheel_takes_what_run_and_eval_need_and_nothing_that_only_trains() -
     root = Path(__file__).parents[2]
     lines = (root / "pyproject.toml").read_text(encoding="utf-8")
     packed = dict(re.findall(r'^"(weights/[^"]+)" = "gfprestore/_weights/([^"]+)"$', lines, re.M))
-    shipped = {path.name for path in (root / "weights").iterdir() if path.is_file()} - {
-        "demo.jpg"
-    }  # the README's figure
+    figures = {"demo.jpg", "frrffusion.jpg"}  # of the README and of a model card
+    shipped = {path.name for path in (root / "weights").iterdir() if path.is_file()} - figures
     assert packed == {f"weights/{name}": name for name in shipped}
     assert {row.released_name for row in WEIGHTS_FILES if row.is_embedded} <= set(packed.values())
     assert sum((root / path).stat().st_size for path in packed) < 25_000_000
