@@ -45,12 +45,14 @@ class PhotoTask:
         output: the final path of the result, inside `folder`.
         relative: the source's mirrored path, unique in `folder`; identifies the photo in the journal and in seeds.
         folder: the output folder, which also holds the journal.
+        recorded: results are recorded in the journal; not if the output is a single file (`single_file`).
     """
 
     source: Path
     output: Path
     relative: PurePath
     folder: Path
+    recorded: bool = True
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,31 @@ def plan_photos(
     tasks = _assign_outputs(roots, rename, walk.skipped)
     _refuse_originals(tasks)
     return Plan(tuple(tasks), tuple(walk.skipped), tuple((root.output, root.folder) for root in roots))
+
+
+def find_photos(
+    inputs: Sequence[Path | str],
+    *,
+    suffixes: frozenset[str],
+    exclude: Sequence[str] = (),
+    kinds: frozenset[str] = frozenset(),
+    system_folders: bool = False,
+) -> tuple[list[Path], list[Skipped]]:
+    """Find the photos of all inputs, at least one, and the skipped files; see `plan_photos`.
+
+    Raises:
+        FolderError: An input does not exist or cannot be read, or no photo was found.
+    """
+    skipped: list[Skipped] = []
+    roots = _group(existing_inputs(inputs, skipped, system_folders=system_folders))
+    walk = FolderWalk(suffixes, tuple(exclude), set(), kinds=kinds, system_folders=system_folders)
+    walk.skipped += skipped
+    for root in roots:
+        walk.collect(root)
+    found = [source for root in roots for source in root.found.values()]
+    if not found:
+        raise FolderError(_nothing_found(roots, walk.skipped))
+    return found, walk.skipped
 
 
 def create_folder_of(task: PhotoTask) -> None:

@@ -7,7 +7,6 @@ one failed result. A run that ends early (Ctrl-C, a full disk) leaves no incompl
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import functools
 import logging
@@ -17,27 +16,30 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from gfprestore.batch.decoded import DecodedPhoto, check_unchanged, decode_photo, decoded_bytes
 from gfprestore.batch.folders import PhotoTask, create_folder_of
 from gfprestore.batch.journal import FAILED, RESTORED, Journal, JournalEntry, utc_now
+from gfprestore.batch.page_results import result_of_pages
 from gfprestore.batch.previews import PreviewWriter, write_comparison, write_faces
 from gfprestore.batch.results import OutputOptions, PhotoResult, face_details
 from gfprestore.batch.settings import run_settings
-from gfprestore.batch.source_state import SourceState, read_source_state
+from gfprestore.batch.single_file import SingleFileJournal
+from gfprestore.batch.source_state import SourceState
+from gfprestore.batch.threads import wait_for_result, worker_threads
 from gfprestore.batch.written_files import FileKeptError, FileState
-from gfprestore.errors import FaceError, FolderError, GfprestoreError, PhotoError
+from gfprestore.errors import FaceError, FolderError, GfprestoreError
 from gfprestore.hardware import free_system_memory
 from gfprestore.photo.photo import Photo
-from gfprestore.photo.reading import photo_size, read_photo
 from gfprestore.photo.writing import write_photo
+from gfprestore.restoration.pages import RestoredPage, restore_pages
 from gfprestore.restoration.planned import NetworkNames, PlannedRestoration
 
 if TYPE_CHECKING:
     from gfprestore.restoration.restoration import PreparedPhoto, Restoration, RestoredFace, RestoredPhoto
 
 log = logging.getLogger(__name__)
-Value = TypeVar("Value")
 
 # Memory limit for decoded photos waiting for the networks, and again for results waiting for the encoder.
 MOST_WAITING_BYTES = 1 << 30
@@ -45,20 +47,10 @@ SHARE_OF_FREE_MEMORY = 0.1
 
 
 @dataclass(frozen=True)
-class _Decoded:
-    """A decoded photo, the state of its file at that time, and the seconds spent."""
-
-    task: PhotoTask
-    photo: Photo
-    state: SourceState
-    seconds: float
-
-
-@dataclass(frozen=True)
 class _Pending:
     """A photo whose faces are waiting for a batch."""
 
-    decoded: _Decoded
+    decoded: DecodedPhoto
     prepared: PreparedPhoto
     seconds: float
 
@@ -154,7 +146,9 @@ class PhotoRun:
         """
         with contextlib.ExitStack() as stack:
             for folder in dict.fromkeys(task.folder for task in tasks):
-                journal = self._journals[folder] = stack.enter_context(Journal.open(folder))
+                recorded = any(task.recorded for task in tasks if task.folder == folder)
+                opened = Journal.open(folder) if recorded else SingleFileJournal(folder)
+                journal = self._journals[folder] = stack.enter_context(opened)
                 if journal.damaged_lines:
                     log.warning(
                         f"{journal.path}: {journal.damaged_lines} lines are damaged and skipped. Photos that are "
@@ -164,11 +158,11 @@ class PhotoRun:
                     self.planned.recognize(journal.settings)
             self._take_settings(run_settings(self.planned, self.output))
             self.on_start(self.planned.names)
-            decoders = stack.enter_context(_worker_threads(self.output.workers, "decode"))
-            encoders = stack.enter_context(_worker_threads(self.output.workers, "encode"))
+            decoders = stack.enter_context(worker_threads(self.output.workers, "decode"))
+            encoders = stack.enter_context(worker_threads(self.output.workers, "encode"))
             pending: list[_Pending] = []
             for item in self._decode_ahead(tasks, decoders):
-                prepared = self._prepare(item) if isinstance(item, _Decoded) else item
+                prepared = self._prepared(item) if isinstance(item, DecodedPhoto) else item
                 if isinstance(prepared, PhotoResult):
                     yield prepared
                     continue
@@ -188,10 +182,10 @@ class PhotoRun:
 
     def _decode_ahead(
         self, tasks: Sequence[PhotoTask], threads: ThreadPoolExecutor
-    ) -> Iterator[_Decoded | PhotoResult]:
+    ) -> Iterator[DecodedPhoto | PhotoResult]:
         """Photos in task order, decoded ahead within the memory limit; results for skipped and unreadable ones."""
         waiting = iter(tasks)
-        ahead: deque[tuple[PhotoTask, int, Future[_Decoded] | PhotoResult]] = deque()
+        ahead: deque[tuple[PhotoTask, int, Future[DecodedPhoto] | PhotoResult]] = deque()
         held, exhausted = 0, False
         while True:
             while not exhausted and (not ahead or (held < self.waiting_bytes and len(ahead) < 4 * self.output.workers)):
@@ -203,7 +197,13 @@ class PhotoRun:
                 else:
                     size = decoded_bytes(task.source)
                     held += size
-                    ahead.append((task, size, threads.submit(self._decode, task)))
+                    ahead.append(
+                        (
+                            task,
+                            size,
+                            threads.submit(decode_photo, task, self.planned.options, self.planned.names.upscale),
+                        )
+                    )
             if not ahead:
                 return
             task, size, item = ahead.popleft()
@@ -221,15 +221,51 @@ class PhotoRun:
             except Exception as error:
                 yield self._failed(task, error)
 
-    def _decode(self, task: PhotoTask) -> _Decoded:
-        started = time.monotonic()
-        state = read_source_state(task.source)
-        options = self.planned.options
-        photo = read_photo(task.source, options.max_pixels, accept_truncated=options.accept_truncated)
-        check_unchanged(task.source, state, photo)
-        return _Decoded(task, photo, state, time.monotonic() - started)
+    def _prepared(self, decoded: DecodedPhoto) -> _Pending | PhotoResult:
+        return self._prepare(decoded) if decoded.photo.pages == 1 else self._restore_pages(decoded)
 
-    def _prepare(self, decoded: _Decoded) -> _Pending | PhotoResult:
+    def _restore_pages(self, decoded: DecodedPhoto) -> PhotoResult:
+        """Restore and write the pages of a file one after another; they are decoded here, not ahead."""
+        task, started = decoded.task, time.monotonic()
+        states: list[SourceState] = []
+        try:
+            note = self._begin_writing(task, states)
+            pages = restore_pages(
+                self.restoration,
+                task.source,
+                task.output,
+                name=task.relative.as_posix(),
+                on_progress=functools.partial(self.on_progress, task.source),
+                on_complete=note,
+            )
+            problems: list[str] = []
+            report = result_of_pages(
+                self._with_previews(decoded, pages, problems), task.source, task.output, self.planned.names
+            )
+        except FileKeptError as kept:
+            return self._skipped_result(task, kept.state.value, str(kept))
+        except Exception as error:
+            return self._failed(task, error, decoded.seconds + time.monotonic() - started)
+        if problems:
+            report = replace(report, status="failed", error=" ".join(filter(None, (report.error, *problems))))
+        report = replace(report, seconds=decoded.seconds + time.monotonic() - started)
+        self._note(task, report, decoded.state, states[0])
+        return report
+
+    def _with_previews(
+        self, decoded: DecodedPhoto, pages: Iterator[RestoredPage], problems: list[str]
+    ) -> Iterator[RestoredPage]:
+        """Pages with their previews written; those of the second and further pages have its number in their names."""
+        task = decoded.task
+        for page in pages:
+            check_unchanged(task.source, decoded.state, page.before)
+            relative = task.relative.with_name(f"{task.relative.name}-page{page.number}")
+            named = task if page.number == 1 else replace(task, relative=relative)
+            kept, problem = self._write_previews(named, page.before, page.finished, page.after)
+            problems += [problem] if problem is not None else []
+            yield replace(page, notes=(*page.notes, *kept))
+
+    def _prepare(self, decoded: DecodedPhoto) -> _Pending | PhotoResult:
         started = time.monotonic()
         try:
             photo = decoded.photo
@@ -312,40 +348,40 @@ class PhotoRun:
         written = threads.submit(self._write, photo, finished, result)
         self._encodings.append(_Encoding(photo, report, held, written))
 
+    def _begin_writing(self, task: PhotoTask, states: list[SourceState]) -> Callable[[Path], None]:
+        """Create the folder of a result and record that it is being written; returns what records the file."""
+        create_folder_of(task)
+        journal = self._journals[task.folder]
+        journal.begin(task.relative.as_posix(), task.source, task.output, self._fingerprint)
+
+        def note(temporary: Path) -> None:
+            states.append(journal.note_file(task.output, temporary, overwrite=self.output.overwrite))
+
+        return note
+
     def _write(self, photo: _Pending, finished: RestoredPhoto, result: Photo) -> _Written:
         started = time.monotonic()
-        create_folder_of(photo.task)
-        journal = self._journals[photo.task.folder]
-        journal.begin(photo.task.relative.as_posix(), photo.task.source, photo.task.output, self._fingerprint)
         states: list[SourceState] = []
-        output = photo.task.output
-        warnings = write_photo(
-            result,
-            output,
-            quality=self.output.quality,
-            on_complete=lambda temporary: states.append(
-                journal.note_file(output, temporary, overwrite=self.output.overwrite)
-            ),
-        )
-        kept, problem = self._write_previews(photo, finished, result)
-        warnings += kept
-        return _Written(states[0], time.monotonic() - started, warnings, problem)
+        note = self._begin_writing(photo.task, states)
+        warnings = write_photo(result, photo.task.output, quality=self.output.quality, on_complete=note)
+        kept, problem = self._write_previews(photo.task, photo.photo, finished, result)
+        return _Written(states[0], time.monotonic() - started, (*warnings, *kept), problem)
 
     def _write_previews(
-        self, photo: _Pending, finished: RestoredPhoto, result: Photo
+        self, task: PhotoTask, before: Photo, finished: RestoredPhoto, result: Photo
     ) -> tuple[tuple[str, ...], str | None]:
         """Write the requested previews and return warnings and an error message; the photo is already written."""
-        journal, attributes = self._journals[photo.task.folder], photo.photo.metadata.file_attributes
-        previews = PreviewWriter(photo.task, journal, self.output.overwrite, attributes)
+        attributes = before.metadata.file_attributes
+        previews = PreviewWriter(task, self._journals[task.folder], self.output.overwrite, attributes)
         try:
             if self.output.compare:
-                write_comparison(previews, photo.photo, result)
+                write_comparison(previews, before, result)
             if self.output.save_faces:
                 write_faces(previews, finished)
         except FolderError:
             raise
         except Exception as error:
-            return tuple(previews.kept), error_message(error, photo.task.source)
+            return tuple(previews.kept), error_message(error, task.source)
         return tuple(previews.kept), None
 
     def _encoded(self) -> PhotoResult:
@@ -425,32 +461,6 @@ class PhotoRun:
         )
 
 
-def decoded_bytes(path: Path) -> int:
-    """Memory of a photo's pixels in bytes, from its header; 0 if it is unreadable, which decoding reports."""
-    try:
-        width, height = photo_size(path)
-    except Exception:  # a malformed header must not end the run; decoding fails for that photo only
-        return 0
-    return 3 * width * height
-
-
-def check_unchanged(source: Path, state: SourceState, photo: Photo) -> None:
-    """Check that the decoded original is the one that was hashed for the journal.
-
-    An original that was deleted after decoding is accepted.
-
-    Raises:
-        PhotoError: The file was changed after its hash was taken or while it was decoded.
-    """
-    times = photo.metadata.file_times
-    changed = times is not None and times[1] != state.modified_ns
-    with contextlib.suppress(OSError):
-        status = source.stat()
-        changed = changed or (status.st_size, status.st_mtime_ns) != (state.size, state.modified_ns)
-    if changed:
-        raise PhotoError(f"{source} changed while it was read. Run again when no other program is writing to it.")
-
-
 def error_message(error: Exception, source: Path) -> str:
     """Error message for one photo; the traceback of a bug goes to the log, visible with `--debug`."""
     if isinstance(error, GfprestoreError):
@@ -462,20 +472,3 @@ def error_message(error: Exception, source: Path) -> str:
         f"{source} could not be restored: {type(error).__name__}: {error}. This is a bug of gfprestore. "
         "Run it again with --debug and report the output."
     )
-
-
-def wait_for_result(future: Future[Value]) -> Value:
-    """Wait for a future's result with a polling loop, so that Ctrl-C works on every platform."""
-    while not future.done():
-        concurrent.futures.wait([future], timeout=0.2)
-    return future.result()
-
-
-@contextlib.contextmanager
-def _worker_threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Thread pool that finishes its current files and cancels queued ones when the run ends early."""
-    threads = ThreadPoolExecutor(count, thread_name_prefix=name)
-    try:
-        yield threads
-    finally:
-        threads.shutdown(wait=True, cancel_futures=True)

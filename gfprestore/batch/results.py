@@ -66,6 +66,7 @@ class PhotoResult:
         untouched_faces: Number of faces that were taken for untouched and not changed (FRRffusion only).
         skipped_because: `done` by an earlier run, `changed` after a run wrote the result, or `taken` by a file that no
             run wrote; None if the photo was not skipped.
+        pages: Number of pages of the file.
         face_details: What was done to each face; None with restorers that have nothing to say beyond the counts.
     """
 
@@ -84,6 +85,7 @@ class PhotoResult:
     untouched_faces: int = 0
     face_details: tuple[FaceDetail, ...] | None = None
     skipped_because: str | None = None
+    pages: int = 1
 
     def as_json(self) -> dict[str, Any]:
         """The JSON object of `--json`, in the documented order of its fields."""
@@ -99,6 +101,7 @@ class PhotoResult:
             "restorer": self.restorer,
             "background": self.background,
             "error": self.error,
+            **({} if self.pages == 1 else {"pages": self.pages}),
             **({} if self.skipped_because is None else {"skipped_because": self.skipped_because}),
             **({} if self.face_details is None else {"face_details": [asdict(face) for face in self.face_details]}),
         }

@@ -26,14 +26,15 @@ from gfprestore.faces.tone import Toning, match_brightness, toning_of
 from gfprestore.networks.retouching_operations import OPERATIONS
 from gfprestore.photo.photo import Photo
 from gfprestore.photo.reading import read_photo
-from gfprestore.photo.writing import write_photo
+from gfprestore.photo.writing import check_size, write_photo
 from gfprestore.photo.xmp import labeled
-from gfprestore.pixels import resized
+from gfprestore.pixels import enlarged_size, resized
 from gfprestore.restoration.background import ResampledBackground, StopRequest
 from gfprestore.restoration.choices import DownloadReport, NetworkChooser
 from gfprestore.restoration.frrffusion import ESTIMATE_LABEL, FRRffusionRestorer
 from gfprestore.restoration.model_loader import Opener
 from gfprestore.restoration.options import RunOptions
+from gfprestore.restoration.pages import restore_pages
 from gfprestore.restoration.planned import NetworkNames, resolved
 from gfprestore.restoration.transparency import enlarge_alpha, filled_outward
 from gfprestore.tensors import pixels_to_signed, signed_to_pixels
@@ -227,6 +228,8 @@ class Restoration:
     def restore_file(self, source: str | Path, output: str | Path) -> RestoredPhoto:
         """Restore one file into another, with its metadata; the suffix of the output determines the format.
 
+        All pages of a TIFF are restored; the result is that of the first.
+
         Args:
             source: A photo; never written to.
             output: Output file; never left incomplete.
@@ -239,10 +242,19 @@ class Restoration:
             DeviceError: The memory is too small for one face or the smallest tile.
         """
         source, output = Path(source), Path(output)
-        photo = read_photo(source, self.options.max_pixels, accept_truncated=self.options.accept_truncated)
+        options = self.options
+        photo = read_photo(source, options.max_pixels, accept_truncated=options.accept_truncated, first_page=True)
+        if photo.pages > 1:
+            return [page.finished for page in restore_pages(self, source, output, name=source.name)][0]
+        if not options.aligned:
+            check_size(output, *self.output_size(photo.pixels.shape[1], photo.pixels.shape[0]), photo)
         result = self.restore(photo.pixels, source.name, alpha=photo.alpha)
         write_photo(self.with_result(photo, result), output)
         return result
+
+    def output_size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the result for a photo that is not an aligned crop."""
+        return enlarged_size(height, width, self.upscale)[::-1]
 
     def with_result(self, photo: Photo, result: RestoredPhoto) -> Photo:
         """Photo with restored pixels and alpha enlarged to their size, ready to be written.
