@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from gfprestore.batch.folders import PhotoTask
+from gfprestore.batch.task_list import PhotoTask
 
 
 def keep_folder_times(tasks: Iterable[PhotoTask], new_folders: Iterable[tuple[Path, Path]]) -> None:

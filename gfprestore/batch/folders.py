@@ -14,45 +14,18 @@ Imports errors only.
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Sequence
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path, PurePath
 
-from gfprestore.batch.names import folded_name, natural_key
-from gfprestore.batch.output_folder import (
-    check_writable,
-    create_folder_within,
-    is_within,
-    longest_name,
-    outside_link_message,
-    shortened,
-)
+from gfprestore.batch.names import folded_name
+from gfprestore.batch.output_folder import check_writable, create_folder_within
+from gfprestore.batch.output_names import assign_outputs
+from gfprestore.batch.task_list import PhotoTask, TaskList
 from gfprestore.batch.walk import UNSUPPORTED_IMAGE, FolderWalk, InputRoot, Skipped, existing_inputs, file_identity
 from gfprestore.errors import FolderError
-
-PREVIEW_FOLDERS = ("_compare", "_faces")  # reserved names in an output folder
-
-
-@dataclass(frozen=True)
-class PhotoTask:
-    """One photo to restore.
-
-    Attributes:
-        source: the original, under the path given by the user.
-        output: the final path of the result, inside `folder`.
-        relative: the source's mirrored path, unique in `folder`; identifies the photo in the journal and in seeds.
-        folder: the output folder, which also holds the journal.
-        recorded: results are recorded in the journal; not if the output is a single file (`single_file`).
-    """
-
-    source: Path
-    output: Path
-    relative: PurePath
-    folder: Path
-    recorded: bool = True
 
 
 @dataclass(frozen=True)
@@ -65,14 +38,14 @@ class Plan:
         mirrored: each output folder with the input folder that it mirrors; several may share one.
     """
 
-    tasks: tuple[PhotoTask, ...]
+    tasks: TaskList
     skipped: tuple[Skipped, ...]
     mirrored: tuple[tuple[Path, Path], ...] = ()
 
     @property
     def output_folders(self) -> tuple[Path, ...]:
         """Output folders in the order of their first task; each holds its own journal."""
-        return tuple(dict.fromkeys(task.folder for task in self.tasks))
+        return self.tasks.folders
 
     @property
     def problems(self) -> tuple[Skipped, ...]:
@@ -113,11 +86,11 @@ def plan_photos(
     walk.skipped += skipped
     for root in roots:
         walk.collect(root)
-    if not any(root.found for root in roots):
+    if not any(len(root.found) for root in roots):
         raise FolderError(_nothing_found(roots, walk.skipped))
-    tasks = _assign_outputs(roots, rename, walk.skipped)
+    tasks = TaskList(assign_outputs(roots, rename, walk.skipped))
     _refuse_originals(tasks)
-    return Plan(tuple(tasks), tuple(walk.skipped), tuple((root.output, root.folder) for root in roots))
+    return Plan(tasks, tuple(walk.skipped), tuple((root.output, root.folder) for root in roots))
 
 
 def find_photos(
@@ -139,7 +112,7 @@ def find_photos(
     walk.skipped += skipped
     for root in roots:
         walk.collect(root)
-    found = [source for root in roots for source in root.found.values()]
+    found = [row.source / name for root in roots for row in root.found.rows() for name in row.names]
     if not found:
         raise FolderError(_nothing_found(roots, walk.skipped))
     return found, walk.skipped
@@ -220,110 +193,32 @@ def _labels(roots: Sequence[InputRoot]) -> list[PurePath]:
     return labels
 
 
-class _Names:
-    """Names in use in one output folder, compared without case and Unicode form as some file systems do."""
-
-    def __init__(self, longest: int) -> None:
-        self.longest = longest
-        self.taken = {(PurePath(), name) for name in PREVIEW_FOLDERS}
-        self.folders: dict[PurePath, PurePath] = {PurePath(): PurePath()}
-
-    def folder(self, relative: PurePath) -> PurePath:
-        """Output subfolder for a mirrored folder."""
-        if relative not in self.folders:
-            parent = self.folder(relative.parent)
-            self.folders[relative] = parent / self.claim(parent, relative, [(relative.name, "")])
-        return self.folders[relative]
-
-    def claim(self, parent: PurePath, relative: PurePath, wanted: Sequence[tuple[str, str]]) -> str:
-        """Claim the first free name (stem, suffix) in `parent`, or else one marked with the hash of `relative`."""
-        digest = hashlib.sha256(os.fsencode(relative.as_posix())).hexdigest()
-        stem, suffix = wanted[0]
-        marked = (shortened(stem, f"~{digest[:length]}{suffix}", self.longest) for length in range(8, len(digest) + 1))
-        names = [f"{stem}{suffix}" for stem, suffix in wanted]
-        fitting = (name for name in names if len(os.fsencode(name)) <= self.longest)
-        return next(name for name in chain(fitting, marked) if self.take(parent, name))
-
-    def take(self, parent: PurePath, name: str) -> bool:
-        """Reserve a name; False if it is already in use."""
-        key = (parent, folded_name(name))
-        is_free = key not in self.taken
-        self.taken.add(key)
-        return is_free
-
-
-def _assign_outputs(
-    roots: Sequence[InputRoot], rename: Callable[[Path], str], skipped: list[Skipped]
-) -> list[PhotoTask]:
-    """Create one task per photo with a unique output; photos whose output would leave the folder are skipped.
-
-    Folders claim their names first, then photos whose name does not change, then the others: `a.jpg` beside `a.png`
-    becomes `a.jpg.png` if all results are PNG.
-    """
-    names = {root.output: _Names(longest_name(root.output)) for root in roots}
-    outputs: dict[tuple[Path, PurePath], PurePath] = {}
-    found = [
-        (root, root.label / within, source)
-        for root in roots
-        for within, source in sorted(root.found.items(), key=lambda item: [natural_key(part) for part in item[0].parts])
-    ]
-    for root, relative, _source in found:
-        names[root.output].folder(relative.parent)
-    suffixes = [_kept_spelling(source, rename(source)) for _root, _relative, source in found]
-    by_change = sorted(range(len(found)), key=lambda index: suffixes[index] != found[index][2].suffix)  # a stable sort
-    for index in by_change:
-        root, relative, source = found[index]
-        given = names[root.output]
-        parent = given.folder(relative.parent)
-        wanted = [(source.stem, suffixes[index])]
-        if suffixes[index] != source.suffix:
-            wanted.append((source.name, suffixes[index]))
-        outputs[root.output, relative] = parent / given.claim(parent, relative, wanted)
-
-    blocked: dict[Path, str | None] = {}
-    tasks = []
-    for root, relative, source in found:
-        output = root.output / outputs[root.output, relative]
-        if output.parent not in blocked:
-            blocked[output.parent] = _blocking_reason(output.parent, root.output)
-        reason = blocked[output.parent] or (f"{output} is an existing folder" if output.is_dir() else None)
-        if reason:
-            skipped.append(Skipped(source, reason, is_problem=True, kind=source.suffix.lower()))
-        else:
-            tasks.append(PhotoTask(source, output, relative, root.output))
-    return tasks
-
-
 def _refuse_originals(tasks: Sequence[PhotoTask]) -> None:
     """Refuse a plan that would overwrite an original, as a last check.
 
     Raises:
         FolderError: A result would overwrite one of the photos to restore.
     """
-    sources = {identity for task in tasks if (identity := file_identity(task.source))}
+    sources = _IdentitySet(task.source for task in tasks)
     for task in tasks:
-        if file_identity(task.output) in sources:
+        identity = file_identity(task.output)
+        if identity in sources and any(file_identity(other.source) == identity for other in tasks):
             raise FolderError(
                 f"The result of {task.source} would overwrite the original {task.output}. "
                 "Choose another folder with --output."
             )
 
 
-def _kept_spelling(source: Path, suffix: str) -> str:
-    """Suffix of the result; `.JPG` stays `.JPG` if the format does not change."""
-    return source.suffix if suffix.lower() == source.suffix.lower() else suffix
+class _IdentitySet:
+    """Identities of many files as sorted hashes of 8 bytes; very rarely it seems to contain another one."""
 
+    def __init__(self, paths: Iterable[Path]) -> None:
+        hashes = array("q", (hash(identity) for path in paths if (identity := file_identity(path))))
+        self._hashes = array("q", sorted(hashes))
 
-def _blocking_reason(parent: Path, folder: Path) -> str | None:
-    """Reason why results cannot be written to `parent` in the output folder; None if they can."""
-    if not is_within(parent, folder):
-        return outside_link_message(parent, folder)
-    for place in (parent, *parent.parents):
-        if place == folder:
-            break
-        if os.path.lexists(place) and not place.is_dir():
-            return f"{place} is a file, not a folder"
-    return None
+    def __contains__(self, identity: object) -> bool:
+        place = bisect_left(self._hashes, hash(identity))
+        return identity is not None and place < len(self._hashes) and self._hashes[place] == hash(identity)
 
 
 def _nothing_found(roots: Sequence[InputRoot], skipped: Sequence[Skipped]) -> str:

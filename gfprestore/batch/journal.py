@@ -27,6 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from gfprestore._version import __version__
+from gfprestore.batch.hash_index import HashIndex
 from gfprestore.batch.journal_file import end_last_line, lock, sync_folder
 from gfprestore.batch.source_state import SourceState, read_source_state
 from gfprestore.batch.walk import JOURNAL_NAME
@@ -58,6 +59,7 @@ class JournalEntry:
         fingerprint: fingerprint of the settings (`settings_fingerprint`).
         faces: number of detected faces.
         restored_faces: number of faces restored and pasted.
+        orientation: EXIF orientation by which the stored pixels were turned; None if there is no result.
         seconds: time spent.
         error: error message of a failed attempt.
         started: UTC time in ISO 8601.
@@ -77,6 +79,7 @@ class JournalEntry:
     fingerprint: str
     faces: int = 0
     restored_faces: int = 0
+    orientation: int | None = None
     seconds: float = 0.0
     error: str | None = None
     started: str | None = None
@@ -120,7 +123,7 @@ class Journal:
         self.settings: list[dict[str, Json]] = []  # all that the journal holds, in order
         self._descriptor = descriptor
         self._guard = threading.RLock()
-        self._last: dict[str, int] = {}  # photo -> offset of its last line
+        self._last = HashIndex()  # photo -> offset of its last line
         self._begun: set[str] = set()  # photos whose last line has the status `started`
         self._written = WrittenFiles()
         self._fingerprints: set[str] = set()
@@ -344,7 +347,7 @@ class Journal:
             raise FileNotFoundError(errno.ENOENT, "it was removed or replaced during the run")
 
     def _load(self, descriptor: int) -> None:
-        """Index the last line of each photo by offset; a million lines take seconds and little memory."""
+        """Index the last line of each photo by offset: 48 to 96 bytes a photo, and seconds for a million lines."""
         os.lseek(descriptor, 0, os.SEEK_SET)
         offset = 0
         with os.fdopen(os.dup(descriptor), "rb") as file:
@@ -377,7 +380,7 @@ class Journal:
     def _keep(self, line: Mapping[str, Json], start: int) -> None:
         """Index the entry of a photo at an offset."""
         relative, output = str(line["relative"]), line["output"]
-        self._last[relative] = start
+        self._last.set(relative, start)
         if line["status"] == STARTED:
             self._begun.add(relative)
             return
@@ -439,6 +442,7 @@ def _parse_entry(line: bytes) -> JournalEntry | None:
         entry.source_modified_ns,
         entry.output_size,
         entry.output_modified_ns,
+        entry.orientation,
     )
     is_valid = (
         all(isinstance(value, str) for value in texts)

@@ -7,10 +7,16 @@ import re
 import unicodedata
 
 
-def natural_key(name: str) -> tuple[tuple[str | int, ...], bytes]:
-    """Sort key with `scan 2` before `scan 10`, independent of case and Unicode form; the raw name breaks ties."""
+def natural_key(name: str) -> tuple[bytes, bytes]:
+    """Sort key with `scan 2` before `scan 10`, independent of case and Unicode form; the raw name breaks ties.
+
+    In the key, a number stands behind a zero byte, which no name contains, and behind the count of its digits.
+    """
     pieces = re.split(r"(\d+)", folded_name(name))
-    return tuple(int(piece) if index % 2 else piece for index, piece in enumerate(pieces)), os.fsencode(name)
+    for index in range(1, len(pieces), 2):
+        digits = str(int(pieces[index]))
+        pieces[index] = f"\0{chr(len(digits))}{digits}"
+    return "".join(pieces).encode("utf-8", "surrogatepass"), os.fsencode(name)
 
 
 def folded_name(name: str) -> str:

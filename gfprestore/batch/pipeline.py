@@ -14,80 +14,41 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gfprestore.batch.decoded import DecodedPhoto, check_unchanged, decode_photo, decoded_bytes
-from gfprestore.batch.folders import PhotoTask, create_folder_of
+from gfprestore.batch.folders import create_folder_of
 from gfprestore.batch.journal import FAILED, RESTORED, Journal, JournalEntry, utc_now
 from gfprestore.batch.page_results import result_of_pages
 from gfprestore.batch.previews import PreviewWriter, write_comparison, write_faces
-from gfprestore.batch.results import OutputOptions, PhotoResult, face_details
+from gfprestore.batch.results import OutputOptions, PhotoResult, error_message, face_details
 from gfprestore.batch.settings import run_settings
+from gfprestore.batch.sidecars import carry_sidecars, update_sidecars
 from gfprestore.batch.single_file import SingleFileJournal
-from gfprestore.batch.source_state import SourceState
+from gfprestore.batch.source_state import SourceState, check_unchanged, read_source_state
+from gfprestore.batch.stages import DecodedPhoto, EncodingPhoto, PendingPhoto, WrittenPhoto
+from gfprestore.batch.task_list import PhotoTask, folders_of
 from gfprestore.batch.threads import wait_for_result, worker_threads
+from gfprestore.batch.upright import prepared_upright
 from gfprestore.batch.written_files import FileKeptError, FileState
-from gfprestore.errors import FaceError, FolderError, GfprestoreError
+from gfprestore.errors import FaceError, FolderError
 from gfprestore.hardware import free_system_memory
 from gfprestore.photo.photo import Photo
-from gfprestore.photo.writing import write_photo
+from gfprestore.photo.reading import photo_size, read_photo
+from gfprestore.photo.writing import check_pages, check_size, write_photo
+from gfprestore.pixels import enlarged_size
 from gfprestore.restoration.pages import RestoredPage, restore_pages
 from gfprestore.restoration.planned import NetworkNames, PlannedRestoration
 
 if TYPE_CHECKING:
-    from gfprestore.restoration.restoration import PreparedPhoto, Restoration, RestoredFace, RestoredPhoto
+    from gfprestore.restoration.restoration import Restoration, RestoredFace, RestoredPhoto
 
 log = logging.getLogger(__name__)
 
 # Memory limit for decoded photos waiting for the networks, and again for results waiting for the encoder.
 MOST_WAITING_BYTES = 1 << 30
 SHARE_OF_FREE_MEMORY = 0.1
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """A photo whose faces are waiting for a batch."""
-
-    decoded: DecodedPhoto
-    prepared: PreparedPhoto
-    seconds: float
-
-    @property
-    def task(self) -> PhotoTask:
-        return self.decoded.task
-
-    @property
-    def photo(self) -> Photo:
-        return self.decoded.photo
-
-
-@dataclass(frozen=True)
-class _Written:
-    """Report of the encoder.
-
-    Attributes:
-        state: Hash, size and time of the file.
-        seconds: Time spent.
-        warnings: Metadata that the output format could not keep.
-        problem: Error message if a preview could not be written.
-    """
-
-    state: SourceState
-    seconds: float
-    warnings: tuple[str, ...]
-    problem: str | None
-
-
-@dataclass(frozen=True)
-class _Encoding:
-    """A result being written, and its report."""
-
-    photo: _Pending
-    result: PhotoResult
-    held_bytes: int
-    written: Future[_Written]
 
 
 class PhotoRun:
@@ -117,7 +78,7 @@ class PhotoRun:
         self._differs_from_plan = False
         self._opened: Restoration | None = None
         self._journals: dict[Path, Journal] = {}
-        self._encodings: deque[_Encoding] = deque()
+        self._encodings: deque[EncodingPhoto] = deque()
 
     @property
     def restoration(self) -> Restoration:
@@ -145,8 +106,8 @@ class PhotoRun:
             DeviceError: The device is not available.
         """
         with contextlib.ExitStack() as stack:
-            for folder in dict.fromkeys(task.folder for task in tasks):
-                recorded = any(task.recorded for task in tasks if task.folder == folder)
+            for folder in folders_of(tasks):
+                recorded = tasks[0].recorded  # a single file is the only task of its run
                 opened = Journal.open(folder) if recorded else SingleFileJournal(folder)
                 journal = self._journals[folder] = stack.enter_context(opened)
                 if journal.damaged_lines:
@@ -160,7 +121,7 @@ class PhotoRun:
             self.on_start(self.planned.names)
             decoders = stack.enter_context(worker_threads(self.output.workers, "decode"))
             encoders = stack.enter_context(worker_threads(self.output.workers, "encode"))
-            pending: list[_Pending] = []
+            pending: list[PendingPhoto] = []
             for item in self._decode_ahead(tasks, decoders):
                 prepared = self._prepared(item) if isinstance(item, DecodedPhoto) else item
                 if isinstance(prepared, PhotoResult):
@@ -201,7 +162,7 @@ class PhotoRun:
                         (
                             task,
                             size,
-                            threads.submit(decode_photo, task, self.planned.options, self.planned.names.upscale),
+                            threads.submit(self._decode, task),
                         )
                     )
             if not ahead:
@@ -221,7 +182,20 @@ class PhotoRun:
             except Exception as error:
                 yield self._failed(task, error)
 
-    def _prepared(self, decoded: DecodedPhoto) -> _Pending | PhotoResult:
+    def _decode(self, task: PhotoTask) -> DecodedPhoto:
+        """Decode a photo, or the first of its pages, and check that its result fits into the output's format."""
+        started = time.monotonic()
+        state = read_source_state(task.source)
+        options = self.planned.options
+        photo = read_photo(task.source, options.max_pixels, options.accept_truncated, True)
+        check_unchanged(task.source, state, photo)
+        check_pages(task.output, photo)
+        if not options.aligned:
+            height, width = enlarged_size(photo.pixels.shape[0], photo.pixels.shape[1], self.planned.names.upscale)
+            check_size(task.output, width, height, photo)
+        return DecodedPhoto(task, photo, state, time.monotonic() - started)
+
+    def _prepared(self, decoded: DecodedPhoto) -> PendingPhoto | PhotoResult:
         return self._prepare(decoded) if decoded.photo.pages == 1 else self._restore_pages(decoded)
 
     def _restore_pages(self, decoded: DecodedPhoto) -> PhotoResult:
@@ -237,6 +211,7 @@ class PhotoRun:
                 name=task.relative.as_posix(),
                 on_progress=functools.partial(self.on_progress, task.source),
                 on_complete=note,
+                prepare=lambda page, name: prepared_upright(self.restoration, page, name, self.output.auto_rotate)[:2],
             )
             problems: list[str] = []
             report = result_of_pages(
@@ -262,25 +237,28 @@ class PhotoRun:
             relative = task.relative.with_name(f"{task.relative.name}-page{page.number}")
             named = task if page.number == 1 else replace(task, relative=relative)
             kept, problem = self._write_previews(named, page.before, page.finished, page.after)
+            if page.number == 1:
+                kept = (*kept, *self._carry_sidecars(task, page.before, page.after))
             problems += [problem] if problem is not None else []
             yield replace(page, notes=(*page.notes, *kept))
 
-    def _prepare(self, decoded: DecodedPhoto) -> _Pending | PhotoResult:
+    def _prepare(self, decoded: DecodedPhoto) -> PendingPhoto | PhotoResult:
         started = time.monotonic()
+        name = decoded.task.relative.as_posix()
         try:
-            photo = decoded.photo
-            prepared = self.restoration.prepare(photo.pixels, decoded.task.relative.as_posix(), photo.alpha)
+            photo, prepared, rotated = prepared_upright(self.restoration, decoded.photo, name, self.output.auto_rotate)
         except Exception as error:
             return self._failed(decoded.task, error, decoded.seconds + time.monotonic() - started)
-        return _Pending(decoded, prepared, decoded.seconds + time.monotonic() - started)
+        seconds = decoded.seconds + time.monotonic() - started
+        return PendingPhoto(replace(decoded, photo=photo), prepared, seconds, rotated)
 
-    def _is_batch(self, pending: Sequence[_Pending]) -> bool:
+    def _is_batch(self, pending: Sequence[PendingPhoto]) -> bool:
         """Whether to stop collecting: enough faces, no faces to batch, or the memory limit."""
         faces = sum(len(photo.prepared.crops) for photo in pending)
         held = sum(photo.photo.pixels.nbytes for photo in pending)
         return faces == 0 or faces >= self.restoration.batch_size or held >= self.waiting_bytes
 
-    def _finish(self, pending: Sequence[_Pending], threads: ThreadPoolExecutor) -> Iterator[PhotoResult]:
+    def _finish(self, pending: Sequence[PendingPhoto], threads: ThreadPoolExecutor) -> Iterator[PhotoResult]:
         """Restore the faces of the pending photos together, then finish each photo."""
         if not pending:
             return
@@ -304,7 +282,7 @@ class PhotoRun:
                 continue
             yield from self._encode_in_background(photo, finished, result, spent + time.monotonic() - started, threads)
 
-    def _restore_faces(self, pending: Sequence[_Pending]) -> list[list[RestoredFace | None] | Exception]:
+    def _restore_faces(self, pending: Sequence[PendingPhoto]) -> list[list[RestoredFace | None] | Exception]:
         """Restored faces per photo; if a batch fails, photos are retried one by one to isolate the error."""
         try:
             return list(self.restoration.restore_faces([photo.prepared for photo in pending]))
@@ -314,7 +292,7 @@ class PhotoRun:
             return [self._restore_faces([photo])[0] for photo in pending]
 
     def _encode_in_background(
-        self, photo: _Pending, finished: RestoredPhoto, result: Photo, seconds: float, threads: ThreadPoolExecutor
+        self, photo: PendingPhoto, finished: RestoredPhoto, result: Photo, seconds: float, threads: ThreadPoolExecutor
     ) -> Iterator[PhotoResult]:
         """Submit a result to the encoder; first yields written results until it fits the memory limit."""
         held = result.pixels.nbytes
@@ -330,6 +308,7 @@ class PhotoRun:
             restored_faces=finished.restored_faces,
             untouched_faces=finished.untouched_faces,
             face_details=face_details(finished),
+            rotated=photo.rotated,
             width=result.pixels.shape[1],
             height=result.pixels.shape[0],
             seconds=seconds,
@@ -346,7 +325,7 @@ class PhotoRun:
             )
             report = replace(report, status="failed", error=str(error))
         written = threads.submit(self._write, photo, finished, result)
-        self._encodings.append(_Encoding(photo, report, held, written))
+        self._encodings.append(EncodingPhoto(photo, report, held, written))
 
     def _begin_writing(self, task: PhotoTask, states: list[SourceState]) -> Callable[[Path], None]:
         """Create the folder of a result and record that it is being written; returns what records the file."""
@@ -359,13 +338,17 @@ class PhotoRun:
 
         return note
 
-    def _write(self, photo: _Pending, finished: RestoredPhoto, result: Photo) -> _Written:
+    def _write(self, photo: PendingPhoto, finished: RestoredPhoto, result: Photo) -> WrittenPhoto:
         started = time.monotonic()
         states: list[SourceState] = []
         note = self._begin_writing(photo.task, states)
         warnings = write_photo(result, photo.task.output, quality=self.output.quality, on_complete=note)
+        warnings += self._carry_sidecars(photo.task, photo.photo, result)
         kept, problem = self._write_previews(photo.task, photo.photo, finished, result)
-        return _Written(states[0], time.monotonic() - started, (*warnings, *kept), problem)
+        return WrittenPhoto(states[0], time.monotonic() - started, (*warnings, *kept), problem)
+
+    def _carry_sidecars(self, task: PhotoTask, photo: Photo, result: Photo) -> tuple[str, ...]:
+        return carry_sidecars(task, self._journals[task.folder], photo, result, overwrite=self.output.overwrite)
 
     def _write_previews(
         self, task: PhotoTask, before: Photo, finished: RestoredPhoto, result: Photo
@@ -400,7 +383,8 @@ class PhotoRun:
         report = replace(report, seconds=report.seconds + written.seconds, warnings=warnings)
         if written.problem is not None:
             report = replace(report, status="failed", error=" ".join(filter(None, (report.error, written.problem))))
-        self._note(encoding.photo.task, report, encoding.photo.decoded.state, written.state)
+        orientation = encoding.photo.photo.metadata.orientation
+        self._note(encoding.photo.task, report, encoding.photo.decoded.state, written.state, orientation)
         return report
 
     def _skipped(self, task: PhotoTask) -> PhotoResult | None:
@@ -409,7 +393,7 @@ class PhotoRun:
             return None
         journal = self._journals[task.folder]
         if journal.is_done(task.relative.as_posix(), task.source, self._fingerprint, task.output):
-            return self._skipped_result(task, "done", None)
+            return replace(self._skipped_result(task, "done", None), warnings=update_sidecars(task, journal))
         state = journal.state_of(task.output)
         if state in (FileState.CHANGED, FileState.TAKEN):
             return self._skipped_result(task, state.value, str(FileKeptError(task.output, state)))
@@ -437,6 +421,7 @@ class PhotoRun:
         result: PhotoResult,
         state: SourceState | None = None,
         written: SourceState | None = None,
+        orientation: int | None = None,
     ) -> None:
         """Append a result to the journal; a photo written with an unrestored face is recorded as failed."""
         self._journals[task.folder].record(
@@ -454,6 +439,7 @@ class PhotoRun:
                 output_sha256=None if written is None else written.sha256,
                 faces=result.faces,
                 restored_faces=result.restored_faces,
+                orientation=orientation,
                 seconds=round(result.seconds, 3),
                 error=result.error,
                 finished=utc_now(),
@@ -461,14 +447,10 @@ class PhotoRun:
         )
 
 
-def error_message(error: Exception, source: Path) -> str:
-    """Error message for one photo; the traceback of a bug goes to the log, visible with `--debug`."""
-    if isinstance(error, GfprestoreError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return f"{source} does not fit into memory. Close other programs, or lower --workers."
-    log.debug("%s failed", source, exc_info=error)
-    return (
-        f"{source} could not be restored: {type(error).__name__}: {error}. This is a bug of gfprestore. "
-        "Run it again with --debug and report the output."
-    )
+def decoded_bytes(path: Path) -> int:
+    """Memory of a photo's pixels in bytes, from its header; 0 if it is unreadable, which decoding reports."""
+    try:
+        width, height = photo_size(path)
+    except Exception:  # a malformed header must not end the run; decoding fails for that photo only
+        return 0
+    return 3 * width * height

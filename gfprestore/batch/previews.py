@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gfprestore.batch.folders import PhotoTask
 from gfprestore.batch.journal import Journal
 from gfprestore.batch.output_folder import create_folder_within, name_with
+from gfprestore.batch.task_list import PhotoTask
 from gfprestore.batch.written_files import FileKeptError
 from gfprestore.file_attributes import FileAttributes, without_tags
 from gfprestore.photo.metadata import Metadata

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gfprestore.errors import GfprestoreError
+
 if TYPE_CHECKING:
     from gfprestore.restoration.restoration import RestoredPhoto
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,7 @@ class OutputOptions:
         save_faces: Write each face before and after into `_faces`.
         compare: Write before and after side by side into `_compare`.
         workers: Threads that decode and encode.
+        auto_rotate: Write a photo upright if all its faces are turned in the same direction.
     """
 
     format: str = "keep"
@@ -29,6 +36,7 @@ class OutputOptions:
     save_faces: bool = False
     compare: bool = False
     workers: int = 2
+    auto_rotate: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ class PhotoResult:
             run wrote; None if the photo was not skipped.
         pages: Number of pages of the file.
         face_details: What was done to each face; None with restorers that have nothing to say beyond the counts.
+        rotated: Degrees by which the photo was turned to the right, because its faces were turned to the left.
     """
 
     source: Path
@@ -84,6 +93,7 @@ class PhotoResult:
     warnings: tuple[str, ...] = ()
     untouched_faces: int = 0
     face_details: tuple[FaceDetail, ...] | None = None
+    rotated: int = 0
     skipped_because: str | None = None
     pages: int = 1
 
@@ -103,8 +113,21 @@ class PhotoResult:
             "error": self.error,
             **({} if self.pages == 1 else {"pages": self.pages}),
             **({} if self.skipped_because is None else {"skipped_because": self.skipped_because}),
+            **({"rotated": self.rotated} if self.rotated else {}),
             **({} if self.face_details is None else {"face_details": [asdict(face) for face in self.face_details]}),
         }
+
+
+class ResultCounts(Counter[str]):
+    """Counts over the results of a run: by status and reason of skipping, and of the faces."""
+
+    def add(self, result: PhotoResult) -> None:
+        """Count one result."""
+        self[result.status] += 1
+        if result.skipped_because is not None:
+            self[result.skipped_because] += 1
+        self["faces"] += result.faces
+        self["restored_faces"] += result.restored_faces
 
 
 def face_details(photo: RestoredPhoto) -> tuple[FaceDetail, ...] | None:
@@ -121,3 +144,16 @@ def face_details(photo: RestoredPhoto) -> tuple[FaceDetail, ...] | None:
         outcome = "failed" if face is None else "untouched" if face.is_untouched else "restored"
         details.append(FaceDetail(box, outcome, levels))
     return tuple(details)
+
+
+def error_message(error: Exception, source: Path) -> str:
+    """Error message for one photo; the traceback of a bug goes to the log, visible with `--debug`."""
+    if isinstance(error, GfprestoreError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"{source} does not fit into memory. Close other programs, or lower --workers."
+    log.debug("%s failed", source, exc_info=error)
+    return (
+        f"{source} could not be restored: {type(error).__name__}: {error}. This is a bug of gfprestore. "
+        "Run it again with --debug and report the output."
+    )

@@ -19,4 +19,5 @@ def run_settings(restoration: PlannedRestoration | Restoration, output: OutputOp
         "quality": output.quality,
         "compare": output.compare,
         "save_faces": output.save_faces,
+        **({"auto_rotate": True} if output.auto_rotate else {}),
     }

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
-from gfprestore.batch.folders import PhotoTask, Plan, find_photos
+from gfprestore.batch.folders import Plan, find_photos
 from gfprestore.batch.journal import Journal, JournalEntry, Json, settings_fingerprint
 from gfprestore.batch.output_folder import check_writable
 from gfprestore.batch.source_state import SourceState, read_source_state
+from gfprestore.batch.task_list import TaskList, TaskRow
 from gfprestore.batch.walk import file_identity
 from gfprestore.batch.written_files import FileKeptError, FileState
 from gfprestore.errors import FolderError, UsageError
@@ -70,8 +71,8 @@ def plan_single_file(
             f"The result of {source} would overwrite the original {output}. Choose another file with --output."
         )
     check_writable(output.parent)
-    task = PhotoTask(source, output, PurePath(source.name), output.parent, recorded=False)
-    return Plan((task,), tuple(skipped))
+    row = TaskRow(source.parent, output.parent, PurePath(), output.parent, source.name, output.name, recorded=False)
+    return Plan(TaskList([row]), tuple(skipped))
 
 
 class SingleFileJournal(Journal):

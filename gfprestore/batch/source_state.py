@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gfprestore.errors import PhotoError
+from gfprestore.photo.photo import Photo
 
 
 @dataclass(frozen=True)
@@ -42,3 +44,20 @@ def read_source_state(path: Path) -> SourceState:
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise PhotoError(f"{path} changed while it was read. Run again when no other program is writing to it.")
     return SourceState(digest.hexdigest(), after.st_size, after.st_mtime_ns)
+
+
+def check_unchanged(source: Path, state: SourceState, photo: Photo) -> None:
+    """Check that the decoded original is the one that was hashed for the journal.
+
+    An original that was deleted after decoding is accepted.
+
+    Raises:
+        PhotoError: The file was changed after its hash was taken or while it was decoded.
+    """
+    times = photo.metadata.file_times
+    changed = times is not None and times[1] != state.modified_ns
+    with contextlib.suppress(OSError):
+        status = source.stat()
+        changed = changed or (status.st_size, status.st_mtime_ns) != (state.size, state.modified_ns)
+    if changed:
+        raise PhotoError(f"{source} changed while it was read. Run again when no other program is writing to it.")

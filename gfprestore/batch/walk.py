@@ -9,10 +9,11 @@ import os
 import stat
 import unicodedata
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from gfprestore.batch.found_photos import FoundPhotos
 from gfprestore.batch.names import natural_key
 from gfprestore.batch.output_folder import real_path, reason_of
 from gfprestore.batch.system_folders import is_system_folder
@@ -21,6 +22,7 @@ from gfprestore.photo.kinds import HEAD_BYTES, advice_for, image_kind
 
 SYSTEM_FOLDER = "a system or trash folder"
 UNSUPPORTED_IMAGE, UNSUPPORTED_FILE = "unsupported type of image", "not an image"
+SIDECAR = "a sidecar that is not copied"
 BACKUP = "a backup or an unfinished copy"
 _BACKUP_ENDINGS = ("_original", "~", ".bak", ".tmp", ".part", ".crdownload")
 JOURNAL_NAME = ".gfprestore.jsonl"  # defined here because a folder with a journal is a result, not a source
@@ -56,7 +58,7 @@ class InputRoot:
     real: Path
     is_folder_input: bool
     targets: list[tuple[Path, PurePath]] = field(default_factory=list)  # (path as given, path within the root)
-    found: dict[PurePath, Path] = field(default_factory=dict)  # path within the root -> source
+    found: FoundPhotos = field(default_factory=FoundPhotos)
     output: Path = Path()
     label: PurePath = PurePath()  # the subfolder of `output` that mirrors this root
 
@@ -119,7 +121,7 @@ class FolderWalk:
         self.suffixes = suffixes
         self.kinds = kinds
         self.system_folders = system_folders
-        self.exclude = tuple(unicodedata.normalize("NFC", pattern.rstrip("/")) for pattern in exclude)
+        self.exclude = exclude
         self.outputs = outputs
         self.skipped: list[Skipped] = []
 
@@ -128,12 +130,12 @@ class FolderWalk:
         visited: set[Identity] = set()
         for path, within in sorted(root.targets, key=lambda target: len(target[1].parts)):
             if path.is_dir():
-                if within != PurePath() and self._is_excluded(path, within):
+                if within != PurePath() and is_excluded(path, within, self.exclude):
                     self._skip(path, "excluded")
                 else:
                     self._walk(path, within, root, visited)
-            elif within not in root.found:
-                self._take(path, within, root, named=True)
+            elif within not in root.found and self._is_photo(path, within, named=True):
+                root.found.add(within, path)
 
     def _walk(self, start: Path, within: PurePath, root: InputRoot, visited: set[Identity]) -> None:
         """Walk each folder once, real folders before linked ones, so that a link never hides a real name."""
@@ -162,18 +164,22 @@ class FolderWalk:
             if folder != start and any(entry.name == JOURNAL_NAME for entry in entries):
                 self._skip(folder, "results of an earlier run")
                 continue
-            for entry in entries:
-                self._sort_out(entry, folder / entry.name, folder_within / entry.name, root, folders, links)
+            photos = [
+                entry.name
+                for entry in entries
+                if self._sort_out(entry, folder / entry.name, folder_within / entry.name, folders, links)
+            ]
+            root.found.add_folder(folder_within, folder, photos)
 
     def _sort_out(
         self,
         entry: os.DirEntry[str],
         path: Path,
         within: PurePath,
-        root: InputRoot,
         folders: deque[tuple[Path, PurePath]],
         links: deque[tuple[Path, PurePath]],
-    ) -> None:
+    ) -> bool:
+        """Queue a folder, or note why something is skipped; returns whether it is a photo to restore."""
         try:
             kind = "folder" if entry.is_dir() else _kind_by_name(path)
             is_system = kind == "folder" and is_system_folder(entry.name)
@@ -181,47 +187,50 @@ class FolderWalk:
                 self._skip(path, SYSTEM_FOLDER)
             elif not is_system and _is_hidden(entry):
                 self._skip(path, "hidden", kind=kind)
-            elif self._is_excluded(path, within):
+            elif is_excluded(path, within, self.exclude):
                 self._skip(path, "excluded", kind=kind)
             elif entry.is_dir():
                 (links if entry.is_symlink() else folders).append((path, within))
             else:
-                self._take(path, within, root, named=False)
+                return self._is_photo(path, within, named=False)
         except OSError as error:
             is_circular = error.errno == errno.ELOOP
             reason = "a circular link" if is_circular else f"not accessible: {reason_of(error)}"
             is_problem = not is_circular or path.suffix.lower() in self.suffixes
             self._skip(path, reason, is_problem, _kind_by_name(path))
+        return False
 
-    def _take(self, path: Path, within: PurePath, root: InputRoot, *, named: bool) -> None:
+    def _is_photo(self, path: Path, within: PurePath, *, named: bool) -> bool:
+        """Whether a file is a photo to restore; otherwise notes why it is skipped."""
         by_name = _kind_by_name(path)
-        if named and self._is_excluded(path, within):
+        kind = None if path.suffix.lower() in self.suffixes else _image_kind_of(path)
+        if named and is_excluded(path, within, self.exclude):
             self._skip(path, "excluded", kind=by_name)
-        elif path.suffix.lower() not in self.suffixes and (reason := self._reason_by_content(path)):
-            kind = _image_kind_of(path)
+        elif path.suffix.lower() not in self.suffixes and (reason := self._reason_for(path, kind)):
             self._skip(path, reason, named, kind or by_name)
         elif not _exists(path):
             self._skip(path, "a broken link", True, by_name)
         elif not path.is_file():
             self._skip(path, "not a regular file (a device, a pipe or a socket)", True, by_name)
         else:
-            root.found[within] = path
+            return True
+        return False
 
-    def _reason_by_content(self, path: Path) -> str | None:
+    def _reason_for(self, path: Path, kind: str | None) -> str | None:
         """Why a file without the suffix of a photo is left out; None if its content is an image that is read."""
-        kind = _image_kind_of(path)
         if kind not in self.kinds:
             return UNSUPPORTED_FILE if kind is None else UNSUPPORTED_IMAGE
         return BACKUP if path.name.lower().endswith(_BACKUP_ENDINGS) else None
 
-    def _is_excluded(self, path: Path, within: PurePath) -> bool:
-        if not self.exclude:
-            return False
-        names = [unicodedata.normalize("NFC", name) for name in (path.name, within.as_posix(), path.as_posix())]
-        return any(fnmatch.fnmatch(name, pattern) for pattern in self.exclude for name in names)
-
     def _skip(self, path: Path, reason: str, is_problem: bool = False, kind: str = "folder") -> None:
         self.skipped.append(Skipped(path, reason, is_problem, kind))
+
+
+def is_excluded(path: Path, within: PurePath, patterns: Iterable[str]) -> bool:
+    """Whether a pattern of `--exclude` matches the name of a path, its path within the input folder or as given."""
+    names = [unicodedata.normalize("NFC", name) for name in (path.name, within.as_posix(), path.as_posix())]
+    normalized = (unicodedata.normalize("NFC", pattern.rstrip("/")) for pattern in patterns)
+    return any(fnmatch.fnmatch(name, pattern) for pattern in normalized for name in names)
 
 
 def _kind_by_name(path: Path) -> str:

@@ -35,14 +35,15 @@ from gfprestore.commands.options import (
     performance_option,
     reversal_option,
 )
-from gfprestore.errors import ExitCode
+from gfprestore.errors import ExitCode, UsageError
 from gfprestore.streams import failure_of
 
 if TYPE_CHECKING:
-    from gfprestore.batch.folders import PhotoTask, Plan
+    from gfprestore.batch.folders import Plan
     from gfprestore.batch.journal import Journal
     from gfprestore.batch.left_out import LeftOut
-    from gfprestore.batch.results import OutputOptions, PhotoResult
+    from gfprestore.batch.results import OutputOptions, PhotoResult, ResultCounts
+    from gfprestore.batch.task_list import PhotoTask
     from gfprestore.batch.written_files import FileState
     from gfprestore.console import Reporter
     from gfprestore.restoration.planned import NetworkNames, PlannedRestoration
@@ -88,6 +89,10 @@ def run(
     detection_threshold: Annotated[
         float | None, faces_option("--detection-threshold", metavar="0..1", help="Minimum score of a detection.")
     ] = None,
+    auto_rotate: Annotated[
+        bool,
+        faces_option("--auto-rotate", help="Write photos upright whose faces are all turned in the same direction."),
+    ] = False,
     retouch_levels: Annotated[
         str,
         reversal_option(
@@ -161,6 +166,7 @@ def run(
     from gfprestore.batch.folders import plan_photos
     from gfprestore.batch.left_out import image_warnings, left_out_of
     from gfprestore.batch.results import OutputOptions
+    from gfprestore.batch.sidecars import sidecar_warning, with_sidecars
     from gfprestore.batch.single_file import names_a_file, plan_single_file
     from gfprestore.console import Reporter, download_reporter
     from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES, READABLE_KINDS
@@ -193,7 +199,11 @@ def run(
         accept_truncated=accept_truncated,
     )
     options.check()
-    how = OutputOptions(file_format.value, quality, overwrite, save_faces, compare, workers)
+    if auto_rotate and (aligned or restorer == "none"):
+        raise UsageError(
+            "--auto-rotate goes by the faces, which are not searched here. Remove it, or --aligned, or --restorer none."
+        )
+    how = OutputOptions(file_format.value, quality, overwrite, save_faces, compare, workers, auto_rotate)
     reporter = Reporter(json_output)
     plan = (
         plan_single_file(
@@ -216,10 +226,13 @@ def run(
             system_folders=include_system_folders,
         )
     )
+    plan = with_sidecars(plan, exclude or ())
     for entry in plan.problems:
         reporter.warn(f"{entry.path}: {entry.described}")
     for message in image_warnings(left_out_of(entry for entry in plan.skipped if not entry.is_problem)):
         reporter.warn(message)
+    if message_about_sidecars := sidecar_warning(plan.skipped):
+        reporter.warn(message_about_sidecars)
     if dry_run:
         _show_plan(plan, how, reporter)
         return
@@ -239,11 +252,10 @@ def _show_plan(plan: Plan, how: OutputOptions, reporter: Reporter) -> None:
     counts = {state.value: 0 for state in FileState}
     replaced = 0
     with contextlib.ExitStack() as stack:
+        recorded = plan.tasks[0].recorded
         journals = {
-            task.folder: stack.enter_context(
-                Journal.open(task.folder, read_only=True) if task.recorded else SingleFileJournal(task.folder)
-            )
-            for task in {task.folder: task for task in plan.tasks}.values()
+            folder: stack.enter_context(Journal.open(folder, read_only=True) if recorded else SingleFileJournal(folder))
+            for folder in plan.output_folders
         }
         for task in plan.tasks:
             found = _state_of(task, journals[task.folder])
@@ -259,6 +271,8 @@ def _show_plan(plan: Plan, how: OutputOptions, reporter: Reporter) -> None:
                 reporter.answer(f"{task.source} -> {task.output}{suffix}")
     folders = ", ".join(str(folder) for folder in plan.output_folders)
     reporter.note(f"{counts['new']} photos would be restored into {folders}")
+    if sidecars := sum(len(task.sidecars) for task in plan.tasks):
+        reporter.note(f"XMP sidecars that go with their photos: {sidecars}")
     if replaced:
         reporter.warn(f"{replaced} results that you changed after a run wrote them would be replaced.")
     if counts["restored"]:
@@ -313,6 +327,7 @@ def run_photos(plan: Plan, restoration: PlannedRestoration, how: OutputOptions, 
     from gfprestore.batch.folder_times import keep_folder_times
     from gfprestore.batch.output_folder import prepare_output
     from gfprestore.batch.pipeline import PhotoRun
+    from gfprestore.batch.results import ResultCounts
     from gfprestore.batch.walk import JOURNAL_NAME
     from gfprestore.console import RunProgress
 
@@ -334,14 +349,14 @@ def run_photos(plan: Plan, restoration: PlannedRestoration, how: OutputOptions, 
         )
 
     started = time.monotonic()
-    results: list[PhotoResult] = []
+    counts = ResultCounts()
     try:
         with RunProgress(reporter, len(plan.tasks)) as progress:
             photo_run = PhotoRun(
                 restoration, how, lambda path, share: progress.working_on(path.name, share), tell_networks
             )
             for result in photo_run.results(plan.tasks):
-                results.append(result)
+                counts.add(result)
                 reporter.record(result.as_json())
                 is_failed, is_kept = result.status == "failed", result.skipped_because in ("changed", "taken")
                 progress.advance(_line_of(result), result.restored_faces, is_failed, is_notable=is_kept)
@@ -349,8 +364,8 @@ def run_photos(plan: Plan, restoration: PlannedRestoration, how: OutputOptions, 
                     reporter.warn(f"{result.source}: {warning}")
     finally:
         keep_folder_times(plan.tasks, new_folders)
-        _summarize(results, len(plan.tasks), time.monotonic() - started, plan, reporter)
-    return sum(result.status == "failed" for result in results)
+        _summarize(counts, time.monotonic() - started, plan, reporter)
+    return counts["failed"]
 
 
 def _line_of(result: PhotoResult) -> str:
@@ -368,19 +383,17 @@ def _line_of(result: PhotoResult) -> str:
     return f"{result.source}: {faces}, {result.width} x {result.height}, {result.seconds:.1f} s -> {result.output}"
 
 
-def _summarize(results: Sequence[PhotoResult], total: int, seconds: float, plan: Plan, reporter: Reporter) -> None:
+def _summarize(counts: ResultCounts, seconds: float, plan: Plan, reporter: Reporter) -> None:
     """Show the final table, and write the summary of `--json`."""
     from gfprestore.batch.left_out import left_out_of
 
-    counts = {
-        status: sum(result.status == status for result in results) for status in ("restored", "skipped", "failed")
-    }
-    faces = sum(result.faces for result in results)
-    restored_faces = sum(result.restored_faces for result in results)
-    kept = {name: sum(result.skipped_because == name for result in results) for name in ("changed", "taken")}
+    total = len(plan.tasks)
+    statuses = {status: counts[status] for status in ("restored", "skipped", "failed")}
+    kept = {name: counts[name] for name in ("changed", "taken")}
+    faces, restored_faces = counts["faces"], counts["restored_faces"]
     summary: dict[str, object] = {
         "photos": total,
-        **counts,
+        **statuses,
         **kept,
         "faces": faces,
         "restored_faces": restored_faces,
@@ -392,9 +405,9 @@ def _summarize(results: Sequence[PhotoResult], total: int, seconds: float, plan:
     if unprinted := failure_of(sys.stderr):
         summary["stderr_error"] = unprinted
     reporter.record({"summary": summary})
-    not_started = total - len(results)
-    numbers = [str(number) for number in (total, *counts.values(), not_started)]
-    columns = ["photos", *counts, "not started", "faces restored", "seconds"]
+    not_started = total - sum(statuses.values())
+    numbers = [str(number) for number in (total, *statuses.values(), not_started)]
+    columns = ["photos", *statuses, "not started", "faces restored", "seconds"]
     reporter.table("", columns, [[*numbers, f"{restored_faces} of {faces}", f"{seconds:.1f}"]])
     _show_left_out(left_out, reporter)
     _note_kept(kept["changed"], kept["taken"], reporter)

@@ -38,7 +38,8 @@ def train(
         io_option(
             "--data",
             metavar="DIR",
-            help="Folder of aligned faces: FFHQ, or a set made by `prepare`; for fmar and hfdg: pairs of `retouch`.",
+            help="Folder of aligned faces: FFHQ, or a set made by `prepare`; for fmar and hfdg: pairs of `retouch`; "
+            "for background and damage: sharp photos.",
         ),
     ],
     output: Annotated[
@@ -52,7 +53,7 @@ def train(
         training_option(
             "--preset",
             help="Preset: paper, official, compact or finetune; for the stages fmar and hfdg: frrffusion or "
-            "frrffusion-compact.",
+            "frrffusion-compact; for damage: damage-compact.",
         ),
     ] = "paper",
     stage: Annotated[
@@ -60,7 +61,8 @@ def train(
         training_option(
             "--stage",
             help="Stage: prior (StyleGAN2), restoration, auto (restoration, after a prior if none can be "
-            "downloaded), background (the network that enlarges photos), fmar or hfdg (FRRffusion).",
+            "downloaded), background (the network that enlarges photos), fmar or hfdg (FRRffusion), or damage (finds "
+            "scratches).",
         ),
     ] = "restoration",
     weights: Annotated[

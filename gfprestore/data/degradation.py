@@ -167,13 +167,16 @@ class Degraded:
     mask: NDArray[np.bool_] | None = None
 
 
-def degrade(gt: Image, options: DegradationOptions, random: np.random.Generator) -> Degraded:
+def degrade(
+    gt: Image, options: DegradationOptions, random: np.random.Generator, *, photo_side: float | None = None
+) -> Degraded:
     """Degrade an image.
 
     Args:
         gt: Ground truth (H, W, 3) float32 RGB in [0, 1]; not modified.
         options: Ranges of the degradation.
         random: Random generator.
+        photo_side: Longer side of the whole photo in pixels, if the image is a part of it; for the sizes of damage.
     """
     height, width = gt.shape[:2]
     if options.clean_probability > 0 and random.random() < options.clean_probability:
@@ -186,7 +189,7 @@ def degrade(gt: Image, options: DegradationOptions, random: np.random.Generator)
     if options.aging is not None and (options.aging_probability >= 1 or random.random() < options.aging_probability):
         image = aged(gt, options.aging, random, drawn)
     if options.damage is not None:
-        found = damaged(image, options.damage, random, drawn)
+        found = damaged(image, options.damage, random, drawn, photo_side=photo_side)
         image, mask = found.image, found.mask
     capture = Capture(
         options.kernel_size,

@@ -69,6 +69,7 @@ class Sample:
             known.
         field: Backward field (2, s, s) float32 in pixels of the images, which moves the pixels of the lq back to their
             places in the gt; for retouched pairs whose geometry is known.
+        mask: Damage (1, S, S) float32, 1 where the lq is damaged; for damaged prints.
     """
 
     lq: Tensor
@@ -77,6 +78,7 @@ class Sample:
     skipped: tuple[Skipped, ...] = ()
     levels: Tensor | None = None
     field: Tensor | None = None
+    mask: Tensor | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Sample:
         """Copy the pair to another device."""
@@ -88,8 +90,8 @@ class Sample:
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> Sample:
         lq, gt, boxes = change(self.lq), change(self.gt), change(self.boxes)
-        levels, field = (None if part is None else change(part) for part in (self.levels, self.field))
-        return Sample(lq, gt, boxes, self.skipped, levels, field)
+        optional = (self.levels, self.field, self.mask)
+        return Sample(lq, gt, boxes, self.skipped, *(None if part is None else change(part) for part in optional))
 
 
 @dataclass(frozen=True)
@@ -300,7 +302,7 @@ def _tensor(pixels: NDArray[Any]) -> Tensor:
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
-    """Stack samples to a batch: lq and gt (B, 3, S, S), boxes (B, 3, 4), levels (B, 6), field (B, 2, s, s)."""
+    """Stack samples to a batch: each tensor with an additional first dimension B."""
     return Sample(
         torch.stack([sample.lq for sample in samples]),
         torch.stack([sample.gt for sample in samples]),
@@ -308,6 +310,7 @@ def collate(samples: Sequence[Sample]) -> Sample:
         tuple(dict.fromkeys(skipped for sample in samples for skipped in sample.skipped)),
         _stacked([sample.levels for sample in samples]),
         _stacked([sample.field for sample in samples]),
+        _stacked([sample.mask for sample in samples]),
     )
 
 

@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from gfprestore.batch.folders import PhotoTask, plan_photos
+from gfprestore.batch.folders import plan_photos
 from gfprestore.batch.output_folder import LONGEST_NAME, prepare_output
+from gfprestore.batch.task_list import PhotoTask
 from gfprestore.batch.walk import Skipped
 from gfprestore.data.component_boxes import Boxes, aligned_part, known_boxes, number_of
 from gfprestore.data.dlib_landmarks import FindLandmarks, open_landmarks

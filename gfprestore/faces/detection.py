@@ -112,6 +112,13 @@ def is_plausible(face: DetectedFace) -> bool:
     return bool(inside and 0 < to_nose < to_mouth and to_mouth > 0.2 * height and mouth_width > 0)
 
 
+def quarter_turns(face: DetectedFace) -> int:
+    """Quarter turns to the left, 0 to 3, by which a face is turned, from its eyes and the corners of its mouth."""
+    left_eye, right_eye, _nose, left_mouth, right_mouth = face.landmarks.astype(np.float64)
+    x, y = right_eye - left_eye + right_mouth - left_mouth
+    return round(float(-np.degrees(np.arctan2(y, x))) / 90) % 4
+
+
 def merge_overlapping(faces: Sequence[DetectedFace]) -> list[DetectedFace]:
     """Merge detections of the same face; sorted from left to right (then top to bottom) for any input order.
 

@@ -365,3 +365,32 @@ class FRRffusionConfig:
     def parts(self) -> tuple[str, ...]:
         """Names of the parts that are there."""
         return tuple(name for name in PARTS if getattr(self, name) is not None)
+
+
+@dataclass(frozen=True)
+class DamageUNetConfig:
+    """Sizes of a DamageUNet.
+
+    Attributes:
+        channels: Of each level, from the finest to the coarsest; each has half the side of the one before.
+        blocks: Residual blocks per level, in the encoder and in the decoder.
+        unshuffle: Side of the squares of pixels that are folded into channels at the input.
+
+    Raises:
+        ValueError: A size is not positive, or there are fewer than two levels.
+    """
+
+    channels: tuple[int, ...] = (32, 48, 64, 96, 128)
+    blocks: int = 1
+    unshuffle: int = 2
+
+    def __post_init__(self) -> None:
+        if len(self.channels) < 2 or min(*self.channels, self.blocks, self.unshuffle) < 1:
+            raise ValueError(
+                f"channels must be two or more positive numbers, blocks and unshuffle positive; not {self}"
+            )
+
+    @property
+    def stride(self) -> int:
+        """The network computes sides that are multiples of this; others are padded."""
+        return self.unshuffle << (len(self.channels) - 1)

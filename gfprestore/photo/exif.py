@@ -192,19 +192,20 @@ def orientation_of(block: bytes) -> int:
     return value if 1 <= value <= 8 else 1
 
 
-def upright(block: bytes, width: int, height: int) -> bytes:
+def upright(block: bytes, width: int, height: int, orientation: int | None = None) -> bytes:
     """Update the block for pixels that were rotated upright; no byte moves.
 
     Args:
         block: EXIF block.
         width: Width of the image as stored, before the rotation.
         height: Height of the image as stored, before the rotation.
+        orientation: By which the pixels were rotated, 1 to 8; None for the block's own.
 
     Raises:
         ExifError: The block cannot be parsed.
     """
     structure = parse(block)
-    orientation = orientation_of(block)
+    orientation = orientation_of(block) if orientation is None else orientation
     if orientation == 1:
         return block
     out = bytearray(block)

@@ -120,6 +120,11 @@ def _is_targa(head: bytes) -> bool:
     return bool(depth in depths and palette and width and height and not flags & 0xC0)
 
 
+def is_raw_name(name: str) -> bool:
+    """Whether a file name has the suffix of a camera's raw files."""
+    return f".{name.rpartition('.')[2].lower()}" in _RAW_SUFFIXES
+
+
 def advice_for(kind: str) -> str:
     """How to get a photo of an unsupported kind restored, as a sentence."""
     return _ADVICE.get(kind, "Convert to TIFF or PNG first.")

@@ -7,6 +7,7 @@ metadata never make a photo fail. Opens no file.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -109,11 +110,31 @@ def turned_upright(metadata: Metadata) -> Metadata:
             metadata = replace(metadata, dpi=dpi, exif=exif.upright(metadata.exif, width, height))
         except exif.ExifError as error:
             metadata = metadata.warned(f"its EXIF data are invalid ({error}) and were kept unchanged")
-    turned = orientation >= 5
-    size = (height, width) if turned else (width, height)
+    return _with_turned_sides(metadata, orientation, orientation)
+
+
+def turned(metadata: Metadata, orientation: int, total: int) -> Metadata:
+    """Update metadata for upright pixels that are turned once more.
+
+    Args:
+        metadata: Upright metadata.
+        orientation: EXIF orientation by which the pixels are turned.
+        total: The EXIF orientation that turns the stored pixels as both turns do.
+    """
+    if metadata.exif is not None:
+        with contextlib.suppress(exif.ExifError):  # told when the file was read
+            metadata = replace(metadata, exif=exif.upright(metadata.exif, *metadata.size, orientation))
+    return _with_turned_sides(metadata, orientation, total)
+
+
+def _with_turned_sides(metadata: Metadata, orientation: int, total: int) -> Metadata:
+    """Update size, resolution and XMP; `total` is the orientation to record."""
+    width, height = metadata.size
+    swapped = orientation >= 5
+    size = (height, width) if swapped else (width, height)
     metadata = _with_true_xmp(metadata, Change(orientation, (width, height), size, size))
-    dpi = metadata.dpi[::-1] if metadata.dpi and turned else metadata.dpi
-    return replace(metadata, orientation=orientation, size=size, dpi=dpi)
+    dpi = metadata.dpi[::-1] if metadata.dpi and swapped else metadata.dpi
+    return replace(metadata, orientation=total, size=size, dpi=dpi)
 
 
 def resized(metadata: Metadata, width: int, height: int, thumbnail: Callable[[int], Thumbnail]) -> Metadata:

@@ -21,7 +21,8 @@ from gfprestore.photo.icc import Conversion, ProfileError
 from gfprestore.photo.kinds import HEAD_BYTES, advice_for, image_kind
 from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.pages import with_sure_pages
-from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, Photo, Pixels
+from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, Photo
+from gfprestore.photo.turning import pixels_upright
 
 _HEADER_BYTES = 1 << 20
 _BYTES_A_PIXEL = 16
@@ -35,7 +36,7 @@ class _FileState(NamedTuple):
 
 
 def read_photo(
-    path: Path, max_pixels: int = DEFAULT_MAX_PIXELS, *, accept_truncated: bool = False, first_page: bool = False
+    path: Path, max_pixels: int = DEFAULT_MAX_PIXELS, accept_truncated: bool = False, first_page: bool = False
 ) -> Photo:
     """Read a photo, upright and in sRGB.
 
@@ -105,13 +106,23 @@ def photo_size(path: Path) -> tuple[int, int]:
         UnreadablePhotoError: The file is missing, not readable, empty, damaged or not a photo.
         UnsupportedPhotoError: The type of the photo is not supported.
     """
+    return photo_header(path).size
+
+
+def photo_header(path: Path) -> Metadata:
+    """Read the metadata of a photo, for the upright image, without decoding its pixels.
+
+    Raises:
+        UnreadablePhotoError: The file is missing, not readable, empty, damaged or not a photo.
+        UnsupportedPhotoError: The type of the photo is not supported.
+    """
     head = file_head(path)
     if format_of(head, path.suffix) == "JPEG" and len(head) == _HEADER_BYTES:
         with contextlib.suppress(FileContentError):
-            return metadata.turned_upright(decoding.header_of(head, "JPEG").metadata).size
+            return metadata.turned_upright(decoding.header_of(head, "JPEG").metadata)
     data = head if len(head) < _HEADER_BYTES else _file_bytes(path, DEFAULT_MAX_PIXELS)[0]
     try:
-        return metadata.turned_upright(_header(path, data).metadata).size
+        return metadata.turned_upright(_header(path, data).metadata)
     except FileContentError as error:
         raise _content_error(path, error) from error
 
@@ -205,8 +216,8 @@ def _assembled(path: Path, container: Container, state: _FileState, accept_trunc
     if not decoded.keeps_profile:
         found = replace(found, icc=None)
     found = metadata.turned_upright(found)
-    stored = _turned(stored, found.orientation)
-    alpha = None if alpha is None else _turned(alpha, found.orientation)
+    stored = pixels_upright(stored, found.orientation)
+    alpha = None if alpha is None else pixels_upright(alpha, found.orientation)
     gray = stored.shape[2] == 1
     found, conversion = conversion_of(found, gray, stored.dtype)
     residual = None
@@ -225,14 +236,3 @@ def conversion_of(found: Metadata, gray: bool, dtype: np.dtype[Any]) -> tuple[Me
         return found, icc.conversion_for(found.icc, gray, dtype.itemsize * 8)
     except ProfileError as error:
         return found.warned(f"its ICC profile was kept but not used to read the colors: {error}"), None
-
-
-def _turned(pixels: Pixels, orientation: int) -> Pixels:
-    """Rotate stored pixels upright by the EXIF orientation (1 to 8)."""
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)

@@ -86,7 +86,7 @@ class XmpDocument:
             self._bytes = packet.decode(self._encoding).encode() if self._encoding else packet
         except UnicodeDecodeError as error:
             raise XmpError("its XMP is not text in the encoding it claims") from error
-        self.root = _parsed(self._bytes)
+        self.root = _parsed(self._bytes, "UTF-8" if self._encoding else None)
         self._edits: list[tuple[int, int, bytes]] = []
 
     def properties(self, name: Name) -> Iterator[Property]:
@@ -162,10 +162,10 @@ def written(value: float) -> str:
     return f"{value:.6f}".rstrip("0").rstrip(".") if value != round(value) else str(round(value))
 
 
-def _parsed(packet: bytes) -> Element:
-    """Root element of a packet with the positions of everything below it."""
+def _parsed(packet: bytes, encoding: str | None) -> Element:
+    """Root element of a packet with the positions of everything below it; None goes by its XML declaration."""
     content = packet.rstrip(b"\0")
-    parser = expat.ParserCreate()
+    parser = expat.ParserCreate(encoding)
     root: list[Element] = []
     open_elements: list[Element] = []
     scopes: list[dict[bytes, str]] = [{b"": "", b"xml": "http://www.w3.org/XML/1998/namespace"}]

@@ -1,4 +1,4 @@
-"""Restore a file of several pages, one page in memory at a time."""
+"""Restore a file of several pages, with two pages in memory at most."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gfprestore.photo.reading import read_pages
 from gfprestore.photo.writing import check_size, pages_writer
 
 if TYPE_CHECKING:
-    from gfprestore.restoration.restoration import Restoration, RestoredPhoto
+    from gfprestore.restoration.restoration import PreparedPhoto, Restoration, RestoredPhoto
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ def restore_pages(
     name: str,
     on_progress: Callable[[float], None] | None = None,
     on_complete: Callable[[Path], object] | None = None,
+    prepare: Callable[[Photo, str], tuple[Photo, PreparedPhoto]] | None = None,
 ) -> Iterator[RestoredPage]:
     """Restore all pages of a TIFF and write them as the pages of another; the file appears behind the last page.
 
@@ -52,6 +53,7 @@ def restore_pages(
         name: Name from which the seeds of the faces are derived.
         on_progress: Called with the finished fraction of all pages, 0 to 1.
         on_complete: See `write_photo`.
+        prepare: Returns, for a page and its name, the page as it is to be restored and its faces.
 
     Raises:
         PhotoError: A page cannot be read, a face cannot be restored, or the output cannot be written.
@@ -61,7 +63,7 @@ def restore_pages(
     pages = read_pages(source, options.max_pixels, accept_truncated=options.accept_truncated)
     first = next(pages)
 
-    def restored(number: int, page: Photo) -> tuple[RestoredPhoto, Photo]:
+    def restored(number: int, page: Photo) -> tuple[Photo, RestoredPhoto, Photo]:
         height, width = page.pixels.shape[:2]
         if not options.aligned:
             check_size(output, *restoration.output_size(width, height), page)
@@ -70,19 +72,23 @@ def restore_pages(
             if on_progress is not None:
                 on_progress((number - 1 + share) / first.pages)
 
-        prepared = restoration.prepare(page.pixels, name if number == 1 else f"{name}#{number}", page.alpha)
+        own_name = name if number == 1 else f"{name}#{number}"
+        if prepare is None:
+            prepared = restoration.prepare(restoration.without_hidden_colors(page.pixels, page.alpha), own_name)
+        else:
+            page, prepared = prepare(page, own_name)
         finished = restoration.finish(prepared, restoration.restore_faces([prepared])[0], progress)
-        return finished, restoration.with_result(page, finished)
+        return page, finished, restoration.with_result(page, finished)
 
     last: RestoredPage | None = None
     with pages_writer(output, first, on_complete) as writer:
         page: Photo | None = first
         number = 1
         while page is not None:
-            finished, after = restored(number, page)
+            before, finished, after = restored(number, page)
             if last is not None:
                 yield last
-            last = RestoredPage(number, page, finished, after, writer.add(after))
+            last = RestoredPage(number, before, finished, after, writer.add(after))
             page, number = next(pages, None), number + 1
     assert last is not None
     yield RestoredPage(last.number, last.before, last.finished, last.after, (*last.notes, *writer.notes))

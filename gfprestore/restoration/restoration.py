@@ -222,7 +222,7 @@ class Restoration:
                 f"Arrays of shape {pixels.shape} and type {pixels.dtype} are not supported. "
                 "Use RGB (H, W, 3) or gray (H, W), uint8 or uint16."
             )
-        prepared = self.prepare(pixels, name, alpha)
+        prepared = self.prepare(self.without_hidden_colors(pixels, alpha), name)
         return self.finish(prepared, self.restore_faces([prepared])[0], on_progress, should_stop)
 
     def restore_file(self, source: str | Path, output: str | Path) -> RestoredPhoto:
@@ -277,19 +277,25 @@ class Restoration:
             )
         return replace(photo, pixels=result.pixels, alpha=alpha, metadata=metadata)
 
-    def prepare(self, pixels: Pixels, name: str = "", alpha: Pixels | None = None) -> PreparedPhoto:
+    def without_hidden_colors(self, pixels: Pixels, alpha: Pixels | None) -> Pixels:
+        """Pixels to prepare for a photo with transparency: colors under full transparency are those beside them.
+
+        Where nothing is enlarged, hidden colors have no influence, and the pixels stay as they are.
+        """
+        if self.upscale == 1 and isinstance(self.background, ResampledBackground):
+            return pixels
+        return filled_outward(pixels, alpha)
+
+    def prepare(self, pixels: Pixels, name: str = "") -> PreparedPhoto:
         """Detect and crop the faces of a photo (H, W, 3).
 
         Args:
             pixels: The photo.
             name: Name from which the seeds of the faces are derived.
-            alpha: Its transparency (H, W).
 
         Returns:
             The photo with one crop per face; for aligned inputs the crop is the whole image.
         """
-        if self.upscale != 1 or not isinstance(self.background, ResampledBackground):
-            pixels = filled_outward(pixels, alpha)
         faces: tuple[DetectedFace, ...] = ()
         crops: tuple[FaceCrop, ...] = ()
         shares: tuple[float, ...] = ()

@@ -45,7 +45,7 @@ def enlarge_alpha(alpha: Pixels, upscale: float) -> Pixels:
     """
     height, width = enlarged_size(alpha.shape[0], alpha.shape[1], upscale)
     if (height, width) == alpha.shape:
-        return alpha
+        return np.asarray(alpha.copy())
     lowest, highest = cv2.erode(alpha, _NEIGHBORHOOD), cv2.dilate(alpha, _NEIGHBORHOOD)
     low, high = (cv2.resize(each, (width, height), interpolation=cv2.INTER_NEAREST) for each in (lowest, highest))
     enlarged: Pixels = np.asarray(cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LANCZOS4))

@@ -77,12 +77,12 @@ class TrainConfig(TrainSettings):
     """Configuration of one training: its settings, its preset and its folders.
 
     Attributes:
-        data: Folder of aligned faces; in the background stage a folder of sharp photos.
+        data: Folder of aligned faces; in the stages background and damage a folder of sharp photos.
         output: Folder of the checkpoint, the trained weights, the log and the samples.
         preset: The preset, with the changes made by options.
         preset_name: Name of the preset.
         stage: `prior` trains StyleGAN2 alone, `restoration` the restorer, `background` the upscaling network for the
-            rest of the photo.
+            rest of the photo, `fmar` and `hfdg` FRRffusion's, `damage` the detector of scratches.
         ablation: Name of the ablation applied to `preset`, if any.
         disabled_losses: Losses that options have switched off.
 
@@ -149,7 +149,7 @@ def make_config(
         raise UsageError(
             "--teacher is only supported in the restoration stage. The background stage has its teacher in the preset."
         )
-    if stage in ("fmar", "hfdg") and without:
+    if stage in ("fmar", "hfdg", "damage") and without:
         raise UsageError(f"--without is not supported in the stage {stage}, which has none of these losses.")
     if perceptual_network not in (None, "vgg19", "vgg16"):
         raise UsageError(f"The perceptual network must be vgg19 or vgg16, not {perceptual_network}.")
@@ -173,7 +173,10 @@ def make_config(
         "identity_network": identity_network,
     }
     chosen = replace(chosen, losses=losses, **{name: value for name, value in given.items() if value is not None})
-    if chosen.reversal is not None:
+    if chosen.damage is not None:
+        if not 64 <= chosen.size <= 1024:
+            raise UsageError(f"--size must be from 64 to 1024 in the stage damage, not {chosen.size}.")
+    elif chosen.reversal is not None:
         chosen.reversal_network(known_stage)  # raises an error for an unsupported size
     elif chosen.distillation is None:
         chosen.network()  # likewise

@@ -17,6 +17,7 @@ from gfprestore.errors import WeightsError
 from gfprestore.networks import gfpgan
 from gfprestore.networks.arcface import ArcFaceResNet18
 from gfprestore.networks.configs import GFPGANConfig
+from gfprestore.networks.damage_unet import DamageUNet
 from gfprestore.networks.dlib_resnet import DlibFaceRecognizer
 from gfprestore.networks.frrffusion import FRRffusion
 from gfprestore.networks.gfpgan import GFPGAN
@@ -24,6 +25,7 @@ from gfprestore.networks.vgg import VGGFeatures
 from gfprestore.training.background import student_config, teacher_name
 from gfprestore.training.boxes import faces_without_boxes
 from gfprestore.training.config import TrainConfig
+from gfprestore.training.damage import open_damage_patches, open_detector
 from gfprestore.training.distillation import (
     missing_parts,
     open_patches,
@@ -80,6 +82,8 @@ def plan(config: TrainConfig, store: WeightsStore | None = None) -> list[Row]:
         return _background_plan(config, store or WeightsStore(), device, dtype)
     if config.stage in ("fmar", "hfdg"):
         return _reversal_plan(config, device, dtype)
+    if config.stage == "damage":
+        return _damage_plan(config, device, dtype)
     count = len(list_faces(config.data, want_boxes=False))
     memory = memory_needed(config, dtype)
     network = preset.network()
@@ -170,6 +174,32 @@ def _reversal_plan(config: TrainConfig, device: torch.device, dtype: torch.dtype
         ("device", f"{device}, {precision_name(dtype)}"),
         ("output", f"{config.output}, {'resumes from its checkpoint' if has_checkpoint(config) else 'new training'}"),
     ]
+
+
+def _damage_plan(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> list[Row]:
+    """The rows of `plan` for the stage damage."""
+    preset, patches = config.preset, open_damage_patches(config)
+    assert preset.damage is not None
+    with torch.device("meta"):
+        count = sum(item.numel() for item in DamageUNet(preset.damage.detector).parameters())
+    try:
+        detector = open_detector(config)
+        start = "random weights" if detector is None else str(detector.path)
+    except WeightsError as error:
+        start = f"MISSING: {error}"
+    return [
+        ("preset", f"{config.preset_name}: {preset.about}"),
+        ("stage", config.stage),
+        ("data", f"{len(patches.photos)} photos in {config.data}, {patches.count} patches in an epoch, "
+                 f"{preset.damage.clean:.0%} of them undamaged"),
+        ("start", start),
+        ("network", f"DamageUNet, {count:,} parameters"),
+        ("steps", f"{preset.steps} of {preset.batch_size} patches of {preset.size} pixels"),
+        ("rates", f"{preset.learning_rate:g}, lowered along a cosine"),
+        ("losses", f"cross entropy x 1, overlap x {preset.damage.overlap_weight:g}"),
+        ("device", f"{device}, {precision_name(dtype)}"),
+        ("output", f"{config.output}, {'resumes from its checkpoint' if has_checkpoint(config) else 'new training'}"),
+    ]  # fmt: skip
 
 
 def memory_needed(config: TrainConfig, dtype: torch.dtype) -> Memory:

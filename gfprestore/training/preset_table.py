@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gfprestore.data.aging import Aging
-from gfprestore.data.degradation import OFFICIAL, OLD_PRINTS, DegradationOptions
+from gfprestore.data.degradation import DAMAGED, OFFICIAL, OLD_PRINTS, DegradationOptions
 from gfprestore.networks.configs import FMAR_COMPACT, HATConfig, LevelEstimatorConfig
-from gfprestore.training.presets import Distillation, LossWeights, Preset, Reversal, Stage
+from gfprestore.training.presets import DamageDetection, Distillation, LossWeights, Preset, Reversal, Stage
 
 PRESETS: dict[str, Preset] = {
     "paper": Preset(about="The paper: 512, 800,000 steps of 12 images, a frozen StyleGAN2 prior."),
@@ -215,11 +215,32 @@ HFDG_PRESETS: dict[str, Preset] = {
 }
 """Presets of the stage `hfdg`; `size` is the side of the patches after enlarging."""
 
+DAMAGE_PRESETS: dict[str, Preset] = {
+    "damage-compact": Preset(
+        about="A small U-Net that finds scratches, cracks, tears and dust, which two processor cores can train.",
+        size=256,
+        start="nothing",
+        batch_size=8,
+        steps=12_000,
+        learning_rate=1e-3,
+        betas=(0.9, 0.99),
+        max_grad_norm=1.0,
+        milestones=(),
+        losses=NO_LOSSES,
+        degradation=DAMAGED,
+        ema_half_life=346.0,
+        exports_half=True,
+        damage=DamageDetection(),
+    ),
+}
+"""Presets of the stage `damage`; `size` is the side of the patches."""
+
 STAGE_PRESETS: dict[Stage, dict[str, Preset]] = {
     "prior": PRIOR_PRESETS,
     "restoration": PRESETS,
     "background": BACKGROUND_PRESETS,
     "fmar": FMAR_PRESETS,
     "hfdg": HFDG_PRESETS,
+    "damage": DAMAGE_PRESETS,
 }
 """Presets by the stage that they train."""

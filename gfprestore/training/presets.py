@@ -12,6 +12,7 @@ from gfprestore.errors import UsageError
 from gfprestore.networks.configs import (
     FMAR_256,
     HAT_BASE,
+    DamageUNetConfig,
     DiffusionUNetConfig,
     FRRffusionConfig,
     GFPGANConfig,
@@ -21,7 +22,7 @@ from gfprestore.networks.configs import (
     Modulation,
 )
 
-Stage = Literal["prior", "restoration", "background", "fmar", "hfdg"]
+Stage = Literal["prior", "restoration", "background", "fmar", "hfdg", "damage"]
 PerceptualNetwork = Literal["vgg19", "vgg16"]
 IdentityNetwork = Literal["arcface", "dlib"]
 
@@ -212,6 +213,34 @@ class Reversal:
 
 
 @dataclass(frozen=True)
+class DamageDetection:
+    """Values of the stage `damage`.
+
+    Attributes:
+        detector: Sizes of the network.
+        clean: Share of the patches without damage.
+        lettered: Share of the patches with lettering, which is no damage.
+        overlap_weight: Weight of the Dice loss beside the cross entropy.
+        weight_decay: Decoupled weight decay.
+        warmup: Number of first steps in which the learning rate rises from 0.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    detector: DamageUNetConfig = field(default_factory=DamageUNetConfig)
+    clean: float = 0.35
+    lettered: float = 0.08
+    overlap_weight: float = 0.2
+    weight_decay: float = 1e-4
+    warmup: int = 100
+
+    def __post_init__(self) -> None:
+        limits = {"clean": (0, 1), "lettered": (0, 1)}
+        _check(self, {**limits, **dict.fromkeys(("overlap_weight", "weight_decay", "warmup"), (0, math.inf))})
+
+
+@dataclass(frozen=True)
 class Preset:
     """Everything that affects the trained network. The defaults are those of the paper.
 
@@ -260,6 +289,7 @@ class Preset:
         exports_half: Whether the exported weights are float16; the checkpoint is always float32.
         distillation: Values of the background stage; None in other stages.
         reversal: Values of the stages `fmar` and `hfdg`; None in other stages.
+        damage: Values of the stage `damage`; None in other stages.
 
     Raises:
         ValueError: A value is out of range. `TrainConfig` checks values with their own options, such as `steps`.
@@ -306,6 +336,7 @@ class Preset:
     exports_half: bool = False
     distillation: Distillation | None = None
     reversal: Reversal | None = None
+    damage: DamageDetection | None = None
 
     def __post_init__(self) -> None:
         if not min(self.learning_rate, self.discriminator_learning_rate, self.component_learning_rate) > 0:
@@ -377,9 +408,11 @@ class Preset:
 
     def learning_rate_factor(self, step: int) -> float:
         """Factor on the learning rates at a step (the first is 1): halved after each milestone, or along a cosine."""
-        if self.reversal is not None and self.reversal.cosine:
+        cosine = self.damage is not None or (self.reversal is not None and self.reversal.cosine)
+        if cosine:
             factor = 0.02 + 0.98 * (1 + math.cos(math.pi * min(step / self.steps, 1))) / 2
         else:
             factor = float(0.5 ** sum(step > milestone for milestone in self.milestones))
-        warmup = 1 if self.reversal is None else max(self.reversal.warmup, 1)
+        stage = self.reversal or self.damage
+        warmup = 1 if stage is None else max(stage.warmup, 1)
         return min(1.0, step / warmup) * factor

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from gfprestore.data.component_boxes import Boxes
+from gfprestore.data.damage_patches import DamagePatches
 from gfprestore.data.face_dataset import FaceDataset
 from gfprestore.data.retouched_dataset import EnlargementDataset, RetouchedDataset, images_without_partner
 from gfprestore.device import choose_device, choose_precision
@@ -21,6 +22,7 @@ from gfprestore.training.background import BackgroundRecipe, open_student, open_
 from gfprestore.training.boxes import StageProgress, found_boxes
 from gfprestore.training.cascade import reversed_faces
 from gfprestore.training.config import TrainConfig
+from gfprestore.training.damage import DamageRecipe, open_damage_patches, open_detector
 from gfprestore.training.distillation import (
     DistilledPairs,
     make_pairs,
@@ -77,7 +79,7 @@ def train(
             return fit(recipe, dataset, config, device, world=world, progress=progress)
 
 
-Stream = FaceDataset | DistilledPairs | RetouchedDataset | EnlargementDataset
+Stream = FaceDataset | DistilledPairs | RetouchedDataset | EnlargementDataset | DamagePatches
 
 
 def open_stream(
@@ -113,6 +115,10 @@ def open_stream(
             log, f"{patches.count} faces in {config.data}. For {len(faces)} of them, first-stage results are used too."
         )
         return patches
+    if config.stage == "damage":
+        prints = open_damage_patches(config)
+        world.log(log, f"{len(prints.photos)} photos in {config.data}, {prints.count} patches in an epoch.")
+        return prints
     if config.stage != "background":
         boxes = found_boxes(config, store, device, world, stages)
         dataset = open_data(config, boxes)
@@ -198,6 +204,11 @@ def open_recipe(
             world.log(log, f"Starting from {parts.path}.")
         recipe = FmarRecipe if config.stage == "fmar" else HfdgRecipe
         return recipe(config, parts, device, dtype, world)
+    if config.stage == "damage":
+        detector = open_detector(config)
+        if detector is not None and not resumes:
+            world.log(log, f"Starting from {detector.path}.")
+        return DamageRecipe(config, detector, device, dtype, world)
     initial = open_initial_weights(config, store)
     if initial.path is not None and not resumes:
         world.log(log, f"Starting from {initial}.")

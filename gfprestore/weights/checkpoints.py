@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from gfprestore.errors import WeightsDamagedError, WeightsMismatchError, WeightsMissingError, WeightsUnsafeError
 from gfprestore.files import sha256_of
-from gfprestore.networks import frrffusion, gfpgan, rrdbnet, srvgg, stylegan2
+from gfprestore.networks import damage_unet, frrffusion, gfpgan, rrdbnet, srvgg, stylegan2
 from gfprestore.weights.table import Role
 
 WRAPPERS = ("params_ema", "params", "state_dict")
@@ -34,6 +34,7 @@ ROLE_TITLES: dict[Role, str] = {
     "restorer": "face restorer",
     "background": "background network",
     "prior": "face prior",
+    "damage": "damage detector",
 }
 
 MAPS_WEIGHTS = sys.platform != "win32"
@@ -102,6 +103,14 @@ NETWORKS: tuple[NetworkKind, ...] = (
         config_from_state=rrdbnet.config_from_state,
         build=rrdbnet.RRDBNet,
         name=lambda config: f"rrdbnet-x{config.scale}",
+    ),
+    NetworkKind(
+        title="DamageUNet",
+        role="damage",
+        clues=("encoder.0.0.first.weight",),
+        config_from_state=damage_unet.config_from_state,
+        build=damage_unet.DamageUNet,
+        name=lambda config: f"damage-unet-{len(config.channels)}",
     ),
     NetworkKind(
         title="SRVGGNetCompact (Real-ESRGAN)",

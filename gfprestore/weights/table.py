@@ -14,7 +14,9 @@ from typing import Literal
 
 from gfprestore.errors import UsageError
 
-Role = Literal["restorer", "background", "detector", "parser", "prior", "recognizer", "classifier", "metric", "data"]
+Role = Literal[
+    "restorer", "background", "detector", "parser", "prior", "recognizer", "classifier", "metric", "data", "damage"
+]
 
 
 @dataclass(frozen=True)

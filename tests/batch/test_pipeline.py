@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -13,13 +14,14 @@ import torch
 from doubles import Finder, Painter, logged, opened
 from numpy.typing import NDArray
 from PIL import Image
-from samples import pixels_of
+from samples import pixels_of, size_of
 
 from gfprestore.batch import pipeline
-from gfprestore.batch.folders import PhotoTask
 from gfprestore.batch.pipeline import PhotoRun
 from gfprestore.batch.results import OutputOptions, PhotoResult
+from gfprestore.batch.task_list import PhotoTask
 from gfprestore.errors import FolderError
+from gfprestore.faces.detection import DetectedFace
 from gfprestore.restoration.options import RunOptions
 
 
@@ -194,3 +196,76 @@ def test_lines_of_the_journal_that_cannot_be_read_are_told_with_their_number(tas
     assert [result.status for result in results] == ["skipped"]
     assert len(told) == 1
     assert ".gfprestore.jsonl: 2 lines" in told[0]
+
+
+class TurnedFinder(Finder):
+    """Finds the faces of photos that are turned to the left by quarter turns, until they are upright."""
+
+    def __init__(self, turns: Sequence[int]) -> None:
+        super().__init__([(50, 40)] * len(turns))
+        self.turns = turns
+        self.shapes: list[tuple[int, ...]] = []
+
+    def detect(self, pixels: NDArray[Any]) -> list[DetectedFace]:
+        self.shapes.append(pixels.shape)
+        top_is_red = int(pixels[0, 0, 0]) > int(pixels[-1, -1, 0]) and int(pixels[0, -1, 0]) > int(pixels[-1, 0, 0])
+        faces = []
+        for face, turns in zip(self.faces, self.turns, strict=True):
+            points = face.landmarks
+            for _ in range(0 if top_is_red else turns):
+                points = np.stack([points[:, 1], 99 - points[:, 0]], axis=1)
+            faces.append(replace(face, landmarks=points))
+        return faces
+
+
+def banner(size: tuple[int, int] = (120, 100)) -> NDArray[np.uint8]:
+    """A photo (H, W, 3) with a red upper third."""
+    pixels = np.full((*size, 3), 60, np.uint8)
+    pixels[: size[0] // 3] = (220, 70, 70)
+    return pixels
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_turned_photo_is_written_upright_when_asked(tasks: list[PhotoTask], turns: int) -> None:
+    upright = banner()
+    exif = Image.Exif()
+    exif[0x011A], exif[0x011B], exif[0x0128] = 300.0, 200.0, 2  # pixels per inch across and down
+    turned = Image.fromarray(np.rot90(upright, turns))
+    turned.putalpha(
+        Image.fromarray(
+            np.rot90(np.arange(120 * 100, dtype=np.uint16).reshape(120, 100) // 48 + 2, turns).astype(np.uint8)
+        )
+    )
+    turned.save(tasks[0].source, exif=exif)
+    options = RunOptions(upscale=1)
+    (plain,) = PhotoRun(opened(Painter(), TurnedFinder([turns, turns]), options)).results(tasks[:1])
+    assert any("--auto-rotate" in warning for warning in plain.warnings)
+    assert "rotated" not in plain.as_json()
+    assert size_of(tasks[0].output) == turned.size
+
+    run = PhotoRun(opened(Painter(), TurnedFinder([turns, turns]), options), OutputOptions(auto_rotate=True))
+    (result,) = run.results(tasks[:1])
+    assert result.status == "restored"
+    assert result.as_json()["rotated"] == 90 * turns
+    assert not any("--auto-rotate" in warning for warning in result.warnings)
+    with Image.open(tasks[0].output) as written:
+        assert (result.width, result.height) == written.size == (100, 120)
+        pixels, tags = np.asarray(written), written.getexif()
+    assert np.abs(pixels[:5, 60:, :3].astype(int) - (220, 70, 70)).max() <= 1  # away from the face
+    assert np.abs(pixels[-5:, :, :3].astype(int) - 60).max() <= 1
+    assert np.array_equal(pixels[..., 3], np.arange(120 * 100).reshape(120, 100) // 48 + 2)
+    resolution = (300, 200) if turns == 2 else (200, 300)
+    assert (tags[0x011A], tags[0x011B]) == resolution
+
+
+def test_a_photo_whose_faces_disagree_stays_as_it_is(tasks: list[PhotoTask]) -> None:
+    Image.fromarray(np.rot90(banner())).save(tasks[0].source)
+    for turns in ([1, 0], [1, 3], []):
+        run = PhotoRun(
+            opened(Painter(), TurnedFinder(turns), RunOptions(upscale=1)),
+            OutputOptions(auto_rotate=True, overwrite=True),
+        )
+        (result,) = run.results(tasks[:1])
+        assert result.rotated == 0
+        assert size_of(tasks[0].output) == (120, 100)
+        assert result.warnings == ()

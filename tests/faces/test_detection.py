@@ -13,7 +13,14 @@ import skimage.data
 import torch
 
 from gfprestore.errors import WeightsError
-from gfprestore.faces.detection import BoundedDetector, DetectedFace, is_plausible, merge_overlapping, select_faces
+from gfprestore.faces.detection import (
+    BoundedDetector,
+    DetectedFace,
+    is_plausible,
+    merge_overlapping,
+    quarter_turns,
+    select_faces,
+)
 from gfprestore.faces.mtcnn import MTCNNDetector
 from gfprestore.faces.retinaface import RetinaFaceDetector, retinaface_priors
 
@@ -86,13 +93,7 @@ def test_each_sideways_scan_is_mapped_back_to_its_own_pixels(mtcnn, astronaut, t
         assert np.hypot(columns - point[0], rows - point[1]).min() < 2
 
 
-def direction(face: DetectedFace) -> int:
-    """Quarter turns to the left by which a face is turned, from its eyes and mouth corners."""
-    across = face.landmarks[1] - face.landmarks[0] + face.landmarks[4] - face.landmarks[3]
-    return round(-np.degrees(np.arctan2(across[1], across[0])) / 90) % 4
-
-
-def test_an_album_page_gives_each_face_in_its_own_direction(mtcnn, astronaut):
+def test_an_album_page_gives_each_face_in_its_own_quarter_turns(mtcnn, astronaut):
     photo = cv2.resize(astronaut[:300, 80:380], (260, 260), interpolation=cv2.INTER_AREA)
     page = np.full((720, 1000, 3), (230, 222, 205), np.uint8)
     places = [(40, 60, 0), (380, 60, 1), (700, 60, 2), (200, 400, 3), (560, 400, 0)]
@@ -103,7 +104,7 @@ def test_an_album_page_gives_each_face_in_its_own_direction(mtcnn, astronaut):
     by_place = {
         (x, y): face for face in found for x, y, _ in places if x < face.box[0] < x + 260 and y < face.box[1] < y + 260
     }
-    assert {place: direction(face) for place, face in by_place.items()} == {(x, y): turns for x, y, turns in places}
+    assert {place: quarter_turns(face) for place, face in by_place.items()} == {(x, y): turns for x, y, turns in places}
 
 
 def test_one_false_hit_does_not_turn_a_group_that_was_scanned_upside_down() -> None:
@@ -122,7 +123,7 @@ def test_one_false_hit_does_not_turn_a_group_that_was_scanned_upside_down() -> N
     photo = np.full((400, 700, 3), 100, np.uint8)
     photo[0, 0] = 0
     found = Scripted(2000, 100).detect(photo)
-    assert [direction(face) for face in found] == [2] * 5  # the weak one too, as in an upright photo
+    assert [quarter_turns(face) for face in found] == [2] * 5  # the weak one too, as in an upright photo
     assert sorted(float(face.box[2]) for face in found) == [200, 400, 500, 600, 700]
     assert np.allclose(found[-1].landmarks[0], [700 - 1 - 30 * 0.6, 400 - 1 - (50 + 40 * 0.6)])
 
@@ -139,7 +140,7 @@ def test_a_face_in_another_direction_than_the_others_must_be_very_sure() -> None
 
         photo = np.full((400, 700, 3), 100, np.uint8)
         photo[0, 0] = 0
-        return sorted(direction(face) for face in Scripted(2000, 100).detect(photo))
+        return sorted(quarter_turns(face) for face in Scripted(2000, 100).detect(photo))
 
     assert detected(0.995) == [0, 0, 3]
     assert detected(0.98) == [0, 0]

@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -40,12 +41,17 @@ KEPT = {
     "thumbnail: of the restored photo": (YES, YES, NO_PLACE, YES, YES),
     "ICC profile": (YES, YES, YES, YES, YES),
     "XMP": (YES, YES, YES, YES, YES),
+    "face regions in XMP: turned and for the new size": (YES, YES, YES, YES, YES),
+    "claims in XMP about a clip or gain map: removed": (YES, YES, YES, YES, YES),
+    "XMP sidecar: beside the result, adjusted too": (YES, YES, YES, YES, YES),
     "IPTC": (YES, YES, YES, NO_PLACE, NO_PLACE),
     "comments and descriptions": (YES, YES, YES, NO_PLACE, NO_PLACE),
     "16 bits a channel": (NO_PLACE, YES, YES, NO_PLACE, NO_PLACE),
     "transparency": (NO_PLACE, YES, YES, YES, YES),
     "gray stays one channel": (YES, YES, YES, NO_PLACE, NO_PLACE),
     "modification time of the file": (YES, YES, YES, YES, YES),
+    "permissions: never wider than the source's": (YES, YES, YES, YES, YES),
+    "report of files left out, by reason and kind": (YES, YES, YES, YES, YES),
     "pages, each with its own tags": (NO_PLACE, NO_PLACE, YES, NO_PLACE, NO_PLACE),
 }
 
@@ -54,9 +60,16 @@ UNKNOWN_TAG, UNKNOWN_TEXT = 0xF123, "known to nobody"
 XMP = (
     b'<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
     b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about="" '
-    b'xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:creator><rdf:Seq><rdf:li>Somebody</rdf:li></rdf:Seq>'
-    b'</dc:creator></rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+    b'xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:r="http://www.metadataworkinggroup.com/schemas/regions/" '
+    b'xmlns:d="http://ns.adobe.com/xap/1.0/sType/Dimensions#" xmlns:a="http://ns.adobe.com/xmp/sType/Area#" '
+    b'xmlns:c="http://ns.google.com/photos/1.0/camera/" xmlns:h="http://ns.adobe.com/hdr-gain-map/1.0/" '
+    b'c:MotionPhoto="1" h:Version="1.0"><dc:creator><rdf:Seq><rdf:li>Somebody</rdf:li></rdf:Seq></dc:creator>'
+    b'<r:Regions rdf:parseType="Resource"><r:AppliedToDimensions d:w="60" d:h="40" d:unit="pixel"/><r:RegionList>'
+    b'<rdf:Bag><rdf:li rdf:parseType="Resource"><r:Area a:x="0.75" a:y="0.125" a:w="0.25" a:h="0.125" '
+    b'a:unit="normalized"/><r:Name>Anna</r:Name><r:Type>Face</r:Type></rdf:li></rdf:Bag></r:RegionList></r:Regions>'
+    b'</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
 )
+REGION = ((80, 120), (0.875, 0.75, 0.125, 0.25))  # turned by orientation 6, (x, y) to (1 - y, x), and enlarged twice
 IPTC = b"\x1c\x02\x78" + struct.pack(">H", 11) + b"Hello world"
 RESOURCES = b"8BIM" + struct.pack(">HHI", 0x0404, 0, len(IPTC)) + IPTC
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -127,8 +140,12 @@ def write_sources(folder: Path) -> None:
         for leaf, number in leaves:
             leaf.save(writer, "TIFF", tiffinfo={285: f"leaf {number}", 306: f"1999:01:0{number} 00:00:00"})
             writer.newFrame()
-    for path in folder.iterdir():
+    for path in list(folder.iterdir()):
         os.utime(path, (TIME, TIME))
+        if path.stem == "full":
+            path.with_name(f"{path.name}.xmp").write_bytes(XMP)
+            path.with_name(f"left{path.suffix}").write_bytes(path.read_bytes())
+        path.chmod(0o640 if path.stem == "full" else 0o644)
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +154,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     place = tmp_path_factory.mktemp("kept")
     write_sources(place / "in")
     arguments = ["run", str(place / "in"), "-o", str(place / "out"), "--restorer", "none", "--background", "lanczos"]
-    told = io.StringIO()
-    with pytest.raises(SystemExit) as leaving, contextlib.redirect_stderr(told):
-        main(arguments)
+    told, report = io.StringIO(), io.StringIO()
+    umask = os.umask(0o022)
+    with pytest.raises(SystemExit) as leaving, contextlib.redirect_stderr(told), contextlib.redirect_stdout(report):
+        main([*arguments, "--exclude", "left.*", "--json"])
+    os.umask(umask)
     assert not leaving.value.code, told.getvalue()
+    (place / "out" / "report.json").write_text(report.getvalue().splitlines()[-1])
     return place / "in", place / "out"
 
 
@@ -148,9 +168,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def by_exiftool(path: Path) -> dict[str, Any]:
-    command = ["exiftool", "-json", "-n", "-a", "-G1", "-u", "-U", "-b", str(path)]
+    command = ["exiftool", "-json", "-n", "-a", "-G1", "-u", "-U", "-b", "-struct", str(path)]
     found: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)[0]
     assert not [key for key in found if key.endswith((":Error", ":Warning"))]
+    regions = found.get("XMP-mwg-rs:RegionInfo")
+    sides, area = (regions["AppliedToDimensions"], regions["RegionList"][0]["Area"]) if regions else ({}, {})
 
     thumbnail = found.get("IFD1:ThumbnailImage", "").removeprefix("base64:")
     return {
@@ -163,7 +185,9 @@ def by_exiftool(path: Path) -> dict[str, Any]:
         "dimensions": (found["ExifIFD:ExifImageWidth"], found["ExifIFD:ExifImageHeight"]),
         "resolution": (found["IFD0:XResolution"], found["IFD0:YResolution"]),
         "thumbnail": base64.b64decode(thumbnail),
-        "creator": found.get("XMP-dc:Creator"),
+        "creator": found.get("XMP-dc:Creator", [None])[0],
+        "region": ((sides.get("W"), sides.get("H")), tuple(area.get(name) for name in "XYWH")),
+        "attachments": [key for key in found if key.startswith(("XMP-GCamera", "XMP-hdrgm"))],
         "caption": found.get("IPTC:Caption-Abstract"),
         "comment": next(
             (found[key] for key in ("File:Comment", "PNG:Comment", "IFD0:ImageDescription") if key in found), None
@@ -193,9 +217,19 @@ def by_pillow(path: Path) -> dict[str, Any]:
         "resolution": (float(tags[282]), float(tags[283])),
         "thumbnail": piexif.load(b"Exif\0\0" + block)["thumbnail"] if block else None,
         "creator": "Somebody" if b"<rdf:li>Somebody</rdf:li>" in packet else None,
+        "region": region_in(packet),
+        "attachments": re.findall(rb"c:MotionPhoto|h:Version", packet),
         "caption": "Hello world" if IPTC in path.read_bytes() or is_in_png_text(info) else None,
         "comment": text(comment) if comment else None,
     }
+
+
+def region_in(packet: bytes) -> tuple[tuple[float | None, ...], tuple[float | None, ...]]:
+    """Dimensions and area of the region in a packet, which uses these prefixes and attributes."""
+    values = {name: float(value) for name, value in re.findall(rb'\b([ad]:[xywh])="([\d.]+)"', packet)}
+    return (values.get(b"d:w"), values.get(b"d:h")), tuple(
+        values.get(b"a:" + side) for side in (b"x", b"y", b"w", b"h")
+    )
 
 
 def is_in_png_text(info: dict[str, Any]) -> bool:
@@ -261,6 +295,14 @@ def has_pages(output: Path) -> bool:
     return len(pages) == 3
 
 
+def is_counted(output: Path) -> bool:
+    """Whether the file of this format that a pattern excludes is in the summary of the run."""
+    report = json.loads((output.parent / "report.json").read_text())["summary"]["left_out"]
+    return {"reason": "excluded", "kind": output.suffix, "count": 1} in report and not (
+        output.with_stem("left").exists()
+    )
+
+
 def is_one_channel(source: Path, output: Path) -> bool:
     with Image.open(source) as before, Image.open(output) as after:
         return after.mode == "L" and bool(np.abs(np.asarray(after, np.float64) - enlarged(before)).mean() < 3)
@@ -282,12 +324,17 @@ ROWS: dict[str, Callable[[dict[str, Any], Path, Path], bool]] = dict(
             has_new_thumbnail,
             lambda found, source, output: profile(output) == profile(source) == ICC,
             lambda found, *_: found["creator"] == "Somebody",
+            lambda found, *_: found["region"] == REGION,
+            lambda found, *_: found["attachments"] == [],
+            lambda found, source, output: region_in(Path(f"{output}.xmp").read_bytes()) == REGION,
             lambda found, *_: found["caption"] == "Hello world",
             lambda found, *_: found["comment"] == "a comment",
             lambda found, source, output: is_deep(source, output),
             lambda found, source, output: has_alpha(source, output),
             lambda found, source, output: is_one_channel(source, output),
             lambda found, source, output: output.stat().st_mtime == source.stat().st_mtime == TIME,
+            lambda found, source, output: output.stat().st_mode & 0o777 == source.stat().st_mode & 0o777 == 0o640,
+            lambda found, source, output: is_counted(output),
             lambda found, source, output: has_pages(output),
         ),
         strict=True,
