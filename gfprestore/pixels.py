@@ -37,6 +37,11 @@ def to_8_bit(pixels: Pixels) -> NDArray[np.uint8]:
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
+def enlarged_size(height: int, width: int, upscale: float) -> tuple[int, int]:
+    """Height and width of an image of `height` x `width` enlarged by `upscale`: rounded, at least 1."""
+    return max(round(height * upscale), 1), max(round(width * upscale), 1)
+
+
 def resized(pixels: Pixels, width: int, height: int) -> Pixels:
     """Resize an image (H, W) or (H, W, C): average areas if neither side grows, interpolate with cubics otherwise."""
     shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]

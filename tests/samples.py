@@ -248,6 +248,22 @@ def tiff_of(images: list[TiffImage], order: str = "<", big: bool = False) -> byt
     return bytes(out)
 
 
+def psd(
+    pixels: np.ndarray, layers: int = 0, resources: tuple[tuple[int, bytes], ...] = (), depth: int = 8, version: int = 1
+) -> bytes:
+    """A flattened image without compression, after the Photoshop File Formats Specification."""
+    height, width, channels = pixels.shape
+    head = b"8BPS" + struct.pack(">H6xHIIHH", version, channels, height, width, depth, 3 if channels >= 3 else 1)
+    blocks = b"".join(
+        b"8BIM" + struct.pack(">HHI", number, 0, len(data)) + data + b"\0" * (len(data) % 2)
+        for number, data in resources
+    )
+    info = struct.pack(">Ih", 2, layers) if layers else b""
+    mask = struct.pack(">I", len(info)) + info
+    body = np.moveaxis(pixels, 2, 0).tobytes()
+    return head + struct.pack(">I", 0) + struct.pack(">I", len(blocks)) + blocks + mask + b"\0\0" + body
+
+
 Pixels = NDArray[np.uint8]
 
 CROPS = {

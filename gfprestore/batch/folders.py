@@ -93,6 +93,31 @@ def plan_photos(
     return Plan(tasks, tuple(walk.skipped), tuple((root.output, root.folder) for root in roots))
 
 
+def find_photos(
+    inputs: Sequence[Path | str],
+    *,
+    suffixes: frozenset[str],
+    exclude: Sequence[str] = (),
+    kinds: frozenset[str] = frozenset(),
+    system_folders: bool = False,
+) -> tuple[list[Path], list[Skipped]]:
+    """Find the photos of all inputs, at least one, and the skipped files; see `plan_photos`.
+
+    Raises:
+        FolderError: An input does not exist or cannot be read, or no photo was found.
+    """
+    skipped: list[Skipped] = []
+    roots = _group(existing_inputs(inputs, skipped, system_folders=system_folders))
+    walk = FolderWalk(suffixes, tuple(exclude), set(), kinds=kinds, system_folders=system_folders)
+    walk.skipped += skipped
+    for root in roots:
+        walk.collect(root)
+    found = [row.source / name for root in roots for row in root.found.rows() for name in row.names]
+    if not found:
+        raise FolderError(_nothing_found(roots, walk.skipped))
+    return found, walk.skipped
+
+
 def create_folder_of(task: PhotoTask) -> None:
     """Create the folder of a task's output before it is written, open to no more people than its source's.
 

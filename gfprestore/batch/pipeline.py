@@ -7,7 +7,6 @@ one failed result. A run that ends early (Ctrl-C, a full disk) leaves no incompl
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import functools
 import logging
@@ -15,92 +14,41 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from gfprestore.batch.folders import create_folder_of
 from gfprestore.batch.journal import FAILED, RESTORED, Journal, JournalEntry, utc_now
+from gfprestore.batch.page_results import result_of_pages
 from gfprestore.batch.previews import PreviewWriter, write_comparison, write_faces
-from gfprestore.batch.results import OutputOptions, PhotoResult, face_details
+from gfprestore.batch.results import OutputOptions, PhotoResult, error_message, face_details
 from gfprestore.batch.settings import run_settings
 from gfprestore.batch.sidecars import carry_sidecars, update_sidecars
+from gfprestore.batch.single_file import SingleFileJournal
 from gfprestore.batch.source_state import SourceState, check_unchanged, read_source_state
+from gfprestore.batch.stages import DecodedPhoto, EncodingPhoto, PendingPhoto, WrittenPhoto
 from gfprestore.batch.task_list import PhotoTask, folders_of
+from gfprestore.batch.threads import wait_for_result, worker_threads
+from gfprestore.batch.upright import prepared_upright
 from gfprestore.batch.written_files import FileKeptError, FileState
-from gfprestore.errors import FaceError, FolderError, GfprestoreError
-from gfprestore.faces.detection import DetectedFace, quarter_turns
+from gfprestore.errors import FaceError, FolderError
 from gfprestore.hardware import free_system_memory
 from gfprestore.photo.photo import Photo
 from gfprestore.photo.reading import photo_size, read_photo
-from gfprestore.photo.turning import turned_right
-from gfprestore.photo.writing import write_photo
+from gfprestore.photo.writing import check_pages, check_size, write_photo
+from gfprestore.pixels import enlarged_size
+from gfprestore.restoration.pages import RestoredPage, restore_pages
 from gfprestore.restoration.planned import NetworkNames, PlannedRestoration
 
 if TYPE_CHECKING:
-    from gfprestore.restoration.restoration import PreparedPhoto, Restoration, RestoredFace, RestoredPhoto
+    from gfprestore.restoration.restoration import Restoration, RestoredFace, RestoredPhoto
 
 log = logging.getLogger(__name__)
-Value = TypeVar("Value")
 
 # Memory limit for decoded photos waiting for the networks, and again for results waiting for the encoder.
 MOST_WAITING_BYTES = 1 << 30
 SHARE_OF_FREE_MEMORY = 0.1
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """A decoded photo, the state of its file at that time, and the seconds spent."""
-
-    task: PhotoTask
-    photo: Photo
-    state: SourceState
-    seconds: float
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """A photo whose faces are waiting for a batch."""
-
-    decoded: _Decoded
-    prepared: PreparedPhoto
-    seconds: float
-    rotated: int
-
-    @property
-    def task(self) -> PhotoTask:
-        return self.decoded.task
-
-    @property
-    def photo(self) -> Photo:
-        return self.decoded.photo
-
-
-@dataclass(frozen=True)
-class _Written:
-    """Report of the encoder.
-
-    Attributes:
-        state: Hash, size and time of the file.
-        seconds: Time spent.
-        warnings: Metadata that the output format could not keep.
-        problem: Error message if a preview could not be written.
-    """
-
-    state: SourceState
-    seconds: float
-    warnings: tuple[str, ...]
-    problem: str | None
-
-
-@dataclass(frozen=True)
-class _Encoding:
-    """A result being written, and its report."""
-
-    photo: _Pending
-    result: PhotoResult
-    held_bytes: int
-    written: Future[_Written]
 
 
 class PhotoRun:
@@ -130,7 +78,7 @@ class PhotoRun:
         self._differs_from_plan = False
         self._opened: Restoration | None = None
         self._journals: dict[Path, Journal] = {}
-        self._encodings: deque[_Encoding] = deque()
+        self._encodings: deque[EncodingPhoto] = deque()
 
     @property
     def restoration(self) -> Restoration:
@@ -159,7 +107,9 @@ class PhotoRun:
         """
         with contextlib.ExitStack() as stack:
             for folder in folders_of(tasks):
-                journal = self._journals[folder] = stack.enter_context(Journal.open(folder))
+                recorded = tasks[0].recorded  # a single file is the only task of its run
+                opened = Journal.open(folder) if recorded else SingleFileJournal(folder)
+                journal = self._journals[folder] = stack.enter_context(opened)
                 if journal.damaged_lines:
                     log.warning(
                         f"{journal.path}: {journal.damaged_lines} lines are damaged and skipped. Photos that are "
@@ -169,11 +119,11 @@ class PhotoRun:
                     self.planned.recognize(journal.settings)
             self._take_settings(run_settings(self.planned, self.output))
             self.on_start(self.planned.names)
-            decoders = stack.enter_context(_worker_threads(self.output.workers, "decode"))
-            encoders = stack.enter_context(_worker_threads(self.output.workers, "encode"))
-            pending: list[_Pending] = []
+            decoders = stack.enter_context(worker_threads(self.output.workers, "decode"))
+            encoders = stack.enter_context(worker_threads(self.output.workers, "encode"))
+            pending: list[PendingPhoto] = []
             for item in self._decode_ahead(tasks, decoders):
-                prepared = self._prepare(item) if isinstance(item, _Decoded) else item
+                prepared = self._prepared(item) if isinstance(item, DecodedPhoto) else item
                 if isinstance(prepared, PhotoResult):
                     yield prepared
                     continue
@@ -193,10 +143,10 @@ class PhotoRun:
 
     def _decode_ahead(
         self, tasks: Sequence[PhotoTask], threads: ThreadPoolExecutor
-    ) -> Iterator[_Decoded | PhotoResult]:
+    ) -> Iterator[DecodedPhoto | PhotoResult]:
         """Photos in task order, decoded ahead within the memory limit; results for skipped and unreadable ones."""
         waiting = iter(tasks)
-        ahead: deque[tuple[PhotoTask, int, Future[_Decoded] | PhotoResult]] = deque()
+        ahead: deque[tuple[PhotoTask, int, Future[DecodedPhoto] | PhotoResult]] = deque()
         held, exhausted = 0, False
         while True:
             while not exhausted and (not ahead or (held < self.waiting_bytes and len(ahead) < 4 * self.output.workers)):
@@ -208,7 +158,13 @@ class PhotoRun:
                 else:
                     size = decoded_bytes(task.source)
                     held += size
-                    ahead.append((task, size, threads.submit(self._decode, task)))
+                    ahead.append(
+                        (
+                            task,
+                            size,
+                            threads.submit(self._decode, task),
+                        )
+                    )
             if not ahead:
                 return
             task, size, item = ahead.popleft()
@@ -226,39 +182,83 @@ class PhotoRun:
             except Exception as error:
                 yield self._failed(task, error)
 
-    def _decode(self, task: PhotoTask) -> _Decoded:
+    def _decode(self, task: PhotoTask) -> DecodedPhoto:
+        """Decode a photo, or the first of its pages, and check that its result fits into the output's format."""
         started = time.monotonic()
         state = read_source_state(task.source)
         options = self.planned.options
-        photo = read_photo(task.source, options.max_pixels, accept_truncated=options.accept_truncated)
+        photo = read_photo(task.source, options.max_pixels, options.accept_truncated, True)
         check_unchanged(task.source, state, photo)
-        return _Decoded(task, photo, state, time.monotonic() - started)
+        check_pages(task.output, photo)
+        if not options.aligned:
+            height, width = enlarged_size(photo.pixels.shape[0], photo.pixels.shape[1], self.planned.names.upscale)
+            check_size(task.output, width, height, photo)
+        return DecodedPhoto(task, photo, state, time.monotonic() - started)
 
-    def _prepare(self, decoded: _Decoded) -> _Pending | PhotoResult:
+    def _prepared(self, decoded: DecodedPhoto) -> PendingPhoto | PhotoResult:
+        return self._prepare(decoded) if decoded.photo.pages == 1 else self._restore_pages(decoded)
+
+    def _restore_pages(self, decoded: DecodedPhoto) -> PhotoResult:
+        """Restore and write the pages of a file one after another; they are decoded here, not ahead."""
+        task, started = decoded.task, time.monotonic()
+        states: list[SourceState] = []
+        try:
+            note = self._begin_writing(task, states)
+            pages = restore_pages(
+                self.restoration,
+                task.source,
+                task.output,
+                name=task.relative.as_posix(),
+                on_progress=functools.partial(self.on_progress, task.source),
+                on_complete=note,
+                prepare=lambda page, name: prepared_upright(self.restoration, page, name, self.output.auto_rotate)[:2],
+            )
+            problems: list[str] = []
+            report = result_of_pages(
+                self._with_previews(decoded, pages, problems), task.source, task.output, self.planned.names
+            )
+        except FileKeptError as kept:
+            return self._skipped_result(task, kept.state.value, str(kept))
+        except Exception as error:
+            return self._failed(task, error, decoded.seconds + time.monotonic() - started)
+        if problems:
+            report = replace(report, status="failed", error=" ".join(filter(None, (report.error, *problems))))
+        report = replace(report, seconds=decoded.seconds + time.monotonic() - started)
+        self._note(task, report, decoded.state, states[0])
+        return report
+
+    def _with_previews(
+        self, decoded: DecodedPhoto, pages: Iterator[RestoredPage], problems: list[str]
+    ) -> Iterator[RestoredPage]:
+        """Pages with their previews written; those of the second and further pages have its number in their names."""
+        task = decoded.task
+        for page in pages:
+            check_unchanged(task.source, decoded.state, page.before)
+            relative = task.relative.with_name(f"{task.relative.name}-page{page.number}")
+            named = task if page.number == 1 else replace(task, relative=relative)
+            kept, problem = self._write_previews(named, page.before, page.finished, page.after)
+            if page.number == 1:
+                kept = (*kept, *self._carry_sidecars(task, page.before, page.after))
+            problems += [problem] if problem is not None else []
+            yield replace(page, notes=(*page.notes, *kept))
+
+    def _prepare(self, decoded: DecodedPhoto) -> PendingPhoto | PhotoResult:
         started = time.monotonic()
         name = decoded.task.relative.as_posix()
-        rotated = 0
         try:
-            photo = decoded.photo
-            prepared = self.restoration.prepare(photo.pixels, name, photo.alpha)
-            turns = _common_turns(prepared.faces)
-            if turns and self.output.auto_rotate:
-                photo, rotated = turned_right(photo, turns), 90 * turns
-                prepared = self.restoration.prepare(photo.pixels, name, photo.alpha)
-            elif turns:
-                photo = replace(photo, metadata=photo.metadata.warned(_turned_warning(len(prepared.faces), turns)))
+            photo, prepared, rotated = prepared_upright(self.restoration, decoded.photo, name, self.output.auto_rotate)
         except Exception as error:
             return self._failed(decoded.task, error, decoded.seconds + time.monotonic() - started)
         seconds = decoded.seconds + time.monotonic() - started
-        return _Pending(replace(decoded, photo=photo), prepared, seconds, rotated)
+        return PendingPhoto(replace(decoded, photo=photo), prepared, seconds, rotated)
 
-    def _is_batch(self, pending: Sequence[_Pending]) -> bool:
+    def _is_batch(self, pending: Sequence[PendingPhoto]) -> bool:
         """Whether to stop collecting: enough faces, no faces to batch, or the memory limit."""
         faces = sum(len(photo.prepared.crops) for photo in pending)
         held = sum(photo.photo.pixels.nbytes for photo in pending)
         return faces == 0 or faces >= self.restoration.batch_size or held >= self.waiting_bytes
 
-    def _finish(self, pending: Sequence[_Pending], threads: ThreadPoolExecutor) -> Iterator[PhotoResult]:
+    def _finish(self, pending: Sequence[PendingPhoto], threads: ThreadPoolExecutor) -> Iterator[PhotoResult]:
         """Restore the faces of the pending photos together, then finish each photo."""
         if not pending:
             return
@@ -282,7 +282,7 @@ class PhotoRun:
                 continue
             yield from self._encode_in_background(photo, finished, result, spent + time.monotonic() - started, threads)
 
-    def _restore_faces(self, pending: Sequence[_Pending]) -> list[list[RestoredFace | None] | Exception]:
+    def _restore_faces(self, pending: Sequence[PendingPhoto]) -> list[list[RestoredFace | None] | Exception]:
         """Restored faces per photo; if a batch fails, photos are retried one by one to isolate the error."""
         try:
             return list(self.restoration.restore_faces([photo.prepared for photo in pending]))
@@ -292,7 +292,7 @@ class PhotoRun:
             return [self._restore_faces([photo])[0] for photo in pending]
 
     def _encode_in_background(
-        self, photo: _Pending, finished: RestoredPhoto, result: Photo, seconds: float, threads: ThreadPoolExecutor
+        self, photo: PendingPhoto, finished: RestoredPhoto, result: Photo, seconds: float, threads: ThreadPoolExecutor
     ) -> Iterator[PhotoResult]:
         """Submit a result to the encoder; first yields written results until it fits the memory limit."""
         held = result.pixels.nbytes
@@ -325,43 +325,46 @@ class PhotoRun:
             )
             report = replace(report, status="failed", error=str(error))
         written = threads.submit(self._write, photo, finished, result)
-        self._encodings.append(_Encoding(photo, report, held, written))
+        self._encodings.append(EncodingPhoto(photo, report, held, written))
 
-    def _write(self, photo: _Pending, finished: RestoredPhoto, result: Photo) -> _Written:
+    def _begin_writing(self, task: PhotoTask, states: list[SourceState]) -> Callable[[Path], None]:
+        """Create the folder of a result and record that it is being written; returns what records the file."""
+        create_folder_of(task)
+        journal = self._journals[task.folder]
+        journal.begin(task.relative.as_posix(), task.source, task.output, self._fingerprint)
+
+        def note(temporary: Path) -> None:
+            states.append(journal.note_file(task.output, temporary, overwrite=self.output.overwrite))
+
+        return note
+
+    def _write(self, photo: PendingPhoto, finished: RestoredPhoto, result: Photo) -> WrittenPhoto:
         started = time.monotonic()
-        create_folder_of(photo.task)
-        journal = self._journals[photo.task.folder]
-        journal.begin(photo.task.relative.as_posix(), photo.task.source, photo.task.output, self._fingerprint)
         states: list[SourceState] = []
-        output = photo.task.output
-        warnings = write_photo(
-            result,
-            output,
-            quality=self.output.quality,
-            on_complete=lambda temporary: states.append(
-                journal.note_file(output, temporary, overwrite=self.output.overwrite)
-            ),
-        )
-        warnings += carry_sidecars(photo.task, journal, photo.photo, result, overwrite=self.output.overwrite)
-        kept, problem = self._write_previews(photo, finished, result)
-        warnings += kept
-        return _Written(states[0], time.monotonic() - started, warnings, problem)
+        note = self._begin_writing(photo.task, states)
+        warnings = write_photo(result, photo.task.output, quality=self.output.quality, on_complete=note)
+        warnings += self._carry_sidecars(photo.task, photo.photo, result)
+        kept, problem = self._write_previews(photo.task, photo.photo, finished, result)
+        return WrittenPhoto(states[0], time.monotonic() - started, (*warnings, *kept), problem)
+
+    def _carry_sidecars(self, task: PhotoTask, photo: Photo, result: Photo) -> tuple[str, ...]:
+        return carry_sidecars(task, self._journals[task.folder], photo, result, overwrite=self.output.overwrite)
 
     def _write_previews(
-        self, photo: _Pending, finished: RestoredPhoto, result: Photo
+        self, task: PhotoTask, before: Photo, finished: RestoredPhoto, result: Photo
     ) -> tuple[tuple[str, ...], str | None]:
         """Write the requested previews and return warnings and an error message; the photo is already written."""
-        journal, attributes = self._journals[photo.task.folder], photo.photo.metadata.file_attributes
-        previews = PreviewWriter(photo.task, journal, self.output.overwrite, attributes)
+        attributes = before.metadata.file_attributes
+        previews = PreviewWriter(task, self._journals[task.folder], self.output.overwrite, attributes)
         try:
             if self.output.compare:
-                write_comparison(previews, photo.photo, result)
+                write_comparison(previews, before, result)
             if self.output.save_faces:
                 write_faces(previews, finished)
         except FolderError:
             raise
         except Exception as error:
-            return tuple(previews.kept), error_message(error, photo.task.source)
+            return tuple(previews.kept), error_message(error, task.source)
         return tuple(previews.kept), None
 
     def _encoded(self) -> PhotoResult:
@@ -444,18 +447,6 @@ class PhotoRun:
         )
 
 
-def _common_turns(faces: Sequence[DetectedFace]) -> int:
-    """Quarter turns to the left by which all faces are turned; 0 if they differ, or there are none."""
-    turns = {quarter_turns(face) for face in faces}
-    return turns.pop() if len(turns) == 1 else 0
-
-
-def _turned_warning(count: int, turns: int) -> str:
-    subject = "its face is" if count == 1 else f"its {count} faces are"
-    how = {1: "turned to the left", 2: "upside down", 3: "turned to the right"}[turns]
-    return f"{subject} {how}; --auto-rotate writes such a photo upright"
-
-
 def decoded_bytes(path: Path) -> int:
     """Memory of a photo's pixels in bytes, from its header; 0 if it is unreadable, which decoding reports."""
     try:
@@ -463,33 +454,3 @@ def decoded_bytes(path: Path) -> int:
     except Exception:  # a malformed header must not end the run; decoding fails for that photo only
         return 0
     return 3 * width * height
-
-
-def error_message(error: Exception, source: Path) -> str:
-    """Error message for one photo; the traceback of a bug goes to the log, visible with `--debug`."""
-    if isinstance(error, GfprestoreError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return f"{source} does not fit into memory. Close other programs, or lower --workers."
-    log.debug("%s failed", source, exc_info=error)
-    return (
-        f"{source} could not be restored: {type(error).__name__}: {error}. This is a bug of gfprestore. "
-        "Run it again with --debug and report the output."
-    )
-
-
-def wait_for_result(future: Future[Value]) -> Value:
-    """Wait for a future's result with a polling loop, so that Ctrl-C works on every platform."""
-    while not future.done():
-        concurrent.futures.wait([future], timeout=0.2)
-    return future.result()
-
-
-@contextlib.contextmanager
-def _worker_threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Thread pool that finishes its current files and cancels queued ones when the run ends early."""
-    threads = ThreadPoolExecutor(count, thread_name_prefix=name)
-    try:
-        yield threads
-    finally:
-        threads.shutdown(wait=True, cancel_futures=True)

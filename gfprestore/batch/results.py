@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gfprestore.errors import GfprestoreError
+
 if TYPE_CHECKING:
     from gfprestore.restoration.restoration import RestoredPhoto
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class PhotoResult:
         untouched_faces: Number of faces that were taken for untouched and not changed (FRRffusion only).
         skipped_because: `done` by an earlier run, `changed` after a run wrote the result, or `taken` by a file that no
             run wrote; None if the photo was not skipped.
+        pages: Number of pages of the file.
         face_details: What was done to each face; None with restorers that have nothing to say beyond the counts.
         rotated: Degrees by which the photo was turned to the right, because its faces were turned to the left.
     """
@@ -89,6 +95,7 @@ class PhotoResult:
     face_details: tuple[FaceDetail, ...] | None = None
     rotated: int = 0
     skipped_because: str | None = None
+    pages: int = 1
 
     def as_json(self) -> dict[str, Any]:
         """The JSON object of `--json`, in the documented order of its fields."""
@@ -104,6 +111,7 @@ class PhotoResult:
             "restorer": self.restorer,
             "background": self.background,
             "error": self.error,
+            **({} if self.pages == 1 else {"pages": self.pages}),
             **({} if self.skipped_because is None else {"skipped_because": self.skipped_because}),
             **({"rotated": self.rotated} if self.rotated else {}),
             **({} if self.face_details is None else {"face_details": [asdict(face) for face in self.face_details]}),
@@ -136,3 +144,16 @@ def face_details(photo: RestoredPhoto) -> tuple[FaceDetail, ...] | None:
         outcome = "failed" if face is None else "untouched" if face.is_untouched else "restored"
         details.append(FaceDetail(box, outcome, levels))
     return tuple(details)
+
+
+def error_message(error: Exception, source: Path) -> str:
+    """Error message for one photo; the traceback of a bug goes to the log, visible with `--debug`."""
+    if isinstance(error, GfprestoreError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"{source} does not fit into memory. Close other programs, or lower --workers."
+    log.debug("%s failed", source, exc_info=error)
+    return (
+        f"{source} could not be restored: {type(error).__name__}: {error}. This is a bug of gfprestore. "
+        "Run it again with --debug and report the output."
+    )

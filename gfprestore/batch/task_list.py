@@ -25,6 +25,7 @@ class PhotoTask:
         relative: the source's mirrored path, unique in `folder`; identifies the photo in the journal and in seeds.
         folder: the output folder, which also holds the journal.
         sidecars: XMP files that describe the source.
+        recorded: results are recorded in the journal; not if the output is a single file (`single_file`).
     """
 
     source: Path
@@ -32,6 +33,7 @@ class PhotoTask:
     relative: PurePath
     folder: Path
     sidecars: tuple[Path, ...] = ()
+    recorded: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class TaskRow:
         folder: The output folder of the run.
         names: File names of the photos, separated by `SEPARATOR`.
         outputs: File names of the results; empty if they are those of the photos.
+        recorded: See `PhotoTask`.
     """
 
     source: Path
@@ -53,12 +56,14 @@ class TaskRow:
     folder: Path
     names: str
     outputs: str = ""
+    recorded: bool = True
 
     def tasks(self) -> Iterator[PhotoTask]:
         """The photos."""
         outputs = (self.outputs or self.names).split(SEPARATOR)
         for name, output in zip(self.names.split(SEPARATOR), outputs, strict=True):
-            yield PhotoTask(self.source / name, self.output / output, self.relative / name, self.folder)
+            place = self.source / name, self.output / output, self.relative / name, self.folder
+            yield PhotoTask(*place, recorded=self.recorded)
 
 
 class TaskList(Sequence[PhotoTask]):

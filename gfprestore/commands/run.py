@@ -57,7 +57,10 @@ def run(
     output: Annotated[
         Path | None,
         io_option(
-            "--output", "-o", metavar="DIR", help="Output folder; default: <folder>-restored beside the input folder."
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Output folder, or a file for one photo; default: <folder>-restored beside the input folder.",
         ),
     ] = None,
     upscale: Upscale = None,
@@ -164,6 +167,7 @@ def run(
     from gfprestore.batch.left_out import image_warnings, left_out_of
     from gfprestore.batch.results import OutputOptions
     from gfprestore.batch.sidecars import sidecar_warning, with_sidecars
+    from gfprestore.batch.single_file import names_a_file, plan_single_file
     from gfprestore.console import Reporter, download_reporter
     from gfprestore.photo.photo import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES, READABLE_KINDS
     from gfprestore.photo.writing import output_suffix
@@ -201,14 +205,26 @@ def run(
         )
     how = OutputOptions(file_format.value, quality, overwrite, save_faces, compare, workers, auto_rotate)
     reporter = Reporter(json_output)
-    plan = plan_photos(
-        photos,
-        output,
-        suffixes=PHOTO_SUFFIXES,
-        rename=lambda source: output_suffix(source, how.format),
-        exclude=exclude or (),
-        kinds=READABLE_KINDS,
-        system_folders=include_system_folders,
+    plan = (
+        plan_single_file(
+            photos,
+            output,
+            format=how.format,
+            suffixes=PHOTO_SUFFIXES,
+            exclude=exclude or (),
+            kinds=READABLE_KINDS,
+            system_folders=include_system_folders,
+        )
+        if output is not None and names_a_file(output)
+        else plan_photos(
+            photos,
+            output,
+            suffixes=PHOTO_SUFFIXES,
+            rename=lambda source: output_suffix(source, how.format),
+            exclude=exclude or (),
+            kinds=READABLE_KINDS,
+            system_folders=include_system_folders,
+        )
     )
     plan = with_sidecars(plan, exclude or ())
     for entry in plan.problems:
@@ -230,12 +246,17 @@ def _show_plan(plan: Plan, how: OutputOptions, reporter: Reporter) -> None:
     """Show each photo, its output path and what is there now; open no network."""
     from gfprestore.batch.journal import Journal
     from gfprestore.batch.left_out import left_out_of
+    from gfprestore.batch.single_file import SingleFileJournal
     from gfprestore.batch.written_files import FileState
 
     counts = {state.value: 0 for state in FileState}
     replaced = 0
     with contextlib.ExitStack() as stack:
-        journals = {folder: stack.enter_context(Journal.open(folder, read_only=True)) for folder in plan.output_folders}
+        recorded = plan.tasks[0].recorded
+        journals = {
+            folder: stack.enter_context(Journal.open(folder, read_only=True) if recorded else SingleFileJournal(folder))
+            for folder in plan.output_folders
+        }
         for task in plan.tasks:
             found = _state_of(task, journals[task.folder])
             state = FileState.NEW if how.overwrite else found

@@ -36,7 +36,7 @@ class _FileState(NamedTuple):
 
 
 def read_photo(
-    path: Path, max_pixels: int = DEFAULT_MAX_PIXELS, *, accept_truncated: bool = False, first_page: bool = False
+    path: Path, max_pixels: int = DEFAULT_MAX_PIXELS, accept_truncated: bool = False, first_page: bool = False
 ) -> Photo:
     """Read a photo, upright and in sRGB.
 

@@ -26,7 +26,7 @@ from gfprestore.errors import DeviceError
 from gfprestore.networks.layers import luma
 from gfprestore.networks.rrdbnet import FOLDING, RRDBNet
 from gfprestore.networks.srvgg import SRVGGNetCompact
-from gfprestore.pixels import is_gray
+from gfprestore.pixels import enlarged_size, is_gray
 from gfprestore.restoration.tiling import (
     ALIGNMENT,
     CONTEXT,
@@ -249,11 +249,6 @@ class NetworkBackground:
             levels = image.mul_(full_scale(tile.dtype)).squeeze(0).permute(1, 2, 0)  # (C, H, W) -> (H, W, C)
             result: NDArray[np.float32] = levels.cpu().numpy()
         return result
-
-
-def enlarged_size(height: int, width: int, upscale: float) -> tuple[int, int]:
-    """Height and width of an image of `height` x `width` enlarged by `upscale`: rounded, at least 1."""
-    return max(round(height * upscale), 1), max(round(width * upscale), 1)
 
 
 def context_of(module: RRDBNet | SRVGGNetCompact) -> int:

@@ -26,14 +26,15 @@ from gfprestore.faces.tone import Toning, match_brightness, toning_of
 from gfprestore.networks.retouching_operations import OPERATIONS
 from gfprestore.photo.photo import Photo
 from gfprestore.photo.reading import read_photo
-from gfprestore.photo.writing import write_photo
+from gfprestore.photo.writing import check_size, write_photo
 from gfprestore.photo.xmp import labeled
-from gfprestore.pixels import resized
+from gfprestore.pixels import enlarged_size, resized
 from gfprestore.restoration.background import ResampledBackground, StopRequest
 from gfprestore.restoration.choices import DownloadReport, NetworkChooser
 from gfprestore.restoration.frrffusion import ESTIMATE_LABEL, FRRffusionRestorer
 from gfprestore.restoration.model_loader import Opener
 from gfprestore.restoration.options import RunOptions
+from gfprestore.restoration.pages import restore_pages
 from gfprestore.restoration.planned import NetworkNames, resolved
 from gfprestore.restoration.transparency import enlarge_alpha, filled_outward
 from gfprestore.tensors import pixels_to_signed, signed_to_pixels
@@ -221,11 +222,13 @@ class Restoration:
                 f"Arrays of shape {pixels.shape} and type {pixels.dtype} are not supported. "
                 "Use RGB (H, W, 3) or gray (H, W), uint8 or uint16."
             )
-        prepared = self.prepare(pixels, name, alpha)
+        prepared = self.prepare(self.without_hidden_colors(pixels, alpha), name)
         return self.finish(prepared, self.restore_faces([prepared])[0], on_progress, should_stop)
 
     def restore_file(self, source: str | Path, output: str | Path) -> RestoredPhoto:
         """Restore one file into another, with its metadata; the suffix of the output determines the format.
+
+        All pages of a TIFF are restored; the result is that of the first.
 
         Args:
             source: A photo; never written to.
@@ -239,10 +242,19 @@ class Restoration:
             DeviceError: The memory is too small for one face or the smallest tile.
         """
         source, output = Path(source), Path(output)
-        photo = read_photo(source, self.options.max_pixels, accept_truncated=self.options.accept_truncated)
+        options = self.options
+        photo = read_photo(source, options.max_pixels, accept_truncated=options.accept_truncated, first_page=True)
+        if photo.pages > 1:
+            return [page.finished for page in restore_pages(self, source, output, name=source.name)][0]
+        if not options.aligned:
+            check_size(output, *self.output_size(photo.pixels.shape[1], photo.pixels.shape[0]), photo)
         result = self.restore(photo.pixels, source.name, alpha=photo.alpha)
         write_photo(self.with_result(photo, result), output)
         return result
+
+    def output_size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the result for a photo that is not an aligned crop."""
+        return enlarged_size(height, width, self.upscale)[::-1]
 
     def with_result(self, photo: Photo, result: RestoredPhoto) -> Photo:
         """Photo with restored pixels and alpha enlarged to their size, ready to be written.
@@ -265,19 +277,25 @@ class Restoration:
             )
         return replace(photo, pixels=result.pixels, alpha=alpha, metadata=metadata)
 
-    def prepare(self, pixels: Pixels, name: str = "", alpha: Pixels | None = None) -> PreparedPhoto:
+    def without_hidden_colors(self, pixels: Pixels, alpha: Pixels | None) -> Pixels:
+        """Pixels to prepare for a photo with transparency: colors under full transparency are those beside them.
+
+        Where nothing is enlarged, hidden colors have no influence, and the pixels stay as they are.
+        """
+        if self.upscale == 1 and isinstance(self.background, ResampledBackground):
+            return pixels
+        return filled_outward(pixels, alpha)
+
+    def prepare(self, pixels: Pixels, name: str = "") -> PreparedPhoto:
         """Detect and crop the faces of a photo (H, W, 3).
 
         Args:
             pixels: The photo.
             name: Name from which the seeds of the faces are derived.
-            alpha: Its transparency (H, W).
 
         Returns:
             The photo with one crop per face; for aligned inputs the crop is the whole image.
         """
-        if self.upscale != 1 or not isinstance(self.background, ResampledBackground):
-            pixels = filled_outward(pixels, alpha)
         faces: tuple[DetectedFace, ...] = ()
         crops: tuple[FaceCrop, ...] = ()
         shares: tuple[float, ...] = ()

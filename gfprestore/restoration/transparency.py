@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfprestore.photo.icc import bands
-from gfprestore.restoration.background import enlarged_size
+from gfprestore.pixels import enlarged_size
 
 Pixels = NDArray[Any]
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
-from samples import IPTC, NOISE, XMP, exif_block, ramp
+from samples import IPTC, NOISE, XMP, exif_block, psd, ramp
 
 from gfprestore.batch.folders import Plan, plan_photos
 from gfprestore.errors import PhotoError, UnreadablePhotoError, UnsupportedPhotoError
@@ -194,22 +194,6 @@ def test_alpha_that_is_0_everywhere_is_opaque(level: int | None, format: str, su
 
 
 # --- Photoshop ---------------------------------------------------------------------------------------------------
-
-
-def psd(
-    pixels: np.ndarray, layers: int = 0, resources: tuple[tuple[int, bytes], ...] = (), depth: int = 8, version: int = 1
-) -> bytes:
-    """A flattened image without compression, after the Photoshop File Formats Specification."""
-    height, width, channels = pixels.shape
-    head = b"8BPS" + struct.pack(">H6xHIIHH", version, channels, height, width, depth, 3 if channels >= 3 else 1)
-    blocks = b"".join(
-        b"8BIM" + struct.pack(">HHI", number, 0, len(data)) + data + b"\0" * (len(data) % 2)
-        for number, data in resources
-    )
-    info = struct.pack(">Ih", 2, layers) if layers else b""
-    mask = struct.pack(">I", len(info)) + info
-    body = np.moveaxis(pixels, 2, 0).tobytes()
-    return head + struct.pack(">I", 0) + struct.pack(">I", len(blocks)) + blocks + mask + b"\0\0" + body
 
 
 def test_photoshop_files_are_read_flattened_with_their_metadata(tmp_path: Path) -> None:

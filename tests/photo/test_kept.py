@@ -24,7 +24,7 @@ import numpy as np
 import piexif
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin, features
+from PIL import Image, ImageCms, ImageOps, ImageSequence, PngImagePlugin, TiffImagePlugin, features
 
 from gfprestore.commands.app import main
 
@@ -52,6 +52,7 @@ KEPT = {
     "modification time of the file": (YES, YES, YES, YES, YES),
     "permissions: never wider than the source's": (YES, YES, YES, YES, YES),
     "report of files left out, by reason and kind": (YES, YES, YES, YES, YES),
+    "pages, each with its own tags": (NO_PLACE, NO_PLACE, YES, NO_PLACE, NO_PLACE),
 }
 
 MAKER_NOTE = b"Maker\0" + bytes(range(256))
@@ -134,6 +135,11 @@ def write_sources(folder: Path) -> None:
         transparent.save(folder / f"alpha{suffix}")
     for suffix in (".jpg", ".png", ".tif"):
         image.convert("L").save(folder / f"gray{suffix}")
+    leaves = [(image.rotate(180 * (number % 2)), number) for number in (1, 2, 3)]
+    with TiffImagePlugin.AppendingTiffWriter(str(folder / "pages.tif"), True) as writer:
+        for leaf, number in leaves:
+            leaf.save(writer, "TIFF", tiffinfo={285: f"leaf {number}", 306: f"1999:01:0{number} 00:00:00"})
+            writer.newFrame()
     for path in list(folder.iterdir()):
         os.utime(path, (TIME, TIME))
         if path.stem == "full":
@@ -277,6 +283,18 @@ def has_alpha(source: Path, output: Path) -> bool:
         return after.mode == "RGBA" and bool(np.abs(np.asarray(after.getchannel("A")) - expected).mean() < 3)
 
 
+def has_pages(output: Path) -> bool:
+    """Each page shows its photo and has its own name and date."""
+    with Image.open(output) as image:
+        frames = ImageSequence.Iterator(image)
+        pages = [(frame.tag_v2.get(285), frame.tag_v2.get(306), np.asarray(frame)) for frame in frames]
+    for number, (name, date, levels) in enumerate(pages, 1):
+        expected = enlarged(shown().rotate(180 * (number % 2)))
+        assert (name, date) == (f"leaf {number}", f"1999:01:0{number} 00:00:00")
+        assert np.abs(levels.astype(float) - expected).mean() < 3
+    return len(pages) == 3
+
+
 def is_counted(output: Path) -> bool:
     """Whether the file of this format that a pattern excludes is in the summary of the run."""
     report = json.loads((output.parent / "report.json").read_text())["summary"]["left_out"]
@@ -317,11 +335,13 @@ ROWS: dict[str, Callable[[dict[str, Any], Path, Path], bool]] = dict(
             lambda found, source, output: output.stat().st_mtime == source.stat().st_mtime == TIME,
             lambda found, source, output: output.stat().st_mode & 0o777 == source.stat().st_mode & 0o777 == 0o640,
             lambda found, source, output: is_counted(output),
+            lambda found, source, output: has_pages(output),
         ),
         strict=True,
     )
 )
-FILES = {"16 bits a channel": "deep", "transparency": "alpha", "gray stays one channel": "gray"}
+FILES = {"16 bits a channel": "deep", "transparency": "alpha", "gray stays one channel": "gray",
+         "pages, each with its own tags": "pages"}  # fmt: skip
 NOT_FOR_EXIFTOOL = (*FILES, "maker note, byte for byte")  # it shows neither pixels nor the bytes of an unknown note
 CELLS = [
     (thing, name, reader)

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from gfprestore.errors import DeviceError, ExitCode
 from gfprestore.networks.rrdbnet import RRDBNet, RRDBNetConfig, config_from_state
 from gfprestore.networks.srvgg import SRVGGConfig, SRVGGNetCompact
+from gfprestore.pixels import enlarged_size
 from gfprestore.restoration import background
 from gfprestore.restoration.background import (
     LanczosBackground,
     NetworkBackground,
     NoBackground,
     bytes_per_pixel,
-    enlarged_size,
     fastest_precision,
     plan_tiles,
 )
