@@ -8,9 +8,12 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gfprestore.errors import PhotoError
-from gfprestore.photo.photo import Photo
+
+if TYPE_CHECKING:
+    from gfprestore.photo.photo import Photo
 
 
 @dataclass(frozen=True)

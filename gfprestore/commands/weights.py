@@ -65,6 +65,16 @@ def _note_on(row: WeightsStatus) -> str:
     return row.file.note if row.card is None else f"{row.file.note} Card: {row.card}".strip()
 
 
+def _check_one_is_given(has_names: bool, has_purpose: bool) -> None:
+    """Check that either names or a purpose are given.
+
+    Raises:
+        UsageError: Both or none are given.
+    """
+    if has_names == has_purpose:
+        raise UsageError("Name the networks to fetch, or use --for run, --for train or --for eval.")
+
+
 @weights_app.command("fetch")
 @command
 def weights_fetch(
@@ -83,8 +93,7 @@ def weights_fetch(
     from gfprestore.weights.store import WeightsStore
     from gfprestore.weights.table import WEIGHTS_FOR
 
-    if bool(names) == bool(purpose):
-        raise UsageError("Name the networks to fetch, or use --for run, --for train or --for eval.")
+    _check_one_is_given(bool(names), bool(purpose))
     reporter = Reporter()
     store = WeightsStore(weights_dir, offline=offline)
     wanted = [store.row(name) for name in (WEIGHTS_FOR[purpose.value] if purpose is not None else names or ())]
