@@ -24,6 +24,7 @@ from gfprestore.photo.containers import (
 from gfprestore.photo.metadata import Metadata
 
 END_MARKER = b"\xff\xd9"
+_GAIN_MAP_HEADER = b"urn:iso:std:iso:ts:21496:-1\0"
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
@@ -190,7 +191,7 @@ def _scans(data: bytes, at: int, header: _Header) -> _Scans:
             count += 1
             _note_scan(data[match.end() + 2 : match.end() + length], missing_bits)
         at = match.end() + length
-    trailing = len(data[end + 2 * has_end :].strip(b"\0"))
+    trailing = len(data[end + 2 * has_end :].rstrip(b"\0"))
     return _Scans(end, trailing, has_end, count, _is_complete(missing_bits, header))
 
 
@@ -217,7 +218,10 @@ def _application(
         unit, across, down = struct.unpack(">BHH", content[7:12])
         per_inch = {1: 1.0, 2: 2.54}.get(unit)
         return replace(found, dpi=(across * per_inch, down * per_inch)) if per_inch and across and down else found
-    if marker == 0xE0 and content[:5] in (b"JFIF\0", b"JFXX\0"):
+    if marker == 0xE0 and content[:5] == b"JFXX\0":
+        dropped.add("a JFXX thumbnail")
+        return found
+    if marker == 0xE0 and content[:5] == b"JFIF\0":
         return found
     if marker == 0xE1 and content[:4] == b"Exif" and found.exif is None:
         return replace(found, exif=content[6:])
@@ -227,6 +231,9 @@ def _application(
         return replace(found, extended_xmp=(*found.extended_xmp, segment))
     if marker == 0xE2 and content.startswith(ICC_HEADER):
         icc.setdefault(content[12] if len(content) > 12 else 0, content[14:])
+        return found
+    if marker == 0xE2 and content.startswith(_GAIN_MAP_HEADER):
+        dropped.add("gain map data (ISO 21496-1)")
         return found
     if marker == 0xE2 and content[:4] == b"MPF\0":
         dropped.add("the index of further images (MPF)")

@@ -75,6 +75,8 @@ def read(data: bytes) -> Container:
         raise FileContentError("the file is truncated")
     if not found.size[0] or not found.size[1]:
         raise FileContentError("its header has no image size")
+    if has_end and (trailing := _trailing_bytes(data)):
+        found = found.warned(f"not copied: {trailing} bytes after the image (a second image or a clip)")
     kept.append(chunk(b"IEND", b""))
     return Container(found, b"".join(kept), bits, frames, transparent=transparent, has_end=has_end)
 
@@ -95,6 +97,12 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool | None]]:
         at += 12 + length
         if name == b"IEND":
             return
+
+
+def _trailing_bytes(data: bytes) -> int:
+    """Number of bytes behind the end chunk, without zero padding."""
+    end = len(PNG_SIGNATURE) + sum(12 + len(content) for _, content, _ in _chunks(data))
+    return len(data[end:].rstrip(b"\0"))
 
 
 def inflated(content: bytes) -> bytes:

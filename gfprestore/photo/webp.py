@@ -17,9 +17,25 @@ def read(data: bytes) -> Container:
     Raises:
         FileContentError: The structure is damaged or unsupported, or the file is truncated.
     """
+    stated = 8 + struct.unpack("<I", data[4:8])[0]
+    found, frames = _chunks_until(data, min(len(data), stated + stated % 2))
+    if trailing := len(data[stated:].rstrip(b"\0")):
+        found = found.warned(f"not copied: {trailing} bytes after the image (a second image or a clip)")
+    if not frames or not found.size[0] or not found.size[1]:
+        raise FileContentError("the file contains no image")
+    return Container(found, data, frames=frames)
+
+
+def _chunks_until(data: bytes, end: int) -> tuple[Metadata, int]:
+    """Metadata and number of images of the chunks before an offset.
+
+    Raises:
+        FileContentError: A chunk is cut off.
+    """
     found, frames = Metadata("WEBP", (0, 0)), 0
+    unknown: list[str] = []
     at = 12
-    while at + 8 <= len(data):
+    while at + 8 <= end:
         name, length = data[at : at + 4], struct.unpack("<I", data[at + 4 : at + 8])[0]
         content = data[at + 8 : at + 8 + length]
         if len(content) < length and name in _PIXEL_CHUNKS:
@@ -50,6 +66,8 @@ def read(data: bytes) -> Container:
             found = replace(found, exif=content.removeprefix(EXIF_HEADER))
         elif name == b"XMP ":
             found = replace(found, xmp=content)
-    if not frames or not found.size[0] or not found.size[1]:
-        raise FileContentError("the file contains no image")
-    return Container(found, data, frames=frames)
+        elif name not in (b"ALPH", b"ANIM"):
+            unknown.append(repr(name.decode("latin-1")))
+    if unknown:
+        found = found.warned(f"not copied, because it is not known: chunk {', '.join(sorted(set(unknown)))}")
+    return found, frames

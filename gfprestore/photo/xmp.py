@@ -6,9 +6,10 @@ is, byte for byte. Opens no file.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from xml.sax.saxutils import quoteattr
+
+from gfprestore.photo.xmp_document import RDF, Attribute, Element, Name, Property, XmpDocument, XmpError
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's term for a photo of which parts were made by a trained model."""
@@ -17,10 +18,11 @@ NAMESPACES = {
     "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
     "photoshop": "http://ns.adobe.com/photoshop/1.0/",
 }
-_END = b"</rdf:RDF>"
+_SOURCE_TYPE = Name(NAMESPACES["Iptc4xmpExt"], "DigitalSourceType")
+_INSTRUCTIONS = Name(NAMESPACES["photoshop"], "Instructions")
 _EMPTY = (
     b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
-    b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">' + _END + b'</x:xmpmeta><?xpacket end="w"?>'
+    b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
 )
 
 
@@ -33,35 +35,39 @@ def labeled(packet: bytes | None, instructions: str) -> bytes | None:
             has instructions of its own, they are kept and these are not written.
 
     Returns:
-        The packet with one more description; the source type replaces another one. None if the packet is not UTF-8 XML
-        with the usual prefix `rdf`.
+        The packet with one more description; the source type replaces another one. None if the packet is not valid XMP.
     """
-    packet = packet or _EMPTY
-    place = packet.rfind(_END)
-    if place < 0:
+    try:
+        document = XmpDocument(packet or _EMPTY)
+    except XmpError:
         return None
-    wanted = {"Iptc4xmpExt:DigitalSourceType": SOURCE_TYPE, "photoshop:Instructions": instructions}
+    rdf = next((element for element in document.root if element.name == Name(RDF, "RDF")), None)
+    if rdf is None or rdf.content[1] == rdf.whole[1]:  # <rdf:RDF/> has no place for a description
+        return None
     missing: dict[str, str] = {}
-    for name, value in wanted.items():
-        if name.encode() not in packet:
-            missing[name] = value
-    if "Iptc4xmpExt:DigitalSourceType" not in missing:
-        packet = _with_source_type(packet)
-        place = packet.rfind(_END)
-    return packet[:place] + _description(missing) + packet[place:] if missing else packet
+    source_types = list(document.properties(_SOURCE_TYPE))
+    for found in source_types:
+        document.replace(_value_of(found), SOURCE_TYPE)
+    if not source_types:
+        missing["Iptc4xmpExt:DigitalSourceType"] = SOURCE_TYPE
+    if next(document.properties(_INSTRUCTIONS), None) is None:
+        missing["photoshop:Instructions"] = instructions
+    if missing:
+        document.insert(rdf.content[1], _description(missing))
+    return document.edited()
+
+
+def _value_of(found: Property) -> Property:
+    """The property itself, or its attribute `rdf:resource` where that holds the value."""
+    resources: list[Attribute] = []
+    if isinstance(found, Element):
+        resources = [attribute for attribute in found.attributes if attribute.name == Name(RDF, "resource")]
+    return resources[0] if resources else found
 
 
 def _description(properties: Mapping[str, str]) -> bytes:
-    """An `rdf:Description` with these properties."""
+    """An `rdf:Description` with these properties, in which all prefixes are declared."""
     prefixes = dict.fromkeys(name.partition(":")[0] for name in properties)
     spaces = "".join(f" xmlns:{prefix}={quoteattr(NAMESPACES[prefix])}" for prefix in prefixes)
     values = "".join(f" {name}={quoteattr(value)}" for name, value in properties.items())
-    return f'<rdf:Description rdf:about=""{spaces}{values}/>'.encode()
-
-
-def _with_source_type(packet: bytes) -> bytes:
-    """The packet with another value of its digital source type, an attribute or an element."""
-    name = rb"Iptc4xmpExt:DigitalSourceType"
-    packet = re.sub(rb"(\b" + name + rb"\s*=\s*)([\"'])[^\"'<]*\2", rb"\1\2" + SOURCE_TYPE.encode() + rb"\2", packet)
-    packet = re.sub(rb"(<" + name + rb">)[^<]*(?=</)", rb"\1" + SOURCE_TYPE.encode(), packet)
-    return re.sub(rb"(<" + name + rb"\s+rdf:resource\s*=\s*[\"'])[^\"'<]*", rb"\1" + SOURCE_TYPE.encode(), packet)
+    return f'<rdf:Description xmlns:rdf="{RDF}" rdf:about=""{spaces}{values}/>'.encode()

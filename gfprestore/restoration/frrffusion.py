@@ -43,7 +43,7 @@ DEFAULT_STEPS = 50
 FIXED_LEVEL = 1.0
 """Level of all operations in deepFRR; used where the file has no level estimator."""
 
-UNTOUCHED_MEAN_LEVEL = 0.25
+UNTOUCHED_MEAN_LEVEL = 0.35
 """A face whose estimated levels have a lower mean counts as untouched; measured, see the model card."""
 
 CHANGE_LEVELS = (4.0, 10.0)
@@ -212,12 +212,15 @@ class FRRffusionRestorer:
         return levels, levels.mean(1) < UNTOUCHED_MEAN_LEVEL
 
     def _estimated(self, estimator: LevelEstimator, crop: Tensor) -> Tensor:
-        """Levels (1, 6) of one face; in float32 where a half precision gives no finite result."""
-        crop = self._on_device(crop)
-        levels: Tensor = estimator(crop)
+        """Levels (1, 6) of one face, the mean of those of the crop and of its mirror image.
+
+        They are computed in float32 where a half precision gives no finite result.
+        """
+        both = self._on_device(torch.cat([crop, crop.flip(3)]))
+        levels: Tensor = estimator(both)
         if not bool(levels.isfinite().all()) and self.dtype != torch.float32:
-            levels = copy.deepcopy(estimator).float()(crop)
-        return levels.cpu()
+            levels = copy.deepcopy(estimator).float()(both)
+        return levels.mean(0, keepdim=True).cpu()
 
     @torch.inference_mode()
     def _sampled(self, crops: Tensor, levels: Tensor, generators: list[torch.Generator]) -> Tensor:

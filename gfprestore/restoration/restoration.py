@@ -271,7 +271,7 @@ class Restoration:
         if isinstance(self.restorer, FRRffusionRestorer) and result.restored_faces:
             label = labeled(metadata.xmp, ESTIMATE_LABEL)
             metadata = (
-                metadata.warned("its XMP could not be labeled, because it is not plain UTF-8")
+                metadata.warned("its XMP could not be labeled, because it is not valid")
                 if label is None
                 else replace(metadata, xmp=label)
             )

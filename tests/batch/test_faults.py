@@ -274,10 +274,10 @@ def test_the_journal_of_another_version_is_read_and_its_results_are_made_anew(
 def with_hook(real: Callable[..., Any], name: str, hook: Callable[[Path], object], *, before: bool) -> Any:
     """A reader that lets something happen to the original called `name` before or after it reads."""
 
-    def hooked(path: Path, *arguments: Any) -> Any:
+    def hooked(path: Path, *arguments: Any, **options: Any) -> Any:
         if before and path.name == name:
             hook(path)
-        found = real(path, *arguments)
+        found = real(path, *arguments, **options)
         if not before and path.name == name:
             hook(path)
         return found
@@ -340,10 +340,10 @@ def test_an_original_that_changes_after_it_was_read_is_done_again_the_next_time(
     digest = hashlib.sha256((photos / "0.png").read_bytes()).hexdigest()
     real = Restoration.prepare
 
-    def change_then_prepare(self: Restoration, pixels: Any, name: str = "") -> Any:
+    def change_then_prepare(self: Restoration, pixels: Any, name: str = "", *alpha: Any) -> Any:
         if name == "0.png":
             repainted(photos / name)
-        return real(self, pixels, name)
+        return real(self, pixels, name, *alpha)
 
     with monkeypatch.context() as patch:
         patch.setattr(Restoration, "prepare", change_then_prepare)

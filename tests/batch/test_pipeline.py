@@ -269,3 +269,24 @@ def test_a_photo_whose_faces_disagree_stays_as_it_is(tasks: list[PhotoTask]) -> 
         assert result.rotated == 0
         assert size_of(tasks[0].output) == (120, 100)
         assert result.warnings == ()
+
+
+def test_the_sidecar_of_a_photo_that_is_written_upright_turns_with_it_in_later_runs_too(tasks: list[PhotoTask]) -> None:
+    def sidecar(rating: int, rectangle: str) -> str:
+        return (
+            '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+            '<rdf:Description xmlns:R="http://ns.microsoft.com/photo/1.2/t/Region#" '
+            f'xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:Rating="{rating}" R:Rectangle="{rectangle}"/>'
+            "</rdf:RDF></x:xmpmeta>"
+        )
+
+    Image.fromarray(np.rot90(banner())).save(tasks[0].source)
+    beside, output = tasks[0].source.with_name("0.png.xmp"), tasks[0].output.with_name("0.png.xmp")
+    for rating in (1, 2):
+        beside.write_text(sidecar(rating, "0.1, 0.2, 0.3, 0.4"))
+        finder = TurnedFinder([1, 1])
+        run = PhotoRun(opened(Painter(), finder, RunOptions(upscale=1)), OutputOptions(auto_rotate=True))
+        (result,) = run.results([replace(tasks[0], sidecars=(beside,))])
+        assert result.status == ("restored" if rating == 1 else "skipped")
+        # a quarter turn to the right: left is what was left of the lower edge, 1 - 0.2 - 0.4
+        assert output.read_text() == sidecar(rating, "0.4, 0.1, 0.4, 0.3")

@@ -57,5 +57,28 @@ def test_another_source_type_is_replaced_and_own_instructions_stay(old: bytes) -
     assert values_of(result, INSTRUCTIONS) == ["mine"]
 
 
-def test_a_packet_in_another_encoding_is_refused() -> None:
-    assert labeled(XMP.decode().encode("utf-16"), "text") is None
+@pytest.mark.parametrize("prefix", ["ext", "Iptc4xmpExt"])
+@pytest.mark.parametrize("form", ["attribute", "element", "resource"])
+def test_properties_are_found_under_any_prefix(prefix: str, form: str) -> None:
+    value = {
+        "attribute": f' {prefix}:DigitalSourceType="digitalCapture">',
+        "element": f"><{prefix}:DigitalSourceType>digitalCapture</{prefix}:DigitalSourceType>",
+        "resource": f'><{prefix}:DigitalSourceType R:resource="digitalCapture"/>',
+    }[form]
+    packet = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><R:RDF xmlns:R="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'<R:Description xmlns:{prefix}="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+        f'xmlns:P="http://ns.adobe.com/photoshop/1.0/" P:Instructions="mine"{value}</R:Description></R:RDF></x:xmpmeta>'
+    ).encode()
+    assert labeled(packet, "ours") == packet.replace(b"digitalCapture", SOURCE_TYPE.encode())
+
+
+def test_a_packet_in_another_encoding_is_labeled_in_it() -> None:
+    result = labeled(XMP.decode().encode("utf-16"), "text")
+    assert result is not None
+    assert values_of(result.decode("utf-16").encode(), EXT) == [SOURCE_TYPE]
+
+
+@pytest.mark.parametrize("packet", [b"no XML", b"<x/>", XMP.replace(b"</rdf:RDF>", b"")])
+def test_what_is_no_xmp_is_refused(packet: bytes) -> None:
+    assert labeled(packet, "text") is None

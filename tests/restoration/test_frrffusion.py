@@ -116,12 +116,18 @@ def test_the_timesteps_are_those_the_network_was_tuned_for() -> None:
 
 def test_levels_are_estimated_given_with_the_options_or_given_with_the_faces(monkeypatch: pytest.MonkeyPatch) -> None:
     restorer = restorer_of()
-    estimates = torch.tensor([[0.6] * 6, [0.1] * 6, [0.0, 0.0, 0.9, 0.9, 0.0, 0.0]])
+    estimates = torch.tensor([[0.6] * 6, [0.1] * 6, [0.0, 0.0, 0.9, 0.9, 0.9, 0.0]])
     remaining = list(estimates)
-    monkeypatch.setattr(restorer._estimator, "forward", lambda crop: remaining.pop(0).unsqueeze(0))
     crops = faces(3)
+
+    def estimated(both: Tensor) -> Tensor:
+        assert torch.equal(both[1], both[0].flip(2))  # the face and its mirror image, whose mean counts
+        level = remaining.pop(0)
+        return torch.stack([level - 0.05, level + 0.05])
+
+    monkeypatch.setattr(restorer._estimator, "forward", estimated)
     result = restorer.reverse(crops, [1, 2, 3])
-    assert torch.equal(result.levels, estimates)
+    assert torch.allclose(result.levels, estimates)
     assert result.untouched.tolist() == [False, True, False]
     assert torch.equal(result.at_256[1], crops[1])
     assert not torch.equal(result.at_256[0], crops[0])

@@ -112,8 +112,8 @@ def count_hashing(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def test_every_row_of_the_table_is_complete() -> None:
-    assert len({row.name for row in WEIGHTS_FILES}) == len({row.sha256 for row in WEIGHTS_FILES}) == 18
-    assert len({row.file_name for row in WEIGHTS_FILES}) == 18
+    assert len({row.name for row in WEIGHTS_FILES}) == len({row.sha256 for row in WEIGHTS_FILES}) == 21
+    assert len({row.file_name for row in WEIGHTS_FILES}) == 21
     for row in WEIGHTS_FILES:
         assert re.fullmatch(r"[0-9a-f]{64}", row.sha256), row.name
         assert all(url.startswith("https://") and url.isascii() for url in row.urls), row.name
@@ -310,7 +310,7 @@ def test_offline_never_opens_a_socket(tmp_path: Path, no_sockets: None) -> None:
         ):
             assert part in str(caught.value)
     assert store.find("gfpgan-1.4") is None
-    assert len(store.status()) == 18
+    assert len(store.status()) == 21
     store.verify("gfpgan-1.4")
     assert not list(tmp_path.glob("*"))
     with pytest.raises(AssertionError, match="a socket was opened"):  # the guard itself works
@@ -440,9 +440,8 @@ def test_the_wheel_takes_what_run_and_eval_need_and_nothing_that_only_trains() -
     root = Path(__file__).parents[2]
     lines = (root / "pyproject.toml").read_text(encoding="utf-8")
     packed = dict(re.findall(r'^"(weights/[^"]+)" = "gfprestore/_weights/([^"]+)"$', lines, re.M))
-    shipped = {path.name for path in (root / "weights").iterdir() if path.is_file()} - {
-        "demo.jpg"
-    }  # the README's figure
+    figures = {"demo.jpg", "frrffusion.jpg"}  # of the README and of a model card
+    shipped = {path.name for path in (root / "weights").iterdir() if path.is_file()} - figures
     assert packed == {f"weights/{name}": name for name in shipped}
     assert {row.released_name for row in WEIGHTS_FILES if row.is_embedded} <= set(packed.values())
     assert sum((root / path).stat().st_size for path in packed) < 25_000_000
