@@ -8,6 +8,8 @@ from dataclasses import replace
 from gfprestore.photo.containers import EXIF_HEADER, Container, FileContentError
 from gfprestore.photo.metadata import Metadata
 
+_PIXEL_CHUNKS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
+
 
 def read(data: bytes) -> Container:
     """Split a WebP file into its metadata and the data for its decoder.
@@ -36,8 +38,12 @@ def _chunks_until(data: bytes, end: int) -> tuple[Metadata, int]:
     while at + 8 <= end:
         name, length = data[at : at + 4], struct.unpack("<I", data[at + 4 : at + 8])[0]
         content = data[at + 8 : at + 8 + length]
-        if len(content) < length:
+        if len(content) < length and name in _PIXEL_CHUNKS:
             raise FileContentError("the file is truncated")
+        if len(content) < length:
+            found = found.warned(f"its {name.decode('latin-1').strip()} chunk is cut off and was skipped")
+            data = data[:4] + struct.pack("<I", at - 8) + data[8:at]
+            break
         at += 8 + length + length % 2
         if name == b"VP8X":
             width, height = (int.from_bytes(content[start : start + 3], "little") + 1 for start in (4, 7))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 from samples import DEEP, deep_png, png_chunk, ramp
 
 from gfprestore.errors import UnreadablePhotoError
@@ -186,6 +186,24 @@ def test_a_truncated_bmp_is_refused_and_read_as_far_as_it_goes_on_request(tmp_pa
     photo = read(cut, tmp_path, ".bmp", accept_truncated=True)
     assert missing_rows(photo) == 40
     np.testing.assert_array_equal(photo.pixels[40:], noise()[40:])
+
+
+@pytest.mark.skipif(not features.check("webp"), reason="Pillow without WebP")
+def test_a_webp_that_ends_in_its_metadata_is_read_with_a_warning(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(noise()).save(stream, "WEBP", lossless=True, xmp=b"<x:xmpmeta/>" * 20)
+    content = stream.getvalue()
+    photo = read(content[:-50], tmp_path, ".webp")
+    np.testing.assert_array_equal(photo.pixels, noise())
+    assert "its XMP chunk is cut off" in " ".join(photo.metadata.warnings)
+    assert "truncated" in refusal(content[: len(content) // 2], tmp_path, ".webp")
+
+
+def test_a_plain_pnm_with_text_in_its_numbers_is_refused(tmp_path: Path) -> None:
+    numbers = " ".join(str(level) for level in range(300, 306)).encode()
+    assert read(b"P2\n3 2 # three\n600\n" + numbers, tmp_path, ".pgm").pixels[0, 0, 0] == 32768
+    for damaged in (numbers[:-9] + b" x 305", numbers[:-4]):
+        assert "truncated" in refusal(b"P2\n3 2\n600\n" + damaged, tmp_path, ".pgm")
 
 
 def test_a_file_that_ends_before_its_pixels_is_refused_in_any_case(tmp_path: Path) -> None:
