@@ -7,7 +7,6 @@ one failed result. A run that ends early (Ctrl-C, a full disk) leaves no incompl
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import functools
 import logging
@@ -17,30 +16,32 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from gfprestore.batch.folders import create_folder_of
 from gfprestore.batch.journal import FAILED, RESTORED, Journal, JournalEntry, utc_now
+from gfprestore.batch.photo_checks import check_unchanged, decoded_bytes, error_message
 from gfprestore.batch.previews import PreviewWriter, write_comparison, write_faces
 from gfprestore.batch.results import OutputOptions, PhotoResult, face_details
 from gfprestore.batch.settings import run_settings
 from gfprestore.batch.source_state import SourceState, read_source_state
 from gfprestore.batch.task_list import PhotoTask, folders_of
+from gfprestore.batch.workers import wait_for_result, worker_threads
 from gfprestore.batch.written_files import FileKeptError, FileState
-from gfprestore.errors import FaceError, FolderError, GfprestoreError, PhotoError
+from gfprestore.errors import FaceError, FolderError
 from gfprestore.faces.detection import DetectedFace, quarter_turns
 from gfprestore.hardware import free_system_memory
 from gfprestore.photo.photo import Photo
-from gfprestore.photo.reading import photo_size, read_photo
+from gfprestore.photo.reading import read_photo
 from gfprestore.photo.turning import turned_right
 from gfprestore.photo.writing import write_photo
 from gfprestore.restoration.planned import NetworkNames, PlannedRestoration
+from gfprestore.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from gfprestore.restoration.restoration import PreparedPhoto, Restoration, RestoredFace, RestoredPhoto
 
 log = logging.getLogger(__name__)
-Value = TypeVar("Value")
 
 # Memory limit for decoded photos waiting for the networks, and again for results waiting for the encoder.
 MOST_WAITING_BYTES = 1 << 30
@@ -110,6 +111,7 @@ class PhotoRun:
         output: Output options.
         on_progress: Called with the current photo and its finished share in [0, 1].
         on_start: Called with the names of the networks when the journals are open.
+        stopwatch: Measures the parts of the run; None makes one.
     """
 
     def __init__(
@@ -118,8 +120,10 @@ class PhotoRun:
         output: OutputOptions | None = None,
         on_progress: Callable[[Path, float], None] | None = None,
         on_start: Callable[[NetworkNames], None] | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         self.planned = restoration
+        self.stopwatch = stopwatch or Stopwatch()
         self.output = output or OutputOptions()
         self.on_progress = on_progress or (lambda _path, _share: None)
         self.on_start = on_start or (lambda _names: None)
@@ -140,7 +144,9 @@ class PhotoRun:
             DeviceError: The device is not available.
         """
         if self._opened is None:
-            self._opened = self.planned.opened()
+            with self.stopwatch.part("start"):
+                self._opened = self.planned.opened()
+            self._opened.stopwatch = self.stopwatch
             settings = run_settings(self._opened, self.output)
             if settings != self._settings:  # the device is not the one that the plan expected
                 self._differs_from_plan = True
@@ -158,7 +164,8 @@ class PhotoRun:
         """
         with contextlib.ExitStack() as stack:
             for folder in folders_of(tasks):
-                journal = self._journals[folder] = stack.enter_context(Journal.open(folder))
+                with self.stopwatch.part("compare"):
+                    journal = self._journals[folder] = stack.enter_context(Journal.open(folder))
                 if journal.damaged_lines:
                     log.warning(
                         f"{journal.path}: {journal.damaged_lines} lines are damaged and skipped. Photos that are "
@@ -166,10 +173,11 @@ class PhotoRun:
                     )
                 if isinstance(self.planned, PlannedRestoration):
                     self.planned.recognize(journal.settings)
-            self._take_settings(run_settings(self.planned, self.output))
-            self.on_start(self.planned.names)
-            decoders = stack.enter_context(_worker_threads(self.output.workers, "decode"))
-            encoders = stack.enter_context(_worker_threads(self.output.workers, "encode"))
+            with self.stopwatch.part("start"):
+                self._take_settings(run_settings(self.planned, self.output))
+                self.on_start(self.planned.names)
+            decoders = stack.enter_context(worker_threads(self.output.workers, "decode"))
+            encoders = stack.enter_context(worker_threads(self.output.workers, "encode"))
             pending: list[_Pending] = []
             for item in self._decode_ahead(tasks, decoders):
                 prepared = self._prepare(item) if isinstance(item, _Decoded) else item
@@ -199,15 +207,16 @@ class PhotoRun:
         held, exhausted = 0, False
         while True:
             while not exhausted and (not ahead or (held < self.waiting_bytes and len(ahead) < 4 * self.output.workers)):
-                task = next(waiting, None)
-                if task is None:
-                    exhausted = True
-                elif (skipped := self._skipped(task)) is not None:
-                    ahead.append((task, 0, skipped))
-                else:
-                    size = decoded_bytes(task.source)
-                    held += size
-                    ahead.append((task, size, threads.submit(self._decode, task)))
+                with self.stopwatch.part("compare"):
+                    task = next(waiting, None)
+                    if task is None:
+                        exhausted = True
+                    elif (skipped := self._skipped(task)) is not None:
+                        ahead.append((task, 0, skipped))
+                    else:
+                        size = decoded_bytes(task.source)
+                        held += size
+                        ahead.append((task, size, threads.submit(self._decode, task)))
             if not ahead:
                 return
             task, size, item = ahead.popleft()
@@ -221,16 +230,20 @@ class PhotoRun:
                 yield skipped
                 continue
             try:
-                yield wait_for_result(item)
+                with self.stopwatch.part("waiting"):
+                    decoded = wait_for_result(item)
             except Exception as error:
                 yield self._failed(task, error)
+            else:
+                yield decoded
 
     def _decode(self, task: PhotoTask) -> _Decoded:
         started = time.monotonic()
-        state = read_source_state(task.source)
-        options = self.planned.options
-        photo = read_photo(task.source, options.max_pixels, accept_truncated=options.accept_truncated)
-        check_unchanged(task.source, state, photo)
+        with self.stopwatch.part("decode"):
+            state = read_source_state(task.source)
+            options = self.planned.options
+            photo = read_photo(task.source, options.max_pixels, accept_truncated=options.accept_truncated)
+            check_unchanged(task.source, state, photo)
         return _Decoded(task, photo, state, time.monotonic() - started)
 
     def _prepare(self, decoded: _Decoded) -> _Pending | PhotoResult:
@@ -327,6 +340,10 @@ class PhotoRun:
         self._encodings.append(_Encoding(photo, report, held, written))
 
     def _write(self, photo: _Pending, finished: RestoredPhoto, result: Photo) -> _Written:
+        with self.stopwatch.part("encode"):
+            return self._write_all(photo, finished, result)
+
+    def _write_all(self, photo: _Pending, finished: RestoredPhoto, result: Photo) -> _Written:
         started = time.monotonic()
         create_folder_of(photo.task)
         journal = self._journals[photo.task.folder]
@@ -367,7 +384,8 @@ class PhotoRun:
         encoding = self._encodings.popleft()
         report = encoding.result
         try:
-            written = wait_for_result(encoding.written)
+            with self.stopwatch.part("waiting"):
+                written = wait_for_result(encoding.written)
         except FolderError:
             raise
         except FileKeptError as kept:  # it was changed during the run
@@ -417,26 +435,28 @@ class PhotoRun:
         written: SourceState | None = None,
     ) -> None:
         """Append a result to the journal; a photo written with an unrestored face is recorded as failed."""
-        self._journals[task.folder].record(
-            JournalEntry(
-                relative=task.relative.as_posix(),
-                source=str(task.source.absolute()),
-                source_sha256=None if state is None else state.sha256,
-                source_size=None if state is None else state.size,
-                source_modified_ns=None if state is None else state.modified_ns,
-                fingerprint=self._fingerprint,
-                status=RESTORED if result.status == "restored" else FAILED,
-                output=None if result.output is None else task.output.relative_to(task.folder).as_posix(),
-                output_size=None if written is None else written.size,
-                output_modified_ns=None if written is None else written.modified_ns,
-                output_sha256=None if written is None else written.sha256,
-                faces=result.faces,
-                restored_faces=result.restored_faces,
-                seconds=round(result.seconds, 3),
-                error=result.error,
-                finished=utc_now(),
+        journal = self._journals[task.folder]
+        with self.stopwatch.part("journal"):
+            journal.record(
+                JournalEntry(
+                    relative=task.relative.as_posix(),
+                    source=str(task.source.absolute()),
+                    source_sha256=None if state is None else state.sha256,
+                    source_size=None if state is None else state.size,
+                    source_modified_ns=None if state is None else state.modified_ns,
+                    fingerprint=self._fingerprint,
+                    status=RESTORED if result.status == "restored" else FAILED,
+                    output=None if result.output is None else task.output.relative_to(task.folder).as_posix(),
+                    output_size=None if written is None else written.size,
+                    output_modified_ns=None if written is None else written.modified_ns,
+                    output_sha256=None if written is None else written.sha256,
+                    faces=result.faces,
+                    restored_faces=result.restored_faces,
+                    seconds=round(result.seconds, 3),
+                    error=result.error,
+                    finished=utc_now(),
+                )
             )
-        )
 
 
 def _common_turns(faces: Sequence[DetectedFace]) -> int:
@@ -449,59 +469,3 @@ def _turned_warning(count: int, turns: int) -> str:
     subject = "its face is" if count == 1 else f"its {count} faces are"
     how = {1: "turned to the left", 2: "upside down", 3: "turned to the right"}[turns]
     return f"{subject} {how}; --auto-rotate writes such a photo upright"
-
-
-def decoded_bytes(path: Path) -> int:
-    """Memory of a photo's pixels in bytes, from its header; 0 if it is unreadable, which decoding reports."""
-    try:
-        width, height = photo_size(path)
-    except Exception:  # a malformed header must not end the run; decoding fails for that photo only
-        return 0
-    return 3 * width * height
-
-
-def check_unchanged(source: Path, state: SourceState, photo: Photo) -> None:
-    """Check that the decoded original is the one that was hashed for the journal.
-
-    An original that was deleted after decoding is accepted.
-
-    Raises:
-        PhotoError: The file was changed after its hash was taken or while it was decoded.
-    """
-    times = photo.metadata.file_times
-    changed = times is not None and times[1] != state.modified_ns
-    with contextlib.suppress(OSError):
-        status = source.stat()
-        changed = changed or (status.st_size, status.st_mtime_ns) != (state.size, state.modified_ns)
-    if changed:
-        raise PhotoError(f"{source} changed while it was read. Run again when no other program is writing to it.")
-
-
-def error_message(error: Exception, source: Path) -> str:
-    """Error message for one photo; the traceback of a bug goes to the log, visible with `--debug`."""
-    if isinstance(error, GfprestoreError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return f"{source} does not fit into memory. Close other programs, or lower --workers."
-    log.debug("%s failed", source, exc_info=error)
-    return (
-        f"{source} could not be restored: {type(error).__name__}: {error}. This is a bug of gfprestore. "
-        "Run it again with --debug and report the output."
-    )
-
-
-def wait_for_result(future: Future[Value]) -> Value:
-    """Wait for a future's result with a polling loop, so that Ctrl-C works on every platform."""
-    while not future.done():
-        concurrent.futures.wait([future], timeout=0.2)
-    return future.result()
-
-
-@contextlib.contextmanager
-def _worker_threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """Thread pool that finishes its current files and cancels queued ones when the run ends early."""
-    threads = ThreadPoolExecutor(count, thread_name_prefix=name)
-    try:
-        yield threads
-    finally:
-        threads.shutdown(wait=True, cancel_futures=True)
