@@ -40,6 +40,7 @@ from gfprestore.photo.writing import check_pages, check_size, write_photo
 from gfprestore.pixels import enlarged_size
 from gfprestore.restoration.pages import RestoredPage, restore_pages
 from gfprestore.restoration.planned import NetworkNames, PlannedRestoration
+from gfprestore.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from gfprestore.restoration.restoration import Restoration, RestoredFace, RestoredPhoto
@@ -59,6 +60,7 @@ class PhotoRun:
         output: Output options.
         on_progress: Called with the current photo and its finished share in [0, 1].
         on_start: Called with the names of the networks when the journals are open.
+        stopwatch: Measures the parts of the run; None makes one.
     """
 
     def __init__(
@@ -67,8 +69,10 @@ class PhotoRun:
         output: OutputOptions | None = None,
         on_progress: Callable[[Path, float], None] | None = None,
         on_start: Callable[[NetworkNames], None] | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         self.planned = restoration
+        self.stopwatch = stopwatch or Stopwatch()
         self.output = output or OutputOptions()
         self.on_progress = on_progress or (lambda _path, _share: None)
         self.on_start = on_start or (lambda _names: None)
@@ -89,7 +93,9 @@ class PhotoRun:
             DeviceError: The device is not available.
         """
         if self._opened is None:
-            self._opened = self.planned.opened()
+            with self.stopwatch.part("start"):
+                self._opened = self.planned.opened()
+            self._opened.stopwatch = self.stopwatch
             settings = run_settings(self._opened, self.output)
             if settings != self._settings:  # the device is not the one that the plan expected
                 self._differs_from_plan = True
@@ -109,7 +115,8 @@ class PhotoRun:
             for folder in folders_of(tasks):
                 recorded = tasks[0].recorded  # a single file is the only task of its run
                 opened = Journal.open(folder) if recorded else SingleFileJournal(folder)
-                journal = self._journals[folder] = stack.enter_context(opened)
+                with self.stopwatch.part("compare"):
+                    journal = self._journals[folder] = stack.enter_context(opened)
                 if journal.damaged_lines:
                     log.warning(
                         f"{journal.path}: {journal.damaged_lines} lines are damaged and skipped. Photos that are "
@@ -117,8 +124,9 @@ class PhotoRun:
                     )
                 if isinstance(self.planned, PlannedRestoration):
                     self.planned.recognize(journal.settings)
-            self._take_settings(run_settings(self.planned, self.output))
-            self.on_start(self.planned.names)
+            with self.stopwatch.part("start"):
+                self._take_settings(run_settings(self.planned, self.output))
+                self.on_start(self.planned.names)
             decoders = stack.enter_context(worker_threads(self.output.workers, "decode"))
             encoders = stack.enter_context(worker_threads(self.output.workers, "encode"))
             pending: list[PendingPhoto] = []
@@ -150,21 +158,16 @@ class PhotoRun:
         held, exhausted = 0, False
         while True:
             while not exhausted and (not ahead or (held < self.waiting_bytes and len(ahead) < 4 * self.output.workers)):
-                task = next(waiting, None)
-                if task is None:
-                    exhausted = True
-                elif (skipped := self._skipped(task)) is not None:
-                    ahead.append((task, 0, skipped))
-                else:
-                    size = decoded_bytes(task.source)
-                    held += size
-                    ahead.append(
-                        (
-                            task,
-                            size,
-                            threads.submit(self._decode, task),
-                        )
-                    )
+                with self.stopwatch.part("compare"):
+                    task = next(waiting, None)
+                    if task is None:
+                        exhausted = True
+                    elif (skipped := self._skipped(task)) is not None:
+                        ahead.append((task, 0, skipped))
+                    else:
+                        size = decoded_bytes(task.source)
+                        held += size
+                        ahead.append((task, size, threads.submit(self._decode, task)))
             if not ahead:
                 return
             task, size, item = ahead.popleft()
@@ -178,17 +181,21 @@ class PhotoRun:
                 yield skipped
                 continue
             try:
-                yield wait_for_result(item)
+                with self.stopwatch.part("waiting"):
+                    decoded = wait_for_result(item)
             except Exception as error:
                 yield self._failed(task, error)
+            else:
+                yield decoded
 
     def _decode(self, task: PhotoTask) -> DecodedPhoto:
         """Decode a photo, or the first of its pages, and check that its result fits into the output's format."""
         started = time.monotonic()
-        state = read_source_state(task.source)
         options = self.planned.options
-        photo = read_photo(task.source, options.max_pixels, options.accept_truncated, True)
-        check_unchanged(task.source, state, photo)
+        with self.stopwatch.part("decode"):
+            state = read_source_state(task.source)
+            photo = read_photo(task.source, options.max_pixels, options.accept_truncated, True)
+            check_unchanged(task.source, state, photo)
         check_pages(task.output, photo)
         if not options.aligned:
             height, width = enlarged_size(photo.pixels.shape[0], photo.pixels.shape[1], self.planned.names.upscale)
@@ -339,6 +346,10 @@ class PhotoRun:
         return note
 
     def _write(self, photo: PendingPhoto, finished: RestoredPhoto, result: Photo) -> WrittenPhoto:
+        with self.stopwatch.part("encode"):
+            return self._write_all(photo, finished, result)
+
+    def _write_all(self, photo: PendingPhoto, finished: RestoredPhoto, result: Photo) -> WrittenPhoto:
         started = time.monotonic()
         states: list[SourceState] = []
         note = self._begin_writing(photo.task, states)
@@ -372,7 +383,8 @@ class PhotoRun:
         encoding = self._encodings.popleft()
         report = encoding.result
         try:
-            written = wait_for_result(encoding.written)
+            with self.stopwatch.part("waiting"):
+                written = wait_for_result(encoding.written)
         except FolderError:
             raise
         except FileKeptError as kept:  # it was changed during the run
@@ -424,27 +436,29 @@ class PhotoRun:
         orientation: int | None = None,
     ) -> None:
         """Append a result to the journal; a photo written with an unrestored face is recorded as failed."""
-        self._journals[task.folder].record(
-            JournalEntry(
-                relative=task.relative.as_posix(),
-                source=str(task.source.absolute()),
-                source_sha256=None if state is None else state.sha256,
-                source_size=None if state is None else state.size,
-                source_modified_ns=None if state is None else state.modified_ns,
-                fingerprint=self._fingerprint,
-                status=RESTORED if result.status == "restored" else FAILED,
-                output=None if result.output is None else task.output.relative_to(task.folder).as_posix(),
-                output_size=None if written is None else written.size,
-                output_modified_ns=None if written is None else written.modified_ns,
-                output_sha256=None if written is None else written.sha256,
-                faces=result.faces,
-                restored_faces=result.restored_faces,
-                orientation=orientation,
-                seconds=round(result.seconds, 3),
-                error=result.error,
-                finished=utc_now(),
+        journal = self._journals[task.folder]
+        with self.stopwatch.part("journal"):
+            journal.record(
+                JournalEntry(
+                    relative=task.relative.as_posix(),
+                    source=str(task.source.absolute()),
+                    source_sha256=None if state is None else state.sha256,
+                    source_size=None if state is None else state.size,
+                    source_modified_ns=None if state is None else state.modified_ns,
+                    fingerprint=self._fingerprint,
+                    status=RESTORED if result.status == "restored" else FAILED,
+                    output=None if result.output is None else task.output.relative_to(task.folder).as_posix(),
+                    output_size=None if written is None else written.size,
+                    output_modified_ns=None if written is None else written.modified_ns,
+                    output_sha256=None if written is None else written.sha256,
+                    faces=result.faces,
+                    restored_faces=result.restored_faces,
+                    orientation=orientation,
+                    seconds=round(result.seconds, 3),
+                    error=result.error,
+                    finished=utc_now(),
+                )
             )
-        )
 
 
 def decoded_bytes(path: Path) -> int:

@@ -37,6 +37,7 @@ from gfprestore.restoration.options import RunOptions
 from gfprestore.restoration.pages import restore_pages
 from gfprestore.restoration.planned import NetworkNames, resolved
 from gfprestore.restoration.transparency import enlarge_alpha, filled_outward
+from gfprestore.stopwatch import Stopwatch
 from gfprestore.tensors import pixels_to_signed, signed_to_pixels
 from gfprestore.weights.store import WeightsStore
 
@@ -134,6 +135,7 @@ class Restoration:
     ) -> None:
         self.options = options or RunOptions()
         self.options.check()
+        self.stopwatch = Stopwatch()
         self.device = choose_device(self.options.device)
         self.dtype = choose_precision(self.options.precision, self.device)
         if chooser is None or chooser.device_type != self.device.type:
@@ -296,6 +298,10 @@ class Restoration:
         Returns:
             The photo with one crop per face; for aligned inputs the crop is the whole image.
         """
+        with self.stopwatch.part("align"):
+            return self._prepared(pixels, name)
+
+    def _prepared(self, pixels: Pixels, name: str) -> PreparedPhoto:
         faces: tuple[DetectedFace, ...] = ()
         crops: tuple[FaceCrop, ...] = ()
         shares: tuple[float, ...] = ()
@@ -304,9 +310,11 @@ class Restoration:
                 crops, shares = (whole_image_crop(pixels, self.restorer.input_size),), (1.0,)
             elif self.detector is not None:
                 threshold = self.options.detection_threshold
+                with self.stopwatch.part("detect"):
+                    found = self.detector.detect(pixels)
                 faces = tuple(
                     select_faces(
-                        self.detector.detect(pixels),
+                        found,
                         (pixels.shape[1], pixels.shape[0]),
                         only_center=self.options.only_center_face,
                         min_face=self.options.min_face,
@@ -349,8 +357,9 @@ class Restoration:
         """
         jobs = [(photo, index) for photo in photos for index in range(len(photo.crops))]
         results: list[RestoredFace | None] = []
-        for start in range(0, len(jobs), self.batch_size):
-            results.extend(self._restore_batch(jobs[start : start + self.batch_size]))
+        with self.stopwatch.part("paste"):
+            for start in range(0, len(jobs), self.batch_size):
+                results.extend(self._restore_batch(jobs[start : start + self.batch_size]))
         remaining = iter(results)
         return [[next(remaining) for _ in photo.crops] for photo in photos]
 
@@ -358,9 +367,10 @@ class Restoration:
         assert self.restorer is not None
         crops = torch.cat([pixels_to_signed(photo.crops[index].pixels) for photo, index in jobs])  # (B, 3, S, S)
         seeds = None if self.options.seed is None else [photo.seeds[index] for photo, index in jobs if photo.seeds]
-        reversal = self.restorer.reverse(crops, seeds) if isinstance(self.restorer, FRRffusionRestorer) else None
-        restored = self.restorer.restore(crops, seeds) if reversal is None else reversal.restored
-        masks = self._masks(restored)
+        with self.stopwatch.part("restore"):
+            reversal = self.restorer.reverse(crops, seeds) if isinstance(self.restorer, FRRffusionRestorer) else None
+            restored = self.restorer.restore(crops, seeds) if reversal is None else reversal.restored
+            masks = self._masks(restored)
         if reversal is not None:
             masks = np.maximum(masks, reversal.changed_places(crops))
         faces: list[RestoredFace | None] = []
@@ -423,20 +433,27 @@ class Restoration:
         if self.background is None:
             canvas = self._finish_aligned(prepared, restored)
         else:
-            canvas = self.background.enlarge(
-                prepared.pixels, self.upscale, on_progress=on_progress, should_stop=should_stop
-            )
-            if np.may_share_memory(canvas, prepared.pixels):
-                canvas = canvas.copy()
-            height, width = prepared.pixels.shape[:2]
-            scale = (canvas.shape[1] / width, canvas.shape[0] / height)
-            for index, (crop, face) in enumerate(zip(prepared.crops, restored, strict=True)):
-                if face is not None and not face.is_untouched:
-                    neighbors = [*prepared.crops[:index], *prepared.crops[index + 1 :]]
-                    mask = yield_to_neighbors(face.mask, crop, neighbors)
-                    strength = self.options.strength * prepared.shares[index]
-                    paste_face(canvas, face.pixels, crop, scale, mask, strength)
+            with self.stopwatch.part("background"):
+                canvas = self.background.enlarge(
+                    prepared.pixels, self.upscale, on_progress=on_progress, should_stop=should_stop
+                )
+            with self.stopwatch.part("paste"):
+                canvas = self._pasted(canvas, prepared, restored)
         return RestoredPhoto(canvas, prepared.faces, prepared.crops, tuple(restored))
+
+    def _pasted(self, canvas: Pixels, prepared: PreparedPhoto, restored: Sequence[RestoredFace | None]) -> Pixels:
+        """The enlarged photo with the restored faces."""
+        if np.may_share_memory(canvas, prepared.pixels):
+            canvas = canvas.copy()
+        height, width = prepared.pixels.shape[:2]
+        scale = (canvas.shape[1] / width, canvas.shape[0] / height)
+        for index, (crop, face) in enumerate(zip(prepared.crops, restored, strict=True)):
+            if face is not None and not face.is_untouched:
+                neighbors = [*prepared.crops[:index], *prepared.crops[index + 1 :]]
+                mask = yield_to_neighbors(face.mask, crop, neighbors)
+                strength = self.options.strength * prepared.shares[index]
+                paste_face(canvas, face.pixels, crop, scale, mask, strength)
+        return canvas
 
     def _finish_aligned(self, prepared: PreparedPhoto, restored: Sequence[RestoredFace | None]) -> Pixels:
         face = restored[0]
