@@ -18,16 +18,18 @@ def read(data: bytes) -> Container:
         FileContentError: The structure is damaged or unsupported, or the file is truncated.
     """
     stated = 8 + struct.unpack("<I", data[4:8])[0]
-    found, frames = _chunks_until(data, min(len(data), stated + stated % 2))
+    found, frames, cut_at = _chunks_until(data, min(len(data), stated + stated % 2))
     if trailing := len(data[stated:].rstrip(b"\0")):
         found = found.warned(f"not copied: {trailing} bytes after the image (a second image or a clip)")
     if not frames or not found.size[0] or not found.size[1]:
         raise FileContentError("the file contains no image")
+    if cut_at is not None:
+        data = data[:4] + struct.pack("<I", cut_at - 8) + data[8:cut_at]
     return Container(found, data, frames=frames)
 
 
-def _chunks_until(data: bytes, end: int) -> tuple[Metadata, int]:
-    """Metadata and number of images of the chunks before an offset.
+def _chunks_until(data: bytes, end: int) -> tuple[Metadata, int, int | None]:
+    """Metadata and number of images of the chunks before an offset, and where a chunk of metadata is cut off.
 
     Raises:
         FileContentError: A chunk is cut off.
@@ -42,8 +44,7 @@ def _chunks_until(data: bytes, end: int) -> tuple[Metadata, int]:
             raise FileContentError("the file is truncated")
         if len(content) < length:
             found = found.warned(f"its {name.decode('latin-1').strip()} chunk is cut off and was skipped")
-            data = data[:4] + struct.pack("<I", at - 8) + data[8:at]
-            break
+            return found, frames, at
         at += 8 + length + length % 2
         if name == b"VP8X":
             width, height = (int.from_bytes(content[start : start + 3], "little") + 1 for start in (4, 7))
@@ -70,4 +71,4 @@ def _chunks_until(data: bytes, end: int) -> tuple[Metadata, int]:
             unknown.append(repr(name.decode("latin-1")))
     if unknown:
         found = found.warned(f"not copied, because it is not known: chunk {', '.join(sorted(set(unknown)))}")
-    return found, frames
+    return found, frames, None
