@@ -199,10 +199,7 @@ def run(
         accept_truncated=accept_truncated,
     )
     options.check()
-    if auto_rotate and (aligned or restorer == "none"):
-        raise UsageError(
-            "--auto-rotate goes by the faces, which are not searched here. Remove it, or --aligned, or --restorer none."
-        )
+    _check_rotation(auto_rotate, aligned or restorer == "none")
     how = OutputOptions(file_format.value, quality, overwrite, save_faces, compare, workers, auto_rotate)
     reporter = Reporter(json_output)
     plan = (
@@ -240,6 +237,18 @@ def run(
     failed = run_photos(plan, restoration, how, reporter)
     if failed or plan.problems:
         raise typer.Exit(int(ExitCode.SOME_FAILED))
+
+
+def _check_rotation(auto_rotate: bool, without_faces: bool) -> None:
+    """Check that faces are searched where they decide how a photo is turned.
+
+    Raises:
+        UsageError: They are not.
+    """
+    if auto_rotate and without_faces:
+        raise UsageError(
+            "--auto-rotate goes by the faces, which are not searched here. Remove it, or --aligned, or --restorer none."
+        )
 
 
 def _show_plan(plan: Plan, how: OutputOptions, reporter: Reporter) -> None:

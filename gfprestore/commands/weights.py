@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gfprestore.commands.boundary import command
-from gfprestore.commands.options import Debug, Json, Offline, WeightsDir, behavior_option, io_option
+from gfprestore.commands.options import Debug, Json, Offline, WeightsDir, behavior_option
 from gfprestore.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def weights_fetch(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Names from `weights list`.")] = None,
     purpose: Annotated[
         Purpose | None,
-        io_option("--for", help="Fetch everything that this command can use, and ask first."),
+        behavior_option("--for", help="Fetch everything that this command can use, and ask first."),
     ] = None,
     yes: Annotated[bool, behavior_option("--yes", "-y", help="Fetch without asking.")] = False,
     weights_dir: WeightsDir = None,
@@ -81,19 +81,29 @@ def weights_fetch(
     """Download networks and verify their SHA-256."""
     from gfprestore.console import DownloadProgress, Reporter
     from gfprestore.weights.store import WeightsStore
-    from gfprestore.weights.table import WEIGHTS_FOR
 
-    if bool(names) == bool(purpose):
-        raise UsageError("Name the networks to fetch, or use --for run, --for train or --for eval.")
     reporter = Reporter()
     store = WeightsStore(weights_dir, offline=offline)
-    wanted = [store.row(name) for name in (WEIGHTS_FOR[purpose.value] if purpose is not None else names or ())]
+    wanted = [store.row(name) for name in _wanted_names(names, purpose)]
     if purpose is not None and not _agree(wanted, store, reporter, yes):
         raise typer.Exit(int(ExitCode.SOME_FAILED))
     for row in wanted:
         path = store.fetch(row.name, DownloadProgress(reporter, row.name))
         reporter.answer(f"{row.name}: {path}")
         reporter.note(f"license of {row.name}: {row.license}")
+
+
+def _wanted_names(names: list[str] | None, purpose: Purpose | None) -> tuple[str, ...]:
+    """Names of the networks to fetch.
+
+    Raises:
+        UsageError: Neither names nor a purpose are given, or both.
+    """
+    from gfprestore.weights.table import WEIGHTS_FOR
+
+    if bool(names) == bool(purpose):
+        raise UsageError("Name the networks to fetch, or use --for run, --for train or --for eval.")
+    return WEIGHTS_FOR[purpose.value] if purpose is not None else tuple(names or ())
 
 
 def _agree(wanted: list[WeightsFile], store: WeightsStore, reporter: Reporter, yes: bool) -> bool:
