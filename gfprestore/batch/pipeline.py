@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gfprestore.batch.folders import create_folder_of
 from gfprestore.batch.journal import FAILED, RESTORED, Journal, JournalEntry, utc_now
@@ -40,11 +40,13 @@ from gfprestore.photo.writing import check_pages, check_size, write_photo
 from gfprestore.pixels import enlarged_size
 from gfprestore.restoration.pages import RestoredPage, restore_pages
 from gfprestore.restoration.planned import NetworkNames, PlannedRestoration
+from gfprestore.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from gfprestore.restoration.restoration import Restoration, RestoredFace, RestoredPhoto
 
 log = logging.getLogger(__name__)
+Value = TypeVar("Value")
 
 # Memory limit for decoded photos waiting for the networks, and again for results waiting for the encoder.
 MOST_WAITING_BYTES = 1 << 30
@@ -59,6 +61,7 @@ class PhotoRun:
         output: Output options.
         on_progress: Called with the current photo and its finished share in [0, 1].
         on_start: Called with the names of the networks when the journals are open.
+        stopwatch: Measures the parts of the run; None makes one.
     """
 
     def __init__(
@@ -67,8 +70,10 @@ class PhotoRun:
         output: OutputOptions | None = None,
         on_progress: Callable[[Path, float], None] | None = None,
         on_start: Callable[[NetworkNames], None] | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         self.planned = restoration
+        self.stopwatch = stopwatch or Stopwatch()
         self.output = output or OutputOptions()
         self.on_progress = on_progress or (lambda _path, _share: None)
         self.on_start = on_start or (lambda _names: None)
@@ -89,7 +94,9 @@ class PhotoRun:
             DeviceError: The device is not available.
         """
         if self._opened is None:
-            self._opened = self.planned.opened()
+            with self.stopwatch.part("start"):
+                self._opened = self.planned.opened()
+            self._opened.stopwatch = self.stopwatch
             settings = run_settings(self._opened, self.output)
             if settings != self._settings:  # the device is not the one that the plan expected
                 self._differs_from_plan = True
@@ -108,7 +115,8 @@ class PhotoRun:
         with contextlib.ExitStack() as stack:
             for folder in folders_of(tasks):
                 recorded = tasks[0].recorded  # a single file is the only task of its run
-                opened = Journal.open(folder) if recorded else SingleFileJournal(folder)
+                with self.stopwatch.part("compare"):
+                    opened = Journal.open(folder) if recorded else SingleFileJournal(folder)
                 journal = self._journals[folder] = stack.enter_context(opened)
                 if journal.damaged_lines:
                     log.warning(
@@ -117,8 +125,9 @@ class PhotoRun:
                     )
                 if isinstance(self.planned, PlannedRestoration):
                     self.planned.recognize(journal.settings)
-            self._take_settings(run_settings(self.planned, self.output))
-            self.on_start(self.planned.names)
+            with self.stopwatch.part("start"):
+                self._take_settings(run_settings(self.planned, self.output))
+                self.on_start(self.planned.names)
             decoders = stack.enter_context(worker_threads(self.output.workers, "decode"))
             encoders = stack.enter_context(worker_threads(self.output.workers, "encode"))
             pending: list[PendingPhoto] = []
@@ -150,21 +159,16 @@ class PhotoRun:
         held, exhausted = 0, False
         while True:
             while not exhausted and (not ahead or (held < self.waiting_bytes and len(ahead) < 4 * self.output.workers)):
-                task = next(waiting, None)
-                if task is None:
-                    exhausted = True
-                elif (skipped := self._skipped(task)) is not None:
-                    ahead.append((task, 0, skipped))
-                else:
-                    size = decoded_bytes(task.source)
-                    held += size
-                    ahead.append(
-                        (
-                            task,
-                            size,
-                            threads.submit(self._decode, task),
-                        )
-                    )
+                with self.stopwatch.part("compare"):
+                    task = next(waiting, None)
+                    if task is None:
+                        exhausted = True
+                    elif (skipped := self._skipped(task)) is not None:
+                        ahead.append((task, 0, skipped))
+                    else:
+                        size = decoded_bytes(task.source)
+                        held += size
+                        ahead.append((task, size, threads.submit(self._timed, "decode", self._decode, task)))
             if not ahead:
                 return
             task, size, item = ahead.popleft()
@@ -178,9 +182,17 @@ class PhotoRun:
                 yield skipped
                 continue
             try:
-                yield wait_for_result(item)
+                with self.stopwatch.part("waiting"):
+                    decoded = wait_for_result(item)
             except Exception as error:
                 yield self._failed(task, error)
+            else:
+                yield decoded
+
+    def _timed(self, part: str, work: Callable[..., Value], *arguments: object) -> Value:
+        """Do some work, and count its time for a part of the run."""
+        with self.stopwatch.part(part):
+            return work(*arguments)
 
     def _decode(self, task: PhotoTask) -> DecodedPhoto:
         """Decode a photo, or the first of its pages, and check that its result fits into the output's format."""
@@ -196,7 +208,9 @@ class PhotoRun:
         return DecodedPhoto(task, photo, state, time.monotonic() - started)
 
     def _prepared(self, decoded: DecodedPhoto) -> PendingPhoto | PhotoResult:
-        return self._prepare(decoded) if decoded.photo.pages == 1 else self._restore_pages(decoded)
+        if decoded.photo.pages > 1:
+            return self._timed("encode", self._restore_pages, decoded)
+        return self._timed("align", self._prepare, decoded)
 
     def _restore_pages(self, decoded: DecodedPhoto) -> PhotoResult:
         """Restore and write the pages of a file one after another; they are decoded here, not ahead."""
@@ -263,7 +277,7 @@ class PhotoRun:
         if not pending:
             return
         started = time.monotonic()
-        restored = self._restore_faces(pending)
+        restored = self._timed("paste", self._restore_faces, pending)
         seconds_a_face = (time.monotonic() - started) / max(sum(len(photo.prepared.crops) for photo in pending), 1)
         for photo, faces in zip(pending, restored, strict=True):
             spent = photo.seconds + seconds_a_face * len(photo.prepared.crops)
@@ -272,10 +286,11 @@ class PhotoRun:
                 continue
             started = time.monotonic()
             try:
-                finished = self.restoration.finish(
-                    photo.prepared, faces, functools.partial(self.on_progress, photo.task.source)
-                )
-                result = self.restoration.with_result(photo.photo, finished)
+                with self.stopwatch.part("paste"):
+                    finished = self.restoration.finish(
+                        photo.prepared, faces, functools.partial(self.on_progress, photo.task.source)
+                    )
+                    result = self.restoration.with_result(photo.photo, finished)
             except Exception as error:
                 spent += time.monotonic() - started
                 yield self._failed(photo.task, error, spent, len(photo.prepared.crops))
@@ -324,7 +339,7 @@ class PhotoRun:
                 "the weights file."
             )
             report = replace(report, status="failed", error=str(error))
-        written = threads.submit(self._write, photo, finished, result)
+        written = threads.submit(self._timed, "encode", self._write, photo, finished, result)
         self._encodings.append(EncodingPhoto(photo, report, held, written))
 
     def _begin_writing(self, task: PhotoTask, states: list[SourceState]) -> Callable[[Path], None]:
@@ -372,7 +387,8 @@ class PhotoRun:
         encoding = self._encodings.popleft()
         report = encoding.result
         try:
-            written = wait_for_result(encoding.written)
+            with self.stopwatch.part("waiting"):
+                written = wait_for_result(encoding.written)
         except FolderError:
             raise
         except FileKeptError as kept:  # it was changed during the run
@@ -424,7 +440,9 @@ class PhotoRun:
         orientation: int | None = None,
     ) -> None:
         """Append a result to the journal; a photo written with an unrestored face is recorded as failed."""
-        self._journals[task.folder].record(
+        self._timed(
+            "journal",
+            self._journals[task.folder].record,
             JournalEntry(
                 relative=task.relative.as_posix(),
                 source=str(task.source.absolute()),
@@ -443,7 +461,7 @@ class PhotoRun:
                 seconds=round(result.seconds, 3),
                 error=result.error,
                 finished=utc_now(),
-            )
+            ),
         )
 
 

@@ -45,8 +45,9 @@ if TYPE_CHECKING:
     from gfprestore.batch.results import OutputOptions, PhotoResult, ResultCounts
     from gfprestore.batch.task_list import PhotoTask
     from gfprestore.batch.written_files import FileState
-    from gfprestore.console import Reporter
+    from gfprestore.console import Reporter, RunProgress
     from gfprestore.restoration.planned import NetworkNames, PlannedRestoration
+    from gfprestore.stopwatch import Stopwatch
 
 
 @command
@@ -157,6 +158,9 @@ def run(
         int | None,
         behavior_option("--seed", metavar="N", help="Random seed of the network's noise; default: the stored noise."),
     ] = None,
+    profile: Annotated[
+        bool, behavior_option("--profile", help="Show at the end how many seconds each part of the run took.")
+    ] = False,
     weights_dir: WeightsDir = None,
     offline: Offline = False,
     json_output: Json = False,
@@ -173,6 +177,7 @@ def run(
     from gfprestore.photo.writing import output_suffix
     from gfprestore.restoration.options import RunOptions, reversal_options
     from gfprestore.restoration.planned import PlannedRestoration
+    from gfprestore.stopwatch import Stopwatch
 
     reversal = reversal_options(retouch_levels, sampler, sampling_steps, eta)
     options = RunOptions(
@@ -202,28 +207,30 @@ def run(
     _check_rotation(auto_rotate, aligned or restorer == "none")
     how = OutputOptions(file_format.value, quality, overwrite, save_faces, compare, workers, auto_rotate)
     reporter = Reporter(json_output)
-    plan = (
-        plan_single_file(
-            photos,
-            output,
-            format=how.format,
-            suffixes=PHOTO_SUFFIXES,
-            exclude=exclude or (),
-            kinds=READABLE_KINDS,
-            system_folders=include_system_folders,
+    stopwatch = Stopwatch()
+    with stopwatch.part("plan"):
+        plan = (
+            plan_single_file(
+                photos,
+                output,
+                format=how.format,
+                suffixes=PHOTO_SUFFIXES,
+                exclude=exclude or (),
+                kinds=READABLE_KINDS,
+                system_folders=include_system_folders,
+            )
+            if output is not None and names_a_file(output)
+            else plan_photos(
+                photos,
+                output,
+                suffixes=PHOTO_SUFFIXES,
+                rename=lambda source: output_suffix(source, how.format),
+                exclude=exclude or (),
+                kinds=READABLE_KINDS,
+                system_folders=include_system_folders,
+            )
         )
-        if output is not None and names_a_file(output)
-        else plan_photos(
-            photos,
-            output,
-            suffixes=PHOTO_SUFFIXES,
-            rename=lambda source: output_suffix(source, how.format),
-            exclude=exclude or (),
-            kinds=READABLE_KINDS,
-            system_folders=include_system_folders,
-        )
-    )
-    plan = with_sidecars(plan, exclude or ())
+        plan = with_sidecars(plan, exclude or ())
     for entry in plan.problems:
         reporter.warn(f"{entry.path}: {entry.described}")
     for message in image_warnings(left_out_of(entry for entry in plan.skipped if not entry.is_problem)):
@@ -234,7 +241,7 @@ def run(
         _show_plan(plan, how, reporter)
         return
     restoration = PlannedRestoration(options, download_reporter(reporter))
-    failed = run_photos(plan, restoration, how, reporter)
+    failed = run_photos(plan, restoration, how, reporter, stopwatch if profile else None)
     if failed or plan.problems:
         raise typer.Exit(int(ExitCode.SOME_FAILED))
 
@@ -329,16 +336,10 @@ def _state_of(task: PhotoTask, journal: Journal) -> FileState:
     return FileState.NEW if state is FileState.RESTORED else state  # the original changed, or the run did not end
 
 
-def run_photos(plan: Plan, restoration: PlannedRestoration, how: OutputOptions, reporter: Reporter) -> int:
-    """Run a plan, report each result, and return the number of failed photos."""
-    import time
-
-    from gfprestore.batch.folder_times import keep_folder_times
+def _prepare_outputs(plan: Plan, restoration: PlannedRestoration) -> list[tuple[Path, Path]]:
+    """Create the output folders, after checks whose errors leave none; returns new ones with their input folders."""
     from gfprestore.batch.output_folder import prepare_output
-    from gfprestore.batch.pipeline import PhotoRun
-    from gfprestore.batch.results import ResultCounts
     from gfprestore.batch.walk import JOURNAL_NAME
-    from gfprestore.console import RunProgress
 
     is_first_run = not any((folder / JOURNAL_NAME).exists() for folder in plan.output_folders)
     if is_first_run and restoration.must_open_first:
@@ -350,6 +351,37 @@ def run_photos(plan: Plan, restoration: PlannedRestoration, how: OutputOptions, 
         sources = [source for output, source in plan.mirrored if output == folder]
         if prepare_output(folder, sources) and len(sources) == 1:
             new_folders.append((folder, sources[0]))
+    return new_folders
+
+
+def run_photos(
+    plan: Plan,
+    restoration: PlannedRestoration,
+    how: OutputOptions,
+    reporter: Reporter,
+    profile: Stopwatch | None = None,
+) -> int:
+    """Run a plan, report each result, and return the number of failed photos.
+
+    Args:
+        plan: The photos.
+        restoration: The planned restoration.
+        how: Output options.
+        reporter: Shows results and messages.
+        profile: Measures the run, whose parts are then shown; None shows none.
+    """
+    import time
+
+    from gfprestore.stopwatch import Stopwatch
+
+    stopwatch = profile or Stopwatch()
+    with stopwatch.part("start"):
+        from gfprestore.batch.folder_times import keep_folder_times
+        from gfprestore.batch.pipeline import PhotoRun
+        from gfprestore.batch.results import ResultCounts
+        from gfprestore.console import RunProgress
+
+        new_folders = _prepare_outputs(plan, restoration)
 
     def tell_networks(names: NetworkNames) -> None:
         reporter.note(
@@ -362,19 +394,26 @@ def run_photos(plan: Plan, restoration: PlannedRestoration, how: OutputOptions, 
     try:
         with RunProgress(reporter, len(plan.tasks)) as progress:
             photo_run = PhotoRun(
-                restoration, how, lambda path, share: progress.working_on(path.name, share), tell_networks
+                restoration, how, lambda path, share: progress.working_on(path.name, share), tell_networks, stopwatch
             )
             for result in photo_run.results(plan.tasks):
-                counts.add(result)
-                reporter.record(result.as_json())
-                is_failed, is_kept = result.status == "failed", result.skipped_because in ("changed", "taken")
-                progress.advance(_line_of(result), result.restored_faces, is_failed, is_notable=is_kept)
-                for warning in result.warnings:
-                    reporter.warn(f"{result.source}: {warning}")
+                with stopwatch.part("report"):
+                    counts.add(result)
+                    _report(result, reporter, progress)
     finally:
-        keep_folder_times(plan.tasks, new_folders)
-        _summarize(counts, time.monotonic() - started, plan, reporter)
+        with stopwatch.part("report"):
+            keep_folder_times(plan.tasks, new_folders)
+        _summarize(counts, time.monotonic() - started, plan, reporter, profile)
     return counts["failed"]
+
+
+def _report(result: PhotoResult, reporter: Reporter, progress: RunProgress) -> None:
+    """Report one result, and its warnings."""
+    reporter.record(result.as_json())
+    is_failed, is_kept = result.status == "failed", result.skipped_because in ("changed", "taken")
+    progress.advance(_line_of(result), result.restored_faces, is_failed, is_notable=is_kept)
+    for warning in result.warnings:
+        reporter.warn(f"{result.source}: {warning}")
 
 
 def _line_of(result: PhotoResult) -> str:
@@ -392,9 +431,12 @@ def _line_of(result: PhotoResult) -> str:
     return f"{result.source}: {faces}, {result.width} x {result.height}, {result.seconds:.1f} s -> {result.output}"
 
 
-def _summarize(counts: ResultCounts, seconds: float, plan: Plan, reporter: Reporter) -> None:
-    """Show the final table, and write the summary of `--json`."""
+def _summarize(
+    counts: ResultCounts, seconds: float, plan: Plan, reporter: Reporter, profile: Stopwatch | None = None
+) -> None:
+    """Show the final tables, and write the summary of `--json`."""
     from gfprestore.batch.left_out import left_out_of
+    from gfprestore.batch.profile import network_share, profile_json, profile_rows
 
     total = len(plan.tasks)
     statuses = {status: counts[status] for status in ("restored", "skipped", "failed")}
@@ -413,11 +455,16 @@ def _summarize(counts: ResultCounts, seconds: float, plan: Plan, reporter: Repor
     summary["left_out"] = [entry.as_json() for entry in left_out]
     if unprinted := failure_of(sys.stderr):
         summary["stderr_error"] = unprinted
+    if profile is not None:
+        summary["profile"] = profile_json(profile)
     reporter.record({"summary": summary})
     not_started = total - sum(statuses.values())
     numbers = [str(number) for number in (total, *statuses.values(), not_started)]
     columns = ["photos", *statuses, "not started", "faces restored", "seconds"]
     reporter.table("", columns, [[*numbers, f"{restored_faces} of {faces}", f"{seconds:.1f}"]])
     _show_left_out(left_out, reporter)
+    if profile is not None:
+        reporter.table("", ["part", "seconds", "share", "in other threads"], profile_rows(profile))
+        reporter.note(f"Networks (detect, restore, background): {network_share(profile):.1%} after the start.")
     _note_kept(kept["changed"], kept["taken"], reporter)
     reporter.note("written to " + ", ".join(str(folder) for folder in plan.output_folders))

@@ -37,6 +37,7 @@ from gfprestore.restoration.options import RunOptions
 from gfprestore.restoration.pages import restore_pages
 from gfprestore.restoration.planned import NetworkNames, resolved
 from gfprestore.restoration.transparency import enlarge_alpha, filled_outward
+from gfprestore.stopwatch import Stopwatch
 from gfprestore.tensors import pixels_to_signed, signed_to_pixels
 from gfprestore.weights.store import WeightsStore
 
@@ -134,6 +135,7 @@ class Restoration:
     ) -> None:
         self.options = options or RunOptions()
         self.options.check()
+        self.stopwatch = Stopwatch()
         self.device = choose_device(self.options.device)
         self.dtype = choose_precision(self.options.precision, self.device)
         if chooser is None or chooser.device_type != self.device.type:
@@ -304,9 +306,11 @@ class Restoration:
                 crops, shares = (whole_image_crop(pixels, self.restorer.input_size),), (1.0,)
             elif self.detector is not None:
                 threshold = self.options.detection_threshold
+                with self.stopwatch.part("detect"):
+                    found = self.detector.detect(pixels)
                 faces = tuple(
                     select_faces(
-                        self.detector.detect(pixels),
+                        found,
                         (pixels.shape[1], pixels.shape[0]),
                         only_center=self.options.only_center_face,
                         min_face=self.options.min_face,
@@ -358,9 +362,10 @@ class Restoration:
         assert self.restorer is not None
         crops = torch.cat([pixels_to_signed(photo.crops[index].pixels) for photo, index in jobs])  # (B, 3, S, S)
         seeds = None if self.options.seed is None else [photo.seeds[index] for photo, index in jobs if photo.seeds]
-        reversal = self.restorer.reverse(crops, seeds) if isinstance(self.restorer, FRRffusionRestorer) else None
-        restored = self.restorer.restore(crops, seeds) if reversal is None else reversal.restored
-        masks = self._masks(restored)
+        with self.stopwatch.part("restore"):
+            reversal = self.restorer.reverse(crops, seeds) if isinstance(self.restorer, FRRffusionRestorer) else None
+            restored = self.restorer.restore(crops, seeds) if reversal is None else reversal.restored
+            masks = self._masks(restored)
         if reversal is not None:
             masks = np.maximum(masks, reversal.changed_places(crops))
         faces: list[RestoredFace | None] = []
@@ -423,9 +428,10 @@ class Restoration:
         if self.background is None:
             canvas = self._finish_aligned(prepared, restored)
         else:
-            canvas = self.background.enlarge(
-                prepared.pixels, self.upscale, on_progress=on_progress, should_stop=should_stop
-            )
+            with self.stopwatch.part("background"):
+                canvas = self.background.enlarge(
+                    prepared.pixels, self.upscale, on_progress=on_progress, should_stop=should_stop
+                )
             if np.may_share_memory(canvas, prepared.pixels):
                 canvas = canvas.copy()
             height, width = prepared.pixels.shape[:2]

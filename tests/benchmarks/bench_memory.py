@@ -22,7 +22,7 @@ from PIL import Image
 
 PHOTOS_A_FOLDER = 500
 MEASURE = """
-import contextlib, io, resource, sys, time
+import contextlib, os, resource, sys, time
 from pathlib import Path
 import gfprestore.commands.run as command
 from gfprestore.batch.folders import plan_photos
@@ -43,7 +43,7 @@ start, clock = peak(), time.monotonic()
 plan = plan_photos([Path(sys.argv[1])], Path(sys.argv[2]), suffixes=PHOTO_SUFFIXES,
                    rename=lambda source: output_suffix(source, "keep"))
 planned, seconds = peak(), time.monotonic() - clock
-with contextlib.redirect_stderr(io.StringIO()):
+with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
     failed = command.run_photos(plan, restoration, OutputOptions(), Reporter())
 print(len(plan.tasks), failed, round(planned - start, 1), round(peak() - start, 1), round(seconds, 1),
       round(time.monotonic() - clock, 1))
