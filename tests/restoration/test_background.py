@@ -338,7 +338,13 @@ def test_folded_input_needs_less_memory_a_pixel() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"), [("sse2 avx512f amx_bf16 amx_tile", torch.bfloat16), ("sse2 avx512f", torch.float32)]
+    ("flags", "expected"),
+    [
+        ("sse2 avx512f amx_bf16 amx_tile", torch.bfloat16),
+        ("sse2 avx512f avx512_bf16 gfni", torch.bfloat16),
+        ("sse2 avx512f avx512_vnni", torch.float32),
+        ("sse2 avx512f avx512_bf16x", torch.float32),
+    ],
 )
 def test_processor_with_bfloat16_multipliers_uses_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, expected: torch.dtype
