@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gfprestore.batch.folders import create_folder_of
 from gfprestore.batch.journal import FAILED, RESTORED, Journal, JournalEntry, utc_now
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from gfprestore.restoration.restoration import Restoration, RestoredFace, RestoredPhoto
 
 log = logging.getLogger(__name__)
+Value = TypeVar("Value")
 
 # Memory limit for decoded photos waiting for the networks, and again for results waiting for the encoder.
 MOST_WAITING_BYTES = 1 << 30
@@ -114,9 +115,9 @@ class PhotoRun:
         with contextlib.ExitStack() as stack:
             for folder in folders_of(tasks):
                 recorded = tasks[0].recorded  # a single file is the only task of its run
-                opened = Journal.open(folder) if recorded else SingleFileJournal(folder)
                 with self.stopwatch.part("compare"):
-                    journal = self._journals[folder] = stack.enter_context(opened)
+                    opened = Journal.open(folder) if recorded else SingleFileJournal(folder)
+                journal = self._journals[folder] = stack.enter_context(opened)
                 if journal.damaged_lines:
                     log.warning(
                         f"{journal.path}: {journal.damaged_lines} lines are damaged and skipped. Photos that are "
@@ -167,7 +168,7 @@ class PhotoRun:
                     else:
                         size = decoded_bytes(task.source)
                         held += size
-                        ahead.append((task, size, threads.submit(self._decode, task)))
+                        ahead.append((task, size, threads.submit(self._timed, "decode", self._decode, task)))
             if not ahead:
                 return
             task, size, item = ahead.popleft()
@@ -188,14 +189,18 @@ class PhotoRun:
             else:
                 yield decoded
 
+    def _timed(self, part: str, work: Callable[..., Value], *arguments: object) -> Value:
+        """Do some work, and count its time for a part of the run."""
+        with self.stopwatch.part(part):
+            return work(*arguments)
+
     def _decode(self, task: PhotoTask) -> DecodedPhoto:
         """Decode a photo, or the first of its pages, and check that its result fits into the output's format."""
         started = time.monotonic()
+        state = read_source_state(task.source)
         options = self.planned.options
-        with self.stopwatch.part("decode"):
-            state = read_source_state(task.source)
-            photo = read_photo(task.source, options.max_pixels, options.accept_truncated, True)
-            check_unchanged(task.source, state, photo)
+        photo = read_photo(task.source, options.max_pixels, options.accept_truncated, True)
+        check_unchanged(task.source, state, photo)
         check_pages(task.output, photo)
         if not options.aligned:
             height, width = enlarged_size(photo.pixels.shape[0], photo.pixels.shape[1], self.planned.names.upscale)
@@ -203,7 +208,9 @@ class PhotoRun:
         return DecodedPhoto(task, photo, state, time.monotonic() - started)
 
     def _prepared(self, decoded: DecodedPhoto) -> PendingPhoto | PhotoResult:
-        return self._prepare(decoded) if decoded.photo.pages == 1 else self._restore_pages(decoded)
+        if decoded.photo.pages > 1:
+            return self._timed("encode", self._restore_pages, decoded)
+        return self._timed("align", self._prepare, decoded)
 
     def _restore_pages(self, decoded: DecodedPhoto) -> PhotoResult:
         """Restore and write the pages of a file one after another; they are decoded here, not ahead."""
@@ -270,7 +277,7 @@ class PhotoRun:
         if not pending:
             return
         started = time.monotonic()
-        restored = self._restore_faces(pending)
+        restored = self._timed("paste", self._restore_faces, pending)
         seconds_a_face = (time.monotonic() - started) / max(sum(len(photo.prepared.crops) for photo in pending), 1)
         for photo, faces in zip(pending, restored, strict=True):
             spent = photo.seconds + seconds_a_face * len(photo.prepared.crops)
@@ -279,10 +286,11 @@ class PhotoRun:
                 continue
             started = time.monotonic()
             try:
-                finished = self.restoration.finish(
-                    photo.prepared, faces, functools.partial(self.on_progress, photo.task.source)
-                )
-                result = self.restoration.with_result(photo.photo, finished)
+                with self.stopwatch.part("paste"):
+                    finished = self.restoration.finish(
+                        photo.prepared, faces, functools.partial(self.on_progress, photo.task.source)
+                    )
+                    result = self.restoration.with_result(photo.photo, finished)
             except Exception as error:
                 spent += time.monotonic() - started
                 yield self._failed(photo.task, error, spent, len(photo.prepared.crops))
@@ -331,7 +339,7 @@ class PhotoRun:
                 "the weights file."
             )
             report = replace(report, status="failed", error=str(error))
-        written = threads.submit(self._write, photo, finished, result)
+        written = threads.submit(self._timed, "encode", self._write, photo, finished, result)
         self._encodings.append(EncodingPhoto(photo, report, held, written))
 
     def _begin_writing(self, task: PhotoTask, states: list[SourceState]) -> Callable[[Path], None]:
@@ -346,10 +354,6 @@ class PhotoRun:
         return note
 
     def _write(self, photo: PendingPhoto, finished: RestoredPhoto, result: Photo) -> WrittenPhoto:
-        with self.stopwatch.part("encode"):
-            return self._write_all(photo, finished, result)
-
-    def _write_all(self, photo: PendingPhoto, finished: RestoredPhoto, result: Photo) -> WrittenPhoto:
         started = time.monotonic()
         states: list[SourceState] = []
         note = self._begin_writing(photo.task, states)
@@ -436,29 +440,29 @@ class PhotoRun:
         orientation: int | None = None,
     ) -> None:
         """Append a result to the journal; a photo written with an unrestored face is recorded as failed."""
-        journal = self._journals[task.folder]
-        with self.stopwatch.part("journal"):
-            journal.record(
-                JournalEntry(
-                    relative=task.relative.as_posix(),
-                    source=str(task.source.absolute()),
-                    source_sha256=None if state is None else state.sha256,
-                    source_size=None if state is None else state.size,
-                    source_modified_ns=None if state is None else state.modified_ns,
-                    fingerprint=self._fingerprint,
-                    status=RESTORED if result.status == "restored" else FAILED,
-                    output=None if result.output is None else task.output.relative_to(task.folder).as_posix(),
-                    output_size=None if written is None else written.size,
-                    output_modified_ns=None if written is None else written.modified_ns,
-                    output_sha256=None if written is None else written.sha256,
-                    faces=result.faces,
-                    restored_faces=result.restored_faces,
-                    orientation=orientation,
-                    seconds=round(result.seconds, 3),
-                    error=result.error,
-                    finished=utc_now(),
-                )
-            )
+        self._timed(
+            "journal",
+            self._journals[task.folder].record,
+            JournalEntry(
+                relative=task.relative.as_posix(),
+                source=str(task.source.absolute()),
+                source_sha256=None if state is None else state.sha256,
+                source_size=None if state is None else state.size,
+                source_modified_ns=None if state is None else state.modified_ns,
+                fingerprint=self._fingerprint,
+                status=RESTORED if result.status == "restored" else FAILED,
+                output=None if result.output is None else task.output.relative_to(task.folder).as_posix(),
+                output_size=None if written is None else written.size,
+                output_modified_ns=None if written is None else written.modified_ns,
+                output_sha256=None if written is None else written.sha256,
+                faces=result.faces,
+                restored_faces=result.restored_faces,
+                orientation=orientation,
+                seconds=round(result.seconds, 3),
+                error=result.error,
+                finished=utc_now(),
+            ),
+        )
 
 
 def decoded_bytes(path: Path) -> int:

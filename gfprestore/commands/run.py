@@ -179,7 +179,6 @@ def run(
     from gfprestore.restoration.planned import PlannedRestoration
     from gfprestore.stopwatch import Stopwatch
 
-    stopwatch = Stopwatch()
     reversal = reversal_options(retouch_levels, sampler, sampling_steps, eta)
     options = RunOptions(
         reversal=reversal,
@@ -205,9 +204,10 @@ def run(
         accept_truncated=accept_truncated,
     )
     options.check()
-    _check_rotation(auto_rotate, searches_faces=not aligned and restorer != "none")
+    _check_rotation(auto_rotate, aligned or restorer == "none")
     how = OutputOptions(file_format.value, quality, overwrite, save_faces, compare, workers, auto_rotate)
     reporter = Reporter(json_output)
+    stopwatch = Stopwatch()
     with stopwatch.part("plan"):
         plan = (
             plan_single_file(
@@ -246,13 +246,13 @@ def run(
         raise typer.Exit(int(ExitCode.SOME_FAILED))
 
 
-def _check_rotation(auto_rotate: bool, searches_faces: bool) -> None:
-    """Check that faces are searched if photos are to be turned by them.
+def _check_rotation(auto_rotate: bool, without_faces: bool) -> None:
+    """Check that faces are searched where they decide how a photo is turned.
 
     Raises:
         UsageError: They are not.
     """
-    if auto_rotate and not searches_faces:
+    if auto_rotate and without_faces:
         raise UsageError(
             "--auto-rotate goes by the faces, which are not searched here. Remove it, or --aligned, or --restorer none."
         )

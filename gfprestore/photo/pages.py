@@ -53,7 +53,7 @@ def with_sure_pages(container: Container, max_pixels: int) -> Container:
 
 
 def _thumbnail(container: Container, offset: int, max_pixels: int) -> NDArray[np.float32] | None:
-    """A small gray image (h, w) of an image of the file, as stored; None if it has too many pixels."""
+    """A small copy (h, w, 3) of an image of the file, as stored, in 8-bit levels; None if it has too many pixels."""
     found = tiff.read(container.data, offset)
     width, height = found.metadata.size
     if width * height > max_pixels:
@@ -62,18 +62,20 @@ def _thumbnail(container: Container, offset: int, max_pixels: int) -> NDArray[np
         pixels = decoding.decode(found).pixels
     except FileContentError:
         return None
-    levels = pixels.mean(axis=2, dtype=np.float32) * (255 / np.iinfo(pixels.dtype).max)
     scale = min(1.0, _COMPARED_SIDE / max(width, height))
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    return np.asarray(cv2.resize(levels, size, interpolation=cv2.INTER_AREA), np.float32)
+    levels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.float32)
+    levels *= 255 / np.iinfo(pixels.dtype).max
+    return np.broadcast_to(levels.reshape(size[1], size[0], -1), (size[1], size[0], 3))
 
 
 def _is_copy(small: NDArray[np.float32], large: NDArray[np.float32]) -> bool:
-    """Whether two small gray images show the same: they correlate, or both are flat and equally bright."""
+    """Whether two small images show the same: they have the same mean color, and correlate or are flat."""
     size = (min(small.shape[1], large.shape[1]), min(small.shape[0], large.shape[0]))
-    one, two = (cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in (small, large))
-    if abs(float(one.mean()) - float(two.mean())) > _SAME_LEVEL:
+    one, two = (cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA) for image in (small, large))
+    if np.abs(one.mean(axis=(0, 1)) - two.mean(axis=(0, 1))).max() > _SAME_LEVEL:
         return False
+    one, two = one.mean(axis=2), two.mean(axis=2)
     if one.std() < _FLAT or two.std() < _FLAT:
         return bool(one.std() < _FLAT and two.std() < _FLAT)
     return bool(np.corrcoef(one.ravel(), two.ravel())[0, 1] > _SAME_CONTENT)

@@ -225,7 +225,7 @@ def _assembled(path: Path, container: Container, state: _FileState, accept_trunc
         stored, residual = icc.to_working(stored, conversion)
         found = replace(found, color_managed=True)
     pixels = np.repeat(stored, 3, axis=2) if gray else stored
-    return Photo(path, pixels, alpha, found, gray, residual, container.frames)
+    return Photo(path, pixels, alpha, found, gray, residual, max(len(container.pages), 1))
 
 
 def conversion_of(found: Metadata, gray: bool, dtype: np.dtype[Any]) -> tuple[Metadata, Conversion | None]:

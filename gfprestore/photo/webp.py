@@ -18,18 +18,18 @@ def read(data: bytes) -> Container:
         FileContentError: The structure is damaged or unsupported, or the file is truncated.
     """
     stated = 8 + struct.unpack("<I", data[4:8])[0]
-    found, frames, end = _chunks_until(data, min(len(data), stated + stated % 2))
-    if end is not None:  # the decoder gets a file that ends before the chunk that is cut off
-        data = data[:4] + struct.pack("<I", end - 8) + data[8:end]
+    found, frames, cut_at = _chunks_until(data, min(len(data), stated + stated % 2))
     if trailing := len(data[stated:].rstrip(b"\0")):
         found = found.warned(f"not copied: {trailing} bytes after the image (a second image or a clip)")
     if not frames or not found.size[0] or not found.size[1]:
         raise FileContentError("the file contains no image")
+    if cut_at is not None:
+        data = data[:4] + struct.pack("<I", cut_at - 8) + data[8:cut_at]
     return Container(found, data, frames=frames)
 
 
 def _chunks_until(data: bytes, end: int) -> tuple[Metadata, int, int | None]:
-    """Metadata and number of images of the chunks before an offset, and where a chunk without pixels is cut off.
+    """Metadata and number of images of the chunks before an offset, and where a chunk of metadata is cut off.
 
     Raises:
         FileContentError: A chunk is cut off.

@@ -298,10 +298,6 @@ class Restoration:
         Returns:
             The photo with one crop per face; for aligned inputs the crop is the whole image.
         """
-        with self.stopwatch.part("align"):
-            return self._prepared(pixels, name)
-
-    def _prepared(self, pixels: Pixels, name: str) -> PreparedPhoto:
         faces: tuple[DetectedFace, ...] = ()
         crops: tuple[FaceCrop, ...] = ()
         shares: tuple[float, ...] = ()
@@ -357,9 +353,8 @@ class Restoration:
         """
         jobs = [(photo, index) for photo in photos for index in range(len(photo.crops))]
         results: list[RestoredFace | None] = []
-        with self.stopwatch.part("paste"):
-            for start in range(0, len(jobs), self.batch_size):
-                results.extend(self._restore_batch(jobs[start : start + self.batch_size]))
+        for start in range(0, len(jobs), self.batch_size):
+            results.extend(self._restore_batch(jobs[start : start + self.batch_size]))
         remaining = iter(results)
         return [[next(remaining) for _ in photo.crops] for photo in photos]
 
@@ -437,23 +432,17 @@ class Restoration:
                 canvas = self.background.enlarge(
                     prepared.pixels, self.upscale, on_progress=on_progress, should_stop=should_stop
                 )
-            with self.stopwatch.part("paste"):
-                canvas = self._pasted(canvas, prepared, restored)
+            if np.may_share_memory(canvas, prepared.pixels):
+                canvas = canvas.copy()
+            height, width = prepared.pixels.shape[:2]
+            scale = (canvas.shape[1] / width, canvas.shape[0] / height)
+            for index, (crop, face) in enumerate(zip(prepared.crops, restored, strict=True)):
+                if face is not None and not face.is_untouched:
+                    neighbors = [*prepared.crops[:index], *prepared.crops[index + 1 :]]
+                    mask = yield_to_neighbors(face.mask, crop, neighbors)
+                    strength = self.options.strength * prepared.shares[index]
+                    paste_face(canvas, face.pixels, crop, scale, mask, strength)
         return RestoredPhoto(canvas, prepared.faces, prepared.crops, tuple(restored))
-
-    def _pasted(self, canvas: Pixels, prepared: PreparedPhoto, restored: Sequence[RestoredFace | None]) -> Pixels:
-        """The enlarged photo with the restored faces."""
-        if np.may_share_memory(canvas, prepared.pixels):
-            canvas = canvas.copy()
-        height, width = prepared.pixels.shape[:2]
-        scale = (canvas.shape[1] / width, canvas.shape[0] / height)
-        for index, (crop, face) in enumerate(zip(prepared.crops, restored, strict=True)):
-            if face is not None and not face.is_untouched:
-                neighbors = [*prepared.crops[:index], *prepared.crops[index + 1 :]]
-                mask = yield_to_neighbors(face.mask, crop, neighbors)
-                strength = self.options.strength * prepared.shares[index]
-                paste_face(canvas, face.pixels, crop, scale, mask, strength)
-        return canvas
 
     def _finish_aligned(self, prepared: PreparedPhoto, restored: Sequence[RestoredFace | None]) -> Pixels:
         face = restored[0]

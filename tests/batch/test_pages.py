@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageSequence
-from samples import TiffImage, ramp, tiff_of
+from samples import TiffImage, pixels_of, png_chunk, ramp, tiff_of
 
 from gfprestore import Restoration, RunOptions
 from gfprestore.commands.app import main
@@ -142,6 +142,22 @@ def test_small_pages_are_told_from_small_copies_by_their_content(tmp_path: Path)
     assert [photo.pixels.shape[:2] for photo in found] == [(90, 120), (45, 60)]
     np.testing.assert_array_equal(found[1].pixels, other)
     assert "smaller copies" in " ".join(found[0].metadata.warnings)
+
+
+def test_small_pages_of_another_color_are_pages(tmp_path: Path) -> None:
+    """Flat pages of equal brightness: red of half the size before blue."""
+    red, blue = np.zeros((10, 10, 3), np.uint8), np.zeros((20, 20, 3), np.uint8)
+    red[..., 0], blue[..., 2] = 255, 255
+    (tmp_path / "a.tif").write_bytes(tiff_of([TiffImage(red), TiffImage(blue)]))
+    assert [photo.pixels[0, 0].tolist() for photo in read_pages(tmp_path / "a.tif")] == [[255, 0, 0], [0, 0, 255]]
+
+
+def test_a_png_that_claims_no_frames_is_one_image(tmp_path: Path) -> None:
+    Image.fromarray(ramp()).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[:33] + png_chunk(b"acTL", bytes(8)) + content[33:])
+    assert run(tmp_path / "a.png", "-o", tmp_path / "out", *PLAIN) == 0
+    np.testing.assert_array_equal(pixels_of(tmp_path / "out" / "a.png"), ramp())
 
 
 def test_training_data_are_still_single_images(tmp_path: Path) -> None:

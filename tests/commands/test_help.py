@@ -27,7 +27,7 @@ PANELS = {
     "demo": [INPUT_OUTPUT, FACES, BACKGROUND, PERFORMANCE, BEHAVIOR],
     "doctor": [PERFORMANCE, BEHAVIOR],
     "weights list": [BEHAVIOR],
-    "weights fetch": [INPUT_OUTPUT, BEHAVIOR],
+    "weights fetch": [BEHAVIOR],
     "weights verify": [BEHAVIOR],
     "weights path": [BEHAVIOR],
 }
