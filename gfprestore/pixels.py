@@ -1,4 +1,4 @@
-"""Pixels (H, W, 3) as NumPy arrays: rounding to levels, 16 to 8 bits, resizing, luma weights and the test for gray.
+"""Pixels (H, W, 3) as NumPy arrays: rounding to levels, 16 to 8 bits and back, resizing, luma weights, test for gray.
 
 Pixels are RGB uint8 (0..255) or uint16 (0..65535). Imports nothing of ours.
 """
@@ -35,6 +35,12 @@ def to_8_bit(pixels: Pixels) -> NDArray[np.uint8]:
     if pixels.dtype == np.uint8:
         return np.asarray(pixels, np.uint8)
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def to_16_bit(levels: Pixels, white: int) -> NDArray[np.uint16]:
+    """Stretch levels of any shape from 0..`white` to 0..65535; higher levels, up to 65535, count as `white`."""
+    table = np.rint(np.minimum(np.arange(65536), white) * (65535 / white)).astype(np.uint16)
+    return np.asarray(table[levels])
 
 
 def enlarged_size(height: int, width: int, upscale: float) -> tuple[int, int]:

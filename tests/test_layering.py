@@ -136,7 +136,7 @@ def test_a_package_imports_from_lower_rows_and_itself_only(path: Path) -> None:
 
 
 def test_no_recipe_imports_the_loop_or_another_recipe() -> None:
-    recipes = ("gfpgan", "prior", "background", "fmar", "hfdg")
+    recipes = ("gfpgan", "prior", "background", "fmar", "hfdg", "damage")
     for name in recipes:
         imported = set(imported_names(PACKAGE / "training" / f"{name}.py"))
         for other in {"loop", *recipes} - {name}:

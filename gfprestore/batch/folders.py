@@ -8,8 +8,6 @@ plan on every machine. Output paths:
   `<its folder>-restored`, as in a run over its whole folder.
 - With an output folder: directly in it. Several input folders get a subfolder each, named after the input folder; files
   from several folders get subfolders only if their names clash.
-
-Imports errors only.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def result_of_pages(pages: Iterable[RestoredPage], source: Path, output: Path, n
         crops += len(page.finished.crops)
         restored += page.finished.restored_faces
         untouched += page.finished.untouched_faces
-        warnings += [f"page {page.number}: {note}" for note in (*page.before.metadata.warnings, *page.notes)]
+        warnings += [f"page {page.number}: {note}" for note in (*page.after.metadata.warnings, *page.notes)]
     missing = crops - restored - untouched
     error = None
     if missing:

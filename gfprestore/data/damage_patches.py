@@ -26,7 +26,7 @@ from gfprestore.data.face_dataset import Sample, SampleStream
 from gfprestore.data.scene_patches import list_photos
 from gfprestore.errors import FolderError, PhotoError
 from gfprestore.photo.reading import photo_size, read_photo
-from gfprestore.pixels import nearest_levels
+from gfprestore.pixels import nearest_levels, resized
 from gfprestore.tensors import full_scale, pixels_to_signed
 
 PIXELS_PER_PATCH = 192 * 192
@@ -134,9 +134,7 @@ def _cut(pixels: NDArray[Any], size: int, random: np.random.Generator) -> tuple[
     square = pixels[top : top + side, left : left + side]
     square = np.rot90(square, int(random.integers(4)))
     square = square[:, ::-1] if random.random() < 0.5 else square
-    interpolation = cv2.INTER_AREA if side >= size else cv2.INTER_CUBIC
-    resized = cv2.resize(np.ascontiguousarray(square), (size, size), interpolation=interpolation)
-    image = resized.astype(np.float32) / np.float32(full_scale(pixels.dtype))
+    image = resized(np.ascontiguousarray(square), size, size).astype(np.float32) / np.float32(full_scale(pixels.dtype))
     return np.asarray(image), max(height, width) * size / side
 
 

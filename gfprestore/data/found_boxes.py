@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gfprestore.batch.journal_file import end_last_line
 from gfprestore.data.component_boxes import Boxes, boxes_from_68, boxes_from_five
 from gfprestore.data.dlib_landmarks import FindLandmarks
 from gfprestore.errors import FolderError, PhotoError
@@ -108,9 +109,8 @@ class BoxIndex:
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as stream:
-                if stream.tell() and not self.path.read_bytes().endswith(b"\n"):
-                    stream.write(b"\n")  # ends the incomplete line of a killed process
+            with self.path.open("ab+") as stream:
+                end_last_line(stream.fileno())
                 for number, path in enumerate(paths, start=1):
                     stamp = _stamp(path)
                     boxes = _found_boxes(path, detector, find_landmarks)

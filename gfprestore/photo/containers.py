@@ -18,7 +18,6 @@ from gfprestore.photo.metadata import Metadata
 
 EXIF_HEADER = b"Exif\0\0"
 XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
-EXTENDED_XMP_HEADER = b"http://ns.adobe.com/xmp/extension/\0"
 ICC_HEADER = b"ICC_PROFILE\0"
 PHOTOSHOP_HEADER = b"Photoshop 3.0\0"
 XMP_KEYWORD = b"XML:com.adobe.xmp"

@@ -18,9 +18,9 @@ from gfprestore.photo import containers, icc, jpeg, jpeg2000, png, pnm, psd, tif
 from gfprestore.photo.containers import Container, FileContentError, quietly
 from gfprestore.photo.icc import bands
 from gfprestore.photo.metadata import Metadata
-from gfprestore.photo.pillow_decoder import BROKEN, Decoded, Pixels, broken, levels_of, loaded, opened
+from gfprestore.photo.pillow_decoder import BROKEN, Decoded, broken, levels_of, loaded, opened
 from gfprestore.photo.truncation import different_rows, missing_jpeg_rows
-from gfprestore.pixels import nearest_levels
+from gfprestore.pixels import nearest_levels, to_16_bit
 
 _WITHOUT_STRUCTURE = ("BMP", "PNM", "TGA")
 _READERS: dict[str, Callable[[bytes], Container]] = {
@@ -239,13 +239,8 @@ def _deep(container: Container) -> Decoded:
         pixels, alpha = cv2.cvtColor(decoded, cv2.COLOR_BGRA2RGB), np.ascontiguousarray(decoded[..., 3])
     if container.white is None or container.white == 65535:
         return Decoded(pixels, alpha)
-    return Decoded(_extended(pixels, container.white), None if alpha is None else _extended(alpha, container.white))
-
-
-def _extended(levels: Pixels, white: int) -> Pixels:
-    """Levels from 0 to `white` as levels from 0 to 65535."""
-    table = np.rint(np.minimum(np.arange(65536), white) * (65535 / white)).astype(np.uint16)
-    return table[levels]
+    white = container.white
+    return Decoded(to_16_bit(pixels, white), None if alpha is None else to_16_bit(alpha, white))
 
 
 def _deep_pnm(container: Container) -> Decoded:

@@ -22,6 +22,8 @@ from gfprestore.photo import containers, exif, extended_xmp, metadata, png
 from gfprestore.photo.metadata import Metadata
 from gfprestore.photo.output_image import EncodingError, OutputImage
 from gfprestore.photo.tiff_writing import TiffWriter
+from gfprestore.photo.xmp_claims import EXTENDED
+from gfprestore.photo.xmp_document import RDF
 
 Pixels = NDArray[Any]
 
@@ -188,11 +190,9 @@ def _xmp_segments(packet: bytes) -> list[bytes]:
         return [_segment(0xE1, containers.XMP_HEADER + packet)]
     digest, parts = extended_xmp.segments_of(packet)
     stub = (
-        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-        b'<rdf:Description rdf:about="" xmlns:xmpNote="http://ns.adobe.com/xmp/note/" xmpNote:HasExtendedXMP="'
-        + digest.encode()
-        + b'"/></rdf:RDF></x:xmpmeta>'
-    )
+        f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{RDF}"><rdf:Description rdf:about="" '
+        f'xmlns:xmpNote="{EXTENDED}" xmpNote:HasExtendedXMP="{digest}"/></rdf:RDF></x:xmpmeta>'
+    ).encode()
     return [_segment(0xE1, containers.XMP_HEADER + stub), *parts]
 
 

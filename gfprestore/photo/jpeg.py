@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from gfprestore.photo import extended_xmp
 from gfprestore.photo.containers import (
-    EXTENDED_XMP_HEADER,
     ICC_HEADER,
     PHOTOSHOP_HEADER,
     XMP_HEADER,
@@ -227,7 +227,7 @@ def _application(
         return replace(found, exif=content[6:])
     if marker == 0xE1 and content.startswith(XMP_HEADER) and found.xmp is None:
         return replace(found, xmp=content[len(XMP_HEADER) :])
-    if marker == 0xE1 and content.startswith(EXTENDED_XMP_HEADER):
+    if marker == 0xE1 and content.startswith(extended_xmp.HEADER):
         return replace(found, extended_xmp=(*found.extended_xmp, segment))
     if marker == 0xE2 and content.startswith(ICC_HEADER):
         icc.setdefault(content[12] if len(content) > 12 else 0, content[14:])

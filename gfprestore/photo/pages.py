@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from gfprestore.photo import decoding, tiff
 from gfprestore.photo.containers import Container, FileContentError
+from gfprestore.pixels import resized
 
 Pixels = NDArray[Any]
 
@@ -64,7 +64,7 @@ def _thumbnail(container: Container, offset: int, max_pixels: int) -> NDArray[np
         return None
     scale = min(1.0, _COMPARED_SIDE / max(width, height))
     size = (max(round(width * scale), 1), max(round(height * scale), 1))
-    levels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.float32)
+    levels = np.asarray(resized(pixels, *size), np.float32)
     levels *= 255 / np.iinfo(pixels.dtype).max
     return np.broadcast_to(levels.reshape(size[1], size[0], -1), (size[1], size[0], 3))
 
@@ -72,7 +72,7 @@ def _thumbnail(container: Container, offset: int, max_pixels: int) -> NDArray[np
 def _is_copy(small: NDArray[np.float32], large: NDArray[np.float32]) -> bool:
     """Whether two small images show the same: they have the same mean color, and correlate or are flat."""
     size = (min(small.shape[1], large.shape[1]), min(small.shape[0], large.shape[0]))
-    one, two = (cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA) for image in (small, large))
+    one, two = (resized(np.ascontiguousarray(image), *size) for image in (small, large))
     if np.abs(one.mean(axis=(0, 1)) - two.mean(axis=(0, 1))).max() > _SAME_LEVEL:
         return False
     one, two = one.mean(axis=2), two.mean(axis=2)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gfprestore.photo.containers import Container, FileContentError
 from gfprestore.photo.metadata import Metadata
+from gfprestore.pixels import to_16_bit
 
 Pixels = NDArray[Any]
 
@@ -62,8 +63,7 @@ def deep_samples(data: bytes) -> Pixels:
         samples = np.frombuffer(raw if len(raw) == 2 * count else b"", ">u2")
     if len(samples) < count:
         raise FileContentError("the file is truncated")
-    table = np.rint(np.minimum(np.arange(65536), header.white) * (65535 / header.white)).astype(np.uint16)
-    return table[np.clip(samples, 0, 65535)].reshape(header.height, header.width, channels)
+    return to_16_bit(np.clip(samples, 0, 65535), header.white).reshape(header.height, header.width, channels)
 
 
 def _header(data: bytes) -> _Header:

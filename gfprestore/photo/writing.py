@@ -10,7 +10,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -24,7 +23,7 @@ from gfprestore.photo.output_image import EncodingError, OutputImage
 from gfprestore.photo.photo import FORMATS, SUFFIXES, Photo, Pixels
 from gfprestore.photo.reading import conversion_of, file_head
 from gfprestore.photo.tiff_writing import LARGEST_FILE, TiffWriter
-from gfprestore.pixels import is_gray, to_8_bit
+from gfprestore.pixels import is_gray, resized, to_8_bit
 
 _THUMBNAIL_SIDE = 160
 
@@ -226,7 +225,7 @@ def _thumbnail(pixels: Pixels, limit: int) -> metadata.Thumbnail:
     height, width = pixels.shape[:2]
     scale = min(1.0, _THUMBNAIL_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = to_8_bit(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+    small = to_8_bit(resized(pixels, *size))
     for quality in (85, 70, 50, 25):
         stream = BytesIO()
         Image.fromarray(small).save(stream, "JPEG", quality=quality)

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from xml.sax.saxutils import quoteattr
 
+from gfprestore.photo.xmp_claims import IPTC
 from gfprestore.photo.xmp_document import RDF, Attribute, Element, Name, Property, XmpDocument, XmpError
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's term for a photo of which parts were made by a trained model."""
 
 NAMESPACES = {
-    "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
+    "Iptc4xmpExt": IPTC,
     "photoshop": "http://ns.adobe.com/photoshop/1.0/",
 }
-_SOURCE_TYPE = Name(NAMESPACES["Iptc4xmpExt"], "DigitalSourceType")
+_SOURCE_TYPE = Name(IPTC, "DigitalSourceType")
 _INSTRUCTIONS = Name(NAMESPACES["photoshop"], "Instructions")
 _EMPTY = (
     b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'

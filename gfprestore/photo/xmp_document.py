@@ -118,11 +118,6 @@ class XmpDocument:
         """Insert bytes at a position of the UTF-8 form of the packet."""
         self._edits.append((place, place, text))
 
-    @property
-    def is_edited(self) -> bool:
-        """Whether any edit is to be made."""
-        return bool(self._edits)
-
     def edited(self) -> bytes:
         """The packet with the edits; an edit inside something that is removed has no effect."""
         if not self._edits:

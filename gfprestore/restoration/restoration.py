@@ -6,6 +6,7 @@ the batch scheduler are thin layers on `Restoration`. Pixels are RGB (H, W, 3) u
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +41,8 @@ from gfprestore.restoration.transparency import enlarge_alpha, filled_outward
 from gfprestore.stopwatch import Stopwatch
 from gfprestore.tensors import pixels_to_signed, signed_to_pixels
 from gfprestore.weights.store import WeightsStore
+
+log = logging.getLogger(__name__)
 
 Pixels = NDArray[Any]
 Progress = Callable[[float], None]
@@ -230,7 +233,7 @@ class Restoration:
     def restore_file(self, source: str | Path, output: str | Path) -> RestoredPhoto:
         """Restore one file into another, with its metadata; the suffix of the output determines the format.
 
-        All pages of a TIFF are restored; the result is that of the first.
+        All pages of a TIFF are restored; the result is that of the first. What was not read or not kept is logged.
 
         Args:
             source: A photo; never written to.
@@ -247,11 +250,23 @@ class Restoration:
         options = self.options
         photo = read_photo(source, options.max_pixels, accept_truncated=options.accept_truncated, first_page=True)
         if photo.pages > 1:
-            return [page.finished for page in restore_pages(self, source, output, name=source.name)][0]
+            return self._restore_pages(source, output)
         if not options.aligned:
             check_size(output, *self.output_size(photo.pixels.shape[1], photo.pixels.shape[0]), photo)
         result = self.restore(photo.pixels, source.name, alpha=photo.alpha)
-        write_photo(self.with_result(photo, result), output)
+        after = self.with_result(photo, result)
+        for warning in (*after.metadata.warnings, *write_photo(after, output)):
+            log.warning(f"{source}: {warning}")
+        return result
+
+    def _restore_pages(self, source: Path, output: Path) -> RestoredPhoto:
+        """Restore the pages of a file, log their warnings, and return the result of the first."""
+        result: RestoredPhoto | None = None
+        for page in restore_pages(self, source, output, name=source.name):
+            result = result or page.finished  # the others are not kept in memory
+            for warning in (*page.after.metadata.warnings, *page.notes):
+                log.warning(f"{source}, page {page.number}: {warning}")
+        assert result is not None
         return result
 
     def output_size(self, width: int, height: int) -> tuple[int, int]:

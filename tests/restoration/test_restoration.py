@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from doubles import Finder, Painter, opened
+from doubles import Finder, Painter, logged, opened
 from numpy.typing import NDArray
 from PIL import Image
 from samples import info_of
@@ -137,6 +137,21 @@ def test_files_keep_their_type_alpha_and_metadata(scene: NDArray[np.uint8], tmp_
     assert (written.alpha[:, :238] == 0).all()
     assert (written.alpha[:, 242:] == 255).all()
     assert info_of(tmp_path / "out.png")["dpi"] == pytest.approx((300, 300), abs=0.1)
+
+
+def test_the_library_logs_what_a_file_does_not_keep(scene: NDArray[np.uint8], tmp_path: Path) -> None:
+    alpha = np.full(scene.shape[:2], 200, np.uint8)
+    Image.fromarray(np.dstack([scene, alpha])).save(tmp_path / "in.png")
+    (tmp_path / "in.png").write_bytes((tmp_path / "in.png").read_bytes() + b"clip")
+    lines: list[str] = []
+    with logged(lines):
+        Restoration(RunOptions(restorer="none", background="none")).restore_file(
+            tmp_path / "in.png", tmp_path / "out.jpg"
+        )
+    assert lines == [
+        f"{tmp_path / 'in.png'}: not copied: 4 bytes after the image (a second image or a clip)",
+        f"{tmp_path / 'in.png'}: JPEG has no transparency; the photo was placed on white",
+    ]
 
 
 def test_an_aligned_crop_of_another_size_is_resized_to_the_network_and_blended_by_strength(
