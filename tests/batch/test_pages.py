@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,10 +13,12 @@ from PIL import Image, ImageCms, ImageSequence
 from samples import TiffImage, pixels_of, png_chunk, ramp, tiff_of
 
 from gfprestore import Restoration, RunOptions
+from gfprestore.batch.page_results import result_of_pages
 from gfprestore.commands.app import main
 from gfprestore.errors import UnsupportedPhotoError
 from gfprestore.photo import exif
 from gfprestore.photo.reading import read_pages, read_photo
+from gfprestore.restoration.pages import RestoredPage
 
 PLAIN = ["--restorer", "none", "--background", "none", "--upscale", "1", "--offline"]
 
@@ -111,6 +114,21 @@ def test_the_report_counts_pages_and_the_next_run_skips_them(
     ]
     assert run(tmp_path / "in", "-o", tmp_path / "out", *PLAIN, "--json", "--compare") == 0
     assert '"skipped": 2' in capsys.readouterr().out
+
+
+def test_warnings_about_the_written_page_are_reported_beside_those_of_the_reader(tmp_path: Path) -> None:
+    Image.fromarray(ramp()).save(tmp_path / "a.png")
+    restoration = Restoration(RunOptions(restorer="none", background="none", upscale=1))
+    photo = read_photo(tmp_path / "a.png")
+    before = replace(photo, metadata=photo.metadata.warned("its profile is unknown"))
+    after = replace(before, metadata=before.metadata.warned("its XMP could not be labeled"))
+    page = RestoredPage(1, before, restoration.restore(photo.pixels), after, ("its layers were lost",))
+    result = result_of_pages([page], tmp_path / "a.tif", tmp_path / "b.tif", restoration.names)
+    assert result.warnings == (
+        "page 1: its profile is unknown",
+        "page 1: its XMP could not be labeled",
+        "page 1: its layers were lost",
+    )
 
 
 def test_pages_are_refused_before_work_where_the_format_has_none(
