@@ -44,18 +44,17 @@ MARGIN, CANVAS = 96, 704  # masks are drawn on the template with a margin all ar
 SUBPIXEL = 4  # bits of OpenCV's drawing coordinates after the binary point
 
 
-def limit_levels(levels: Levels, landmarks: NDArray[Any], *, has_face_mask: bool = False) -> Levels:
-    """The levels that `retouch` applies: without a face mask, a face turned beyond `WHITEN_MAX_YAW` is not whitened.
+def limit_levels(levels: Levels, landmarks: NDArray[Any]) -> Levels:
+    """The levels that `retouch` applies: a face turned beyond `WHITEN_MAX_YAW` is not whitened, nor the wall behind it.
 
     Args:
         levels: Requested levels.
         landmarks: (5, 2) of the face.
-        has_face_mask: A mask of the face's pixels is given, so that no background is whitened.
     """
     left_eye, right_eye, nose = np.asarray(landmarks, np.float64)[:3]
     across = right_eye - left_eye
     yaw = float((nose - (left_eye + right_eye) / 2) @ across / max(float(across @ across), 1e-12))
-    return levels if has_face_mask or abs(yaw) <= WHITEN_MAX_YAW else replace(levels, whiten=0)
+    return levels if abs(yaw) <= WHITEN_MAX_YAW else replace(levels, whiten=0)
 
 
 def retouch(
@@ -63,9 +62,8 @@ def retouch(
     landmarks: NDArray[Any],
     levels: Levels,
     points: NDArray[Any] | None = None,
-    face_mask: Floats | None = None,
 ) -> Pixels:
-    """Retouches one face of a photo; everything beyond the face's surroundings stays as it is, to the bit.
+    """Retouch one face of a photo; everything beyond the face's surroundings stays as it is, to the bit.
 
     The colors are changed first (smooth, brow, whiten); then all geometric maps are applied in one bicubic resampling.
 
@@ -74,8 +72,6 @@ def retouch(
         landmarks: (5, 2) eyes, nose, mouth corners of the face in photo pixels, left ones first.
         levels: Strength of each operation.
         points: (68, 2) landmarks in photo pixels, in dlib's order, for a better jaw and better brows.
-        face_mask: (H, W) float32 in [0, 1], the face's pixels as a parser sees them: smoothing and whitening stay
-            within it, and turned faces are whitened too.
 
     Returns:
         (H, W, 3) RGB uint8; with all levels 0 an unchanged copy.
@@ -83,16 +79,15 @@ def retouch(
     Raises:
         ValueError: An array has another shape or type, or the landmarks do not span a face.
     """
-    _check(pixels, face_mask)
+    _check(pixels)
     shape = face_shape(landmarks, points)
-    levels = limit_levels(levels, landmarks, has_face_mask=face_mask is not None)
+    levels = limit_levels(levels, landmarks)
     result: Pixels = pixels.copy()
     box = shape.box(*pixels.shape[:2])
     if levels == Levels() or box is None:
         return result
     rows, columns = box
-    allowed = None if face_mask is None else face_mask[box]
-    image = _recolored(pixels[box], shape.seen_from(columns.start, rows.start), levels, allowed)
+    image = _recolored(pixels[box], shape.seen_from(columns.start, rows.start), levels)
     if levels.eyes or levels.slim or levels.shrink:
         x, y = pixel_grid(box)
         dx, dy = shape.displacement(levels, x, y)
@@ -124,7 +119,6 @@ def skin_mask(
     pixels: Pixels,
     landmarks: NDArray[Any],
     points: NDArray[Any] | None = None,
-    face_mask: Floats | None = None,
 ) -> Floats:
     """The skin that is smoothed: the face without eyes, brows and lips, where its color is that of the cheeks.
 
@@ -132,7 +126,6 @@ def skin_mask(
         pixels: (H, W, 3) RGB uint8.
         landmarks: (5, 2) of the face in photo pixels.
         points: (68, 2) landmarks in photo pixels, for a better jaw and better brows.
-        face_mask: (H, W) float32 in [0, 1], the face's pixels as a parser sees them.
 
     Returns:
         (H, W) float32 in [0, 1].
@@ -140,30 +133,25 @@ def skin_mask(
     Raises:
         ValueError: An array has another shape or type, or the landmarks do not span a face.
     """
-    _check(pixels, face_mask)
+    _check(pixels)
     shape = face_shape(landmarks, points)
     _, skin, _ = _masks(shape, pixels.shape[:2])
-    mask = skin * _skin_probability(pixels, shape)
-    return np.asarray(mask if face_mask is None else mask * face_mask)
+    return np.asarray(skin * _skin_probability(pixels, shape))
 
 
-def _check(pixels: Pixels, face_mask: Floats | None) -> None:
-    """Raises ValueError where an array has another shape or type than documented."""
+def _check(pixels: Pixels) -> None:
+    """Raise ValueError if the array has another shape or type than documented."""
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
         raise ValueError(f"pixels must be (H, W, 3) uint8, not {pixels.shape} {pixels.dtype}")
-    if face_mask is not None and (face_mask.shape != pixels.shape[:2] or face_mask.dtype != np.float32):
-        raise ValueError(f"face_mask must be {pixels.shape[:2]} float32, not {face_mask.shape} {face_mask.dtype}")
 
 
-def _recolored(view: Pixels, shape: FaceShape, levels: Levels, allowed: Floats | None) -> Floats:
+def _recolored(view: Pixels, shape: FaceShape, levels: Levels) -> Floats:
     """The part of a photo (H, W, 3) after smooth, brow and whiten, float32 in [0, 1]."""
     image: Floats = view.astype(np.float32) / np.float32(255)
     if not (levels.smooth or levels.brow or levels.whiten):
         return image
     face, skin, brows = _masks(shape, view.shape[:2])
     color = _skin_probability(view, shape)
-    if allowed is not None:
-        color = color * allowed
     if levels.smooth:
         smooth = _guided_filter(image, max(1, round(SMOOTH_RADIUS * shape.scale)))
         image = _mixed(image, smooth, skin * color * np.float32(levels.smooth / 100))
