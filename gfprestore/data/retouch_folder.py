@@ -111,7 +111,7 @@ def retouch_folder(
     on_progress: Callable[[int, int], None] | None = None,
     workers: int = 2,
 ) -> SetReport:
-    """Makes a set of pairs; what is made already is kept, so that an interrupted run resumes.
+    """Make a set of pairs; what is made already is kept, so that an interrupted run resumes.
 
     Args:
         source: A folder of aligned square faces, flat or nested; never written to. Their landmarks come from its
@@ -182,7 +182,7 @@ def _tasks(paths: list[Path], source: Path, variants: int) -> Iterator[_Task | S
 
 @dataclass
 class _Maker:
-    """Makes one pair after the other, in any number of threads."""
+    """Maker of pairs, one after the other, in any number of threads."""
 
     source: Path
     output: Path
@@ -194,7 +194,7 @@ class _Maker:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def make(self, task: _Task | Skipped) -> RetouchedPair | Skipped:
-        """Makes a pair, or finds it made; an image that cannot be used is reported, the others continue.
+        """Make a pair, or find it made; an image that cannot be used is reported, the others continue.
 
         Raises:
             FolderError: The set cannot be written.
@@ -216,7 +216,7 @@ class _Maker:
         return is_whole(self.output, pair.name, {LQ: pair.lq_sha256, GT: pair.gt_sha256})
 
     def _made(self, task: _Task, digest: str) -> RetouchedPair:
-        """Retouches a face, cuts the pair and writes it.
+        """Retouch a face, cut the pair and write it.
 
         Raises:
             PhotoError: The image cannot be used, or no face is found on it once it is retouched.

@@ -165,7 +165,7 @@ def _recolored(view: Pixels, shape: FaceShape, levels: Levels) -> Floats:
 
 
 def _without_brows(image: Floats, brows: Floats, strength: float, scale: float) -> Floats:
-    """Fades what is darker than the skin around it toward that skin, within the brows (H, W)."""
+    """Fade what is darker than the skin around it toward that skin, within the brows (H, W)."""
     beside = 1 - brows
     weight = np.maximum(_blurred(beside, BROW_FILL * scale), np.float32(1e-3))
     fill = _blurred(image * beside[..., None], BROW_FILL * scale) / weight[..., None]  # normalized convolution

@@ -57,7 +57,7 @@ PRESETS = ("deepfrr", "mixed", *(f"single-{name}-LEVEL" for name in OPERATIONS))
 
 
 def draw_levels(preset: str, random: np.random.Generator, untouched: float = 0.25) -> Levels:
-    """Draws the levels of one face.
+    """Draw the levels of one face.
 
     Args:
         preset: `deepfrr` (all at 100), `mixed` (each operation on with probability 0.8, at 20 to 100, all numbers

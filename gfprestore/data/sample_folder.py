@@ -184,7 +184,7 @@ def read_sampled_faces(folder: Path) -> list[SampledFace]:
 
 @dataclass(frozen=True)
 class _Painter:
-    """Draws faces and writes them as images."""
+    """Painter that draws faces and writes them as images."""
 
     prior: FacePrior
     output: Path

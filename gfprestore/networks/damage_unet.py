@@ -37,7 +37,7 @@ class ResidualBlock(nn.Module):
 
 
 class DamageUNet(nn.Module):
-    """Gives every pixel a logit of damage."""
+    """Network that gives every pixel a logit of damage."""
 
     def __init__(self, config: DamageUNetConfig) -> None:
         super().__init__()

@@ -247,7 +247,7 @@ def config_from_state(state: Mapping[str, Tensor]) -> DiffusionUNetConfig | None
 
 
 def _read_config(state: Mapping[str, Tensor]) -> DiffusionUNetConfig:
-    """Reads sizes and options.
+    """Read sizes and options.
 
     Raises:
         KeyError: A tensor is missing.

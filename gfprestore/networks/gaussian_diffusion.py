@@ -97,7 +97,7 @@ def value_at(table: Table, timesteps: int | Tensor, like: Tensor) -> Tensor | fl
 def face_noise(
     generators: Sequence[torch.Generator], height: int, width: int, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Draws standard normal noise face by face, each from its own generator.
+    """Draw standard normal noise face by face, each from its own generator.
 
     Args:
         generators: CPU generators, one per face.
@@ -164,7 +164,7 @@ class GaussianDiffusion:
         self._noise: Table = np.sqrt(remaining)
 
     def q_sample(self, x0: Tensor, timesteps: int | Tensor, noise: Tensor) -> Tensor:
-        """Adds noise to clean images (DDPM, equation 4); also the start of a truncated sampling run.
+        """Add noise to clean images (DDPM, equation 4); also the start of a truncated sampling run.
 
         Args:
             x0: (B, 3, H, W).

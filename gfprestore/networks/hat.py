@@ -189,7 +189,7 @@ class AttentionBlocks(nn.Module):
 
 
 def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
-    """Cuts a side into tiles of which neighbors overlap; only the last one may be shorter.
+    """Cut a side into tiles of which neighbors overlap; only the last one may be shorter.
 
     Args:
         length: Of the side.
@@ -218,7 +218,7 @@ def config_from_state(state: Mapping[str, Tensor]) -> HATConfig | None:
 
 
 def _read_config(state: Mapping[str, Tensor]) -> HATConfig:
-    """Reads the sizes.
+    """Read the sizes.
 
     Raises:
         KeyError: A tensor is missing.

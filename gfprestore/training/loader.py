@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class BatchLoader:
-    """Loads the batches of the stream in worker processes.
+    """Loader of the batches of the stream in worker processes.
 
     If the config gives no number of workers, the first steps load in this process and are timed. The loader then
     chooses enough workers to keep up with the training.
