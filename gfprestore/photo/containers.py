@@ -32,12 +32,20 @@ class FileContentError(ValueError):
         reason: Clause without a full stop.
         unsupported: The file is intact.
         truncated: A part of the pixels is missing, and the others can be read on request.
+        advice: What to do about an unsupported file, as a sentence.
     """
 
-    def __init__(self, reason: str, unsupported: bool = False, truncated: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        unsupported: bool = False,
+        truncated: bool = False,
+        advice: str = "Convert it to an 8- or 16-bit TIFF or PNG.",
+    ) -> None:
         super().__init__(reason)
         self.unsupported = unsupported
         self.truncated = truncated
+        self.advice = advice
 
 
 @dataclass(frozen=True)

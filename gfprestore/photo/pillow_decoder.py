@@ -63,7 +63,9 @@ def opened(data: bytes, format: str) -> ImageFile.ImageFile:
         plugin = getattr(importlib.import_module(module), name)
     except ImportError as error:
         raise FileContentError(
-            f"reading {format} needs a package that is not installed: pip install 'gfprestore[heif]'", unsupported=True
+            f"reading {format} needs a package that is not installed",
+            unsupported=True,
+            advice='Install the extra: pip install "gfprestore[heif]".',
         ) from error
     try:
         with quietly(format):

@@ -44,7 +44,9 @@ def read(data: bytes) -> Container:
     for number, block, content in metadata.resources(sections[1]):
         if number == _VERSION and len(content) > 4 and not content[4]:
             raise FileContentError(
-                "it holds layers but no flattened image; save it again with maximized compatibility", unsupported=True
+                "it holds layers but no flattened image",
+                unsupported=True,
+                advice="Save it again with maximized compatibility.",
             )
         if number in _KEPT:
             kept.append(block)

@@ -184,7 +184,7 @@ def _header(path: Path, data: bytes) -> Container:
 
 def _content_error(path: Path, error: FileContentError) -> UnreadablePhotoError | UnsupportedPhotoError:
     if error.unsupported:
-        return UnsupportedPhotoError(f"{path} cannot be restored: {error}. Convert it to an 8- or 16-bit TIFF or PNG.")
+        return UnsupportedPhotoError(f"{path} cannot be restored: {error}. {error.advice}")
     advice = "Copy it again from its source"
     if error.truncated:
         advice += ", or restore the other rows with --accept-truncated"

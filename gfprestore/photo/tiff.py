@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from gfprestore.photo import exif, metadata
 from gfprestore.photo.containers import Container, FileContentError, Page
 from gfprestore.photo.exif import Directory, Field, Structure
+from gfprestore.photo.kinds import advice_for
 from gfprestore.photo.metadata import Metadata
 
 COPIES_DROPPED = "the smaller copies of the image in the file were not copied"
@@ -133,9 +134,7 @@ def _pages(whole: Structure) -> tuple[tuple[Page, ...], int]:
         whole.integer(directory, _PHOTOMETRIC) in _RAW_PHOTOMETRICS for directory in every
     ):
         raise FileContentError(
-            "camera raw files such as DNG and NEF are not supported; develop it first, for example with darktable or "
-            "RawTherapee",
-            unsupported=True,
+            "it is a camera raw file, such as DNG or NEF", unsupported=True, advice=advice_for("camera raw")
         )
     found = [[image for directory in group if (image := _image(whole, directory))] for group in groups]
     images = [image for group in found for image in group]
