@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gfprestore.batch.results import PhotoResult
+from gfprestore.batch.results import FaceDetail, PhotoResult, face_details, invalid_faces
 
 if TYPE_CHECKING:
     from gfprestore.restoration.pages import RestoredPage
@@ -25,6 +26,7 @@ def result_of_pages(pages: Iterable[RestoredPage], source: Path, output: Path, n
     faces = restored = untouched = crops = count = 0
     size: tuple[int, int] | None = None
     warnings: list[str] = []
+    details: list[FaceDetail] | None = None
     for page in pages:
         height, width = page.after.pixels.shape[:2]
         size = size or (width, height)
@@ -33,14 +35,12 @@ def result_of_pages(pages: Iterable[RestoredPage], source: Path, output: Path, n
         crops += len(page.finished.crops)
         restored += page.finished.restored_faces
         untouched += page.finished.untouched_faces
+        of_page = face_details(page.finished)
+        if of_page is not None:
+            details = [*(details or ()), *(replace(detail, page=page.number) for detail in of_page)]
         warnings += [f"page {page.number}: {note}" for note in (*page.after.metadata.warnings, *page.notes)]
     missing = crops - restored - untouched
-    error = None
-    if missing:
-        error = (
-            f"{source}: {missing} of {crops} faces could not be restored: the output of {names.restorer} is NaN or "
-            "infinite, in fp32 too. They were left unchanged. Check the weights file."
-        )
+    error = invalid_faces(source, missing, crops, names.restorer) if missing else None
     return PhotoResult(
         source=source,
         output=output,
@@ -55,5 +55,6 @@ def result_of_pages(pages: Iterable[RestoredPage], source: Path, output: Path, n
         error=error,
         warnings=tuple(warnings),
         untouched_faces=untouched,
+        face_details=None if details is None else tuple(details),
         pages=count,
     )

@@ -22,7 +22,7 @@ from gfprestore.batch.folders import create_folder_of
 from gfprestore.batch.journal import FAILED, RESTORED, Journal, JournalEntry, utc_now
 from gfprestore.batch.page_results import result_of_pages
 from gfprestore.batch.previews import PreviewWriter, write_comparison, write_faces
-from gfprestore.batch.results import OutputOptions, PhotoResult, error_message, face_details
+from gfprestore.batch.results import OutputOptions, PhotoResult, error_message, face_details, invalid_faces
 from gfprestore.batch.settings import run_settings
 from gfprestore.batch.sidecars import carry_sidecars, update_sidecars
 from gfprestore.batch.single_file import SingleFileJournal
@@ -32,7 +32,7 @@ from gfprestore.batch.task_list import PhotoTask, folders_of
 from gfprestore.batch.threads import wait_for_result, worker_threads
 from gfprestore.batch.upright import prepared_upright
 from gfprestore.batch.written_files import FileKeptError, FileState
-from gfprestore.errors import FaceError, FolderError
+from gfprestore.errors import FolderError
 from gfprestore.hardware import free_system_memory
 from gfprestore.photo.photo import Photo
 from gfprestore.photo.reading import photo_size, read_photo
@@ -43,7 +43,7 @@ from gfprestore.restoration.planned import NetworkNames, PlannedRestoration
 from gfprestore.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    from gfprestore.restoration.restoration import Restoration, RestoredFace, RestoredPhoto
+    from gfprestore.restoration.restoration import PreparedPhoto, Restoration, RestoredFace, RestoredPhoto
 
 log = logging.getLogger(__name__)
 Value = TypeVar("Value")
@@ -216,6 +216,13 @@ class PhotoRun:
         """Restore and write the pages of a file one after another; they are decoded here, not ahead."""
         task, started = decoded.task, time.monotonic()
         states: list[SourceState] = []
+        turned: list[tuple[int, int]] = []  # of each page: degrees, and the orientation that stands for all turns
+
+        def prepare(page: Photo, name: str) -> tuple[Photo, PreparedPhoto]:
+            upright, prepared, degrees = prepared_upright(self.restoration, page, name, self.output.auto_rotate)
+            turned.append((degrees, upright.metadata.orientation))
+            return upright, prepared
+
         try:
             note = self._begin_writing(task, states)
             pages = restore_pages(
@@ -225,7 +232,7 @@ class PhotoRun:
                 name=task.relative.as_posix(),
                 on_progress=functools.partial(self.on_progress, task.source),
                 on_complete=note,
-                prepare=lambda page, name: prepared_upright(self.restoration, page, name, self.output.auto_rotate)[:2],
+                prepare=prepare,
             )
             problems: list[str] = []
             report = result_of_pages(
@@ -237,8 +244,9 @@ class PhotoRun:
             return self._failed(task, error, decoded.seconds + time.monotonic() - started)
         if problems:
             report = replace(report, status="failed", error=" ".join(filter(None, (report.error, *problems))))
-        report = replace(report, seconds=decoded.seconds + time.monotonic() - started)
-        self._note(task, report, decoded.state, states[0])
+        rotated, orientation = turned[0]  # sidecars belong to the first page
+        report = replace(report, rotated=rotated, seconds=decoded.seconds + time.monotonic() - started)
+        self._note(task, report, decoded.state, states[0], orientation)
         return report
 
     def _with_previews(
@@ -329,16 +337,12 @@ class PhotoRun:
             seconds=seconds,
             restorer=self.restoration.restorer_name,
             background=self.restoration.background_name,
-            warnings=photo.photo.metadata.warnings,
+            warnings=result.metadata.warnings,
         )
         missing = len(finished.crops) - report.restored_faces - report.untouched_faces
         if missing:
-            error = FaceError(
-                f"{photo.task.source}: {missing} of {len(finished.crops)} faces could not be restored: "
-                f"the output of {report.restorer} is NaN or infinite, in fp32 too. They were left unchanged. Check "
-                "the weights file."
-            )
-            report = replace(report, status="failed", error=str(error))
+            error = invalid_faces(photo.task.source, missing, len(finished.crops), report.restorer)
+            report = replace(report, status="failed", error=error)
         written = threads.submit(self._timed, "encode", self._write, photo, finished, result)
         self._encodings.append(EncodingPhoto(photo, report, held, written))
 

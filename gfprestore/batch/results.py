@@ -47,11 +47,17 @@ class FaceDetail:
         box: Left, top, right and bottom edges in pixels of the input; None for an aligned input.
         outcome: `restored`, `untouched` (taken for untouched and not changed) or `failed`.
         levels: Levels, 0 to 100, of the retouching operations that were assumed; None if unknown.
+        page: Number of the page in a file of several pages; otherwise None, and not part of `--json`.
     """
 
     box: tuple[float, ...] | None
     outcome: str
     levels: dict[str, int] | None
+    page: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The JSON object of this face."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("page", None)}
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,8 @@ class PhotoResult:
             run wrote; None if the photo was not skipped.
         pages: Number of pages of the file.
         face_details: What was done to each face; None with restorers that have nothing to say beyond the counts.
-        rotated: Degrees by which the photo was turned to the right, because its faces were turned to the left.
+        rotated: Degrees by which the photo, or its first page, was turned to the right, because its faces were turned
+            to the left.
     """
 
     source: Path
@@ -114,7 +121,7 @@ class PhotoResult:
             **({} if self.pages == 1 else {"pages": self.pages}),
             **({} if self.skipped_because is None else {"skipped_because": self.skipped_because}),
             **({"rotated": self.rotated} if self.rotated else {}),
-            **({} if self.face_details is None else {"face_details": [asdict(face) for face in self.face_details]}),
+            **({} if self.face_details is None else {"face_details": [face.as_json() for face in self.face_details]}),
         }
 
 
@@ -144,6 +151,14 @@ def face_details(photo: RestoredPhoto) -> tuple[FaceDetail, ...] | None:
         outcome = "failed" if face is None else "untouched" if face.is_untouched else "restored"
         details.append(FaceDetail(box, outcome, levels))
     return tuple(details)
+
+
+def invalid_faces(source: Path, missing: int, count: int, restorer: str) -> str:
+    """Error message for a photo some of whose faces a network gave no valid result."""
+    return (
+        f"{source}: {missing} of {count} faces could not be restored: the output of {restorer} is NaN or infinite, in "
+        "fp32 too. They were left unchanged. Check the weights file."
+    )
 
 
 def error_message(error: Exception, source: Path) -> str:

@@ -287,11 +287,10 @@ class Restoration:
         metadata = photo.metadata
         if isinstance(self.restorer, FRRffusionRestorer) and result.restored_faces:
             label = labeled(metadata.xmp, ESTIMATE_LABEL)
-            metadata = (
-                metadata.warned("its XMP could not be labeled, because it is not valid")
-                if label is None
-                else replace(metadata, xmp=label)
-            )
+            if label is None:  # the label is more important than a packet that no program can read
+                metadata = metadata.warned("its XMP is not valid and was replaced by the label of estimated faces")
+                label = labeled(None, ESTIMATE_LABEL)
+            metadata = replace(metadata, xmp=label)
         return replace(photo, pixels=result.pixels, alpha=alpha, metadata=metadata)
 
     def without_hidden_colors(self, pixels: Pixels, alpha: Pixels | None) -> Pixels:

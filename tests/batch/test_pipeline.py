@@ -290,3 +290,40 @@ def test_the_sidecar_of_a_photo_that_is_written_upright_turns_with_it_in_later_r
         assert result.status == ("restored" if rating == 1 else "skipped")
         # a quarter turn to the right: left is what was left of the lower edge, 1 - 0.2 - 0.4
         assert output.read_text() == sidecar(rating, "0.4, 0.1, 0.4, 0.3")
+
+
+SIDECAR = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:mwg-rs="http://www.metadataworkinggroup.com/schemas/regions/" '
+    'xmlns:stDim="http://ns.adobe.com/xap/1.0/sType/Dimensions#" xmlns:stArea="http://ns.adobe.com/xmp/sType/Area#">'
+    '<mwg-rs:Regions rdf:parseType="Resource">'
+    '<mwg-rs:AppliedToDimensions stDim:w="120" stDim:h="100" stDim:unit="pixel"/>'
+    '<mwg-rs:RegionList><rdf:Bag><rdf:li><rdf:Description mwg-rs:Name="Ada">'
+    '<mwg-rs:Area stArea:x="0.25" stArea:y="0.1" stArea:w="0.2" stArea:h="0.15" stArea:unit="normalized"/>'
+    "</rdf:Description></rdf:li></rdf:Bag></mwg-rs:RegionList></mwg-rs:Regions></rdf:Description></rdf:RDF></x:xmpmeta>"
+)
+
+
+def test_the_sidecar_of_turned_pages_stays_right_when_they_are_skipped_later(tasks: list[PhotoTask]) -> None:
+    folder = tasks[0].source.parent
+    task = replace(
+        tasks[0],
+        source=folder / "a.tif",
+        output=tasks[0].folder / "a.tif",
+        relative=PurePath("a.tif"),
+        sidecars=(folder / "a.tif.xmp",),
+    )
+    page = Image.fromarray(np.rot90(banner()))
+    page.save(task.source, save_all=True, append_images=[page.transpose(Image.Transpose.FLIP_LEFT_RIGHT)])
+    task.sidecars[0].write_text(SIDECAR)
+    written = []
+    for status in ("restored", "skipped"):
+        run = PhotoRun(
+            opened(Painter(), TurnedFinder([1]), RunOptions(upscale=1)), OutputOptions(auto_rotate=True, workers=1)
+        )
+        (result,) = run.results([task])
+        assert (result.status, result.error) == (status, None)
+        written.append(task.output.with_name("a.tif.xmp").read_text())
+    assert written[0] == written[1]
+    assert 'stArea:x="0.9"' in written[0] and 'stArea:y="0.25"' in written[0]
+    assert 'stDim:w="100"' in written[0] and 'stDim:h="120"' in written[0]

@@ -12,6 +12,7 @@ import pytest
 from doubles import call, make_faces, records, tiny_config
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from samples import pixels_of, save
 
 from gfprestore.training.train import train
@@ -142,6 +143,42 @@ def test_an_untouched_aligned_face_of_the_output_size_keeps_every_pixel_and_gets
         assert np.array_equal(pixels_of(tmp_path / "kept" / "_faces" / path.name / "01-after.png"), pixels_of(path))
         with Image.open(kept) as image:
             assert "xmp" not in image.info
+
+
+def test_a_photo_with_broken_xmp_is_labeled_all_the_same(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = next((work / "pairs" / "lq").glob("*.png"))
+    info = PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta><rdf:RDF>cut off")
+    (tmp_path / "in").mkdir()
+    with Image.open(source) as image:
+        image.save(tmp_path / "in" / "a.png", pnginfo=info)
+    capsys.readouterr()
+    command = ("run", tmp_path / "in", "--aligned", "--retouch-levels", 60, *weights(work), "-o", tmp_path / "out")
+    assert call(*command) == 0
+    assert "a.png: its XMP is not valid and was replaced by the label" in " ".join(capsys.readouterr().err.split())
+    with Image.open(tmp_path / "out" / "a.png") as image:
+        assert "They are no evidence of how a person looks." in image.info["xmp"].decode()
+        assert "cut off" not in image.info["xmp"].decode()
+
+
+def test_the_faces_of_all_pages_are_reported_with_their_page(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    first, second = (Image.open(path) for path in sorted((work / "pairs" / "lq").glob("*.png"))[:2])
+    with first, second:
+        first.save(tmp_path / "in" / "a.tif", save_all=True, append_images=[second])
+    capsys.readouterr()
+    command = ("run", tmp_path / "in", "--aligned", "--retouch-levels", "eyes=40", "--json", *weights(work))
+    assert call(*command, "-o", tmp_path / "out") == 0
+    line = records(capsys)[0]["a.tif"]
+    assert (line["pages"], line["restored_faces"]) == (2, 2)
+    assert [(face["page"], face["outcome"], face["levels"]["eyes"]) for face in line["face_details"]] == [
+        (1, "restored", 40),
+        (2, "restored", 40),
+    ]
 
 
 def test_the_packaged_network_reverses_a_real_face_without_a_download(
