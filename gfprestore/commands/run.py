@@ -286,7 +286,7 @@ def _show_plan(plan: Plan, how: OutputOptions, reporter: Reporter) -> None:
                 suffix = " (replaces a file that you changed)" if replaces else _PLANNED[state.value]
                 reporter.answer(f"{task.source} -> {task.output}{suffix}")
     folders = ", ".join(str(folder) for folder in plan.output_folders)
-    reporter.note(f"{counts['new']} photos would be restored into {folders}")
+    reporter.note(f"{_photos(counts['new'])} would be restored into {folders}")
     if sidecars := sum(len(task.sidecars) for task in plan.tasks):
         reporter.note(f"XMP sidecars that go with their photos: {sidecars}")
     if replaced:
@@ -385,7 +385,7 @@ def run_photos(
 
     def tell_networks(names: NetworkNames) -> None:
         reporter.note(
-            f"{len(plan.tasks)} photos, faces with {names.restorer}, background with {names.background}, "
+            f"{_photos(len(plan.tasks))}, faces with {names.restorer}, background with {names.background}, "
             f"on {restoration.device_name}"
         )
 
@@ -468,3 +468,8 @@ def _summarize(
         reporter.note(f"Networks (detect, restore, background): {network_share(profile):.1%} after the start.")
     _note_kept(kept["changed"], kept["taken"], reporter)
     reporter.note("written to " + ", ".join(str(folder) for folder in plan.output_folders))
+
+
+def _photos(count: int) -> str:
+    """A number of photos in words."""
+    return "1 photo" if count == 1 else f"{count} photos"

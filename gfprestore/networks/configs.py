@@ -315,6 +315,13 @@ HAT_L = HATConfig(depths=(6,) * 12)
 HFDG_S = HATConfig(embed_dim=60, depths=(4, 4, 4, 4), compress_ratio=12, squeeze_factor=12)
 """Not in the paper: smaller than HAT-S."""
 
+NAMED_SIZES: dict[type, dict[str, object]] = {
+    DiffusionUNetConfig: {"fmar-64": FMAR_64, "fmar-s": FMAR_S, "fmar-m": FMAR_M, "fmar": FMAR_256,
+                          "fmar-compact": FMAR_COMPACT},
+    HATConfig: {"hfdg-s": HFDG_S, "hat-s": HAT_S, "hat": HAT_BASE, "hat-l": HAT_L},
+}  # fmt: skip
+"""Sizes that a training can name, as in `--set reversal.hfdg=hat-s`."""
+
 
 @dataclass(frozen=True)
 class LevelEstimatorConfig:

@@ -8,6 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from gfprestore.errors import UsageError
+from gfprestore.networks.configs import NAMED_SIZES
 from gfprestore.training.presets import LossWeights, Preset
 
 
@@ -67,7 +68,8 @@ def with_value(holder: Holder, assignment: str, name: str | None = None) -> Hold
 
     Args:
         holder: The preset, or a dataclass that it contains.
-        assignment: Argument of `--set`: `learning_rate=1e-4`, `losses.identity=8`, `milestones=100,200`.
+        assignment: Argument of `--set`: `learning_rate=1e-4`, `losses.identity=8`, `milestones=100,200`,
+            `reversal.hfdg=hat-s`.
         name: Name of the value within `holder`, if `holder` is a dataclass in the preset.
 
     Raises:
@@ -111,6 +113,10 @@ def _read_value(text: str, kind: Any) -> Any:
         if text not in choices:
             raise ValueError(f"it must be one of {', '.join(choices)}, not {text}")
         return choices[text]
+    if kind in NAMED_SIZES:
+        if text not in NAMED_SIZES[kind]:
+            raise ValueError(f"it must be one of {', '.join(NAMED_SIZES[kind])}; or name one of its values after a dot")
+        return NAMED_SIZES[kind][text]
     if kind not in (int, float, str):
         raise ValueError("it contains several values; name one of them after a dot")
     if kind is str:

@@ -10,6 +10,7 @@ import pytest
 
 from gfprestore.data.degradation import OFFICIAL, OLD_PRINTS, PAPER
 from gfprestore.errors import ExitCode, UsageError
+from gfprestore.networks.configs import FMAR_M, FMAR_S, HAT_L, FRRffusionConfig
 from gfprestore.networks.gfpgan import GFPGAN
 from gfprestore.training.config import TrainConfig, TrainSettings, make_config
 from gfprestore.training.overrides import ABLATIONS, ablated
@@ -166,6 +167,18 @@ def test_the_weight_of_a_teacher_is_ten_times_that_of_the_reconstruction() -> No
     assert "distillation" not in config_of("compact").preset.losses.used()
     without = config_of("compact", teacher=Path("t.safetensors"), without=["distillation"])
     assert without.preset.losses == PRESETS["compact"].losses
+
+
+def test_sizes_of_frrffusion_can_be_named() -> None:
+    def reversal(*values: str, stage: str = "fmar") -> FRRffusionConfig:
+        config = make_config(Path("pairs"), Path("out"), "frrffusion", stage=stage, values=values)
+        return config.preset.reversal_network("fmar" if stage == "fmar" else "hfdg")
+
+    assert reversal("reversal.fmar=fmar-s").fmar == FMAR_S
+    assert reversal("reversal.fmar=fmar-m", "reversal.fmar.blocks=1").fmar == replace(FMAR_M, blocks=1)
+    assert reversal("reversal.hfdg=hat-l", stage="hfdg").hfdg == HAT_L
+    with pytest.raises(UsageError, match="must be one of hfdg-s, hat-s, hat, hat-l; or name one"):
+        reversal("reversal.hfdg=fmar-s", stage="hfdg")
 
 
 def test_any_value_of_the_preset_can_be_set() -> None:
