@@ -79,6 +79,15 @@ def test_the_photo_is_read_and_not_its_preview(kind: str, big: bool, order: str,
     photo = read(tiff_of(with_previews(kind, dtype), order, big), tmp_path)
     np.testing.assert_array_equal(photo.pixels, full_size(dtype))
     assert ("smaller copies of the image in the file were not copied" in warnings_of(photo)) == ("mask" not in kind)
+    assert ("masks and depth maps in the file were not copied" in warnings_of(photo)) == ("mask" in kind)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_lost_bits_of_a_cmyk_file_are_told(dtype: str, tmp_path: Path) -> None:
+    inks = np.concatenate([full_size(dtype), np.zeros_like(full_size(dtype)[..., :1])], axis=-1)
+    photo = read(tiff_of([TiffImage(inks, {262: ("H", 5)})]), tmp_path)
+    assert photo.pixels.shape == (90, 120, 3) and photo.pixels.dtype == np.uint8
+    assert ("16 bits per channel were reduced to 8" in warnings_of(photo)) == (dtype == "u2")
 
 
 def test_tags_of_the_first_directory_are_kept_for_a_photo_that_has_none(tmp_path: Path) -> None:
