@@ -182,7 +182,7 @@ def _scans(data: bytes, at: int, header: _Header) -> _Scans:
     missing_bits: dict[tuple[int, int], int] = {}
     count = 0
     has_end = refines = False
-    in_order = True
+    in_order, is_cut = True, False
     end = len(data)
     while match := _MARKER.search(data, at):
         in_order = in_order and _restarts_in_order(data, at, match.start())
@@ -196,6 +196,7 @@ def _scans(data: bytes, at: int, header: _Header) -> _Scans:
         length = struct.unpack(">H", data[match.end() : match.end() + 2].ljust(2, b"\0"))[0]
         if marker not in _SEGMENTS_BETWEEN_SCANS or length < 2 or match.end() + length > len(data):
             end = match.start()  # another image begins here, or the file ends inside a segment
+            is_cut = marker in _SEGMENTS_BETWEEN_SCANS and length >= 2
             break
         if marker == 0xDA:
             count += 1
@@ -203,7 +204,7 @@ def _scans(data: bytes, at: int, header: _Header) -> _Scans:
             _note_scan(content, missing_bits)
             refines = content[1 + 2 * content[0]] > 0
         at = match.end() + length
-    trailing = len(data[end + 2 * has_end :].rstrip(b"\0"))
+    trailing = 0 if is_cut else len(data[end + 2 * has_end :].rstrip(b"\0"))
     has_base = header.frame in _PROGRESSIVE and all((component, 0) in missing_bits for component in header.components)
     return _Scans(end, trailing, has_end, count, _is_complete(missing_bits, header), has_base and refines, in_order)
 

@@ -19,6 +19,7 @@ from gfprestore.photo.kinds import advice_for
 from gfprestore.photo.metadata import Metadata
 
 COPIES_DROPPED = "the smaller copies of the image in the file were not copied"
+_IMAGES_LOST = "the images behind its last directory cannot be read and are missing, as if the file were truncated"
 _MASKS_DROPPED = "the transparency masks and depth maps in the file were not copied"
 TIFF_ICC, TIFF_XMP, TIFF_IPTC, TIFF_PHOTOSHOP = 34675, 700, 33723, 34377
 
@@ -111,7 +112,7 @@ def read(data: bytes, offset: int | None = None) -> Container:
     )
     stored = exif.upright(data, width, height)  # Pillow would rotate the image itself
     return Container(
-        found.warned(*_warnings(structure, copies, _has_masks(whole))),
+        found.warned(*_warnings(whole, structure, copies)),
         stored,
         max(structure.integers(first.find(258)) or (1,)),
         len(sure),
@@ -226,11 +227,13 @@ def _fields(structure: Structure, general: Structure | None) -> list[Field]:
     return fields
 
 
-def _warnings(structure: Structure, copies: int, masks: bool) -> Iterator[str]:
+def _warnings(whole: Structure, structure: Structure, copies: int) -> Iterator[str]:
     first = structure.chain[0]
+    if whole.lacks_directories:
+        yield _IMAGES_LOST
     if copies:
         yield COPIES_DROPPED
-    if masks:
+    if _has_masks(whole):
         yield _MASKS_DROPPED
     if first.find(37724) is not None:
         yield "the Photoshop layers in the file were not copied"
