@@ -123,12 +123,14 @@ def run(
     workers: Annotated[
         int, performance_option("--workers", metavar="N", min=1, help="Number of threads that read and write.")
     ] = 2,
-    file_format: Annotated[Format, io_option("--format", help="Format of the outputs.")] = Format.KEEP,
+    file_format: Annotated[
+        Format, io_option("--format", metavar="NAME", help="Format of the outputs: keep, jpg, png, webp or tiff.")
+    ] = Format.KEEP,
     quality: Annotated[
         int | None,
         io_option(
             "--quality",
-            metavar="1..100",
+            metavar="N",
             min=1,
             max=100,
             help="Quality of JPEG, WebP, AVIF or HEIC; default: the source's or better.",
@@ -151,7 +153,10 @@ def run(
         io_option("--accept-truncated", help="Restore what is there of truncated photos, and say how much is missing."),
     ] = False,
     overwrite: Annotated[
-        bool, behavior_option("--overwrite", help="Restore finished photos again, and replace other files.")
+        bool,
+        behavior_option(
+            "--overwrite", help="Restore finished photos again, and replace files that you changed or no run wrote."
+        ),
     ] = False,
     dry_run: Annotated[bool, behavior_option("--dry-run", help="Show the plan and restore nothing.")] = False,
     seed: Annotated[
