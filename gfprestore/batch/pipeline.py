@@ -416,7 +416,7 @@ class PhotoRun:
             return replace(self._skipped_result(task, "done", None), warnings=update_sidecars(task, journal))
         state = journal.state_of(task.output)
         if state in (FileState.CHANGED, FileState.TAKEN):
-            return self._skipped_result(task, state.value, str(FileKeptError(task.output, state)))
+            return self._skipped_result(task, state.value, str(FileKeptError(task.output, state, task.recorded)))
         return None
 
     def _skipped_result(self, task: PhotoTask, because: str, reason: str | None) -> PhotoResult:

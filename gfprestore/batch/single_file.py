@@ -97,7 +97,7 @@ class SingleFileJournal(Journal):
             PhotoError: The file cannot be read.
         """
         if not overwrite and self.state_of(output) is not FileState.NEW:
-            raise FileKeptError(output, FileState.TAKEN)
+            raise FileKeptError(output, FileState.TAKEN, recorded=False)
         return read_source_state(temporary)
 
     def begin(self, relative: str, source: Path, output: Path, fingerprint: str) -> None:

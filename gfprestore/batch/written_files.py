@@ -40,10 +40,18 @@ def kept_reason(state: FileState) -> str:
 
 
 class FileKeptError(PhotoError):
-    """A file has the state CHANGED or TAKEN and must not be replaced unasked."""
+    """A file has the state CHANGED or TAKEN and must not be replaced unasked.
 
-    def __init__(self, path: Path, state: FileState) -> None:
-        super().__init__(f"{path} {kept_reason(state)} Move it, or replace it with --overwrite.")
+    Args:
+        path: The file.
+        state: Its state.
+        recorded: It is known which files runs wrote into its folder.
+    """
+
+    def __init__(self, path: Path, state: FileState, recorded: bool = True) -> None:
+        super().__init__(
+            f"{path} {kept_reason(state) if recorded else 'already exists.'} Move it, or replace it with --overwrite."
+        )
         self.state = state
 
 

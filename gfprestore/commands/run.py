@@ -123,12 +123,14 @@ def run(
     workers: Annotated[
         int, performance_option("--workers", metavar="N", min=1, help="Number of threads that read and write.")
     ] = 2,
-    file_format: Annotated[Format, io_option("--format", help="Format of the outputs.")] = Format.KEEP,
+    file_format: Annotated[
+        Format, io_option("--format", metavar="NAME", help="Format of the outputs: keep, jpg, png, webp or tiff.")
+    ] = Format.KEEP,
     quality: Annotated[
         int | None,
         io_option(
             "--quality",
-            metavar="1..100",
+            metavar="N",
             min=1,
             max=100,
             help="Quality of JPEG, WebP, AVIF or HEIC; default: the source's or better.",
@@ -151,7 +153,10 @@ def run(
         io_option("--accept-truncated", help="Restore what is there of truncated photos, and say how much is missing."),
     ] = False,
     overwrite: Annotated[
-        bool, behavior_option("--overwrite", help="Restore finished photos again, and replace other files.")
+        bool,
+        behavior_option(
+            "--overwrite", help="Restore finished photos again, and replace files that you changed or no run wrote."
+        ),
     ] = False,
     dry_run: Annotated[bool, behavior_option("--dry-run", help="Show the plan and restore nothing.")] = False,
     seed: Annotated[
@@ -283,7 +288,8 @@ def _show_plan(plan: Plan, how: OutputOptions, reporter: Reporter) -> None:
                 values = {"source": str(task.source), "output": str(task.output), "state": state.value}
                 reporter.record({**values, "replaces_changed": True} if replaces else values)
             else:
-                suffix = " (replaces a file that you changed)" if replaces else _PLANNED[state.value]
+                planned = _PLANNED[state.value] if recorded or state is FileState.NEW else " (exists)"
+                suffix = " (replaces a file that you changed)" if replaces else planned
                 reporter.answer(f"{task.source} -> {task.output}{suffix}")
     folders = ", ".join(str(folder) for folder in plan.output_folders)
     reporter.note(f"{_photos(counts['new'])} would be restored into {folders}")
@@ -296,7 +302,7 @@ def _show_plan(plan: Plan, how: OutputOptions, reporter: Reporter) -> None:
             f"{counts['restored']} were restored by an earlier run. They are skipped if the settings are the same, and "
             "restored again otherwise."
         )
-    _note_kept(counts["changed"], counts["taken"], reporter)
+    _note_kept(counts["changed"], counts["taken"], plan, reporter)
     left_out = left_out_of(plan.skipped)
     _show_left_out(left_out, reporter)
     listed = [entry.as_json() for entry in left_out]
@@ -318,8 +324,11 @@ def _show_left_out(left_out: Sequence[LeftOut], reporter: Reporter) -> None:
         reporter.table("", ["left out", "kind", "reason"], rows)
 
 
-def _note_kept(changed: int, taken: int, reporter: Reporter) -> None:
+def _note_kept(changed: int, taken: int, plan: Plan, reporter: Reporter) -> None:
     """Say how many files are in the place of results and are not replaced."""
+    if taken and not plan.tasks[0].recorded:  # a single file: whether a run wrote it is not known
+        reporter.note(f"{plan.tasks[0].output} already exists. It is kept. Use --overwrite to replace it.")
+        return
     if changed:
         reporter.note(f"changed by you: {changed}. These results are kept. Use --overwrite to replace them.")
     if taken:
@@ -466,7 +475,7 @@ def _summarize(
     if profile is not None:
         reporter.table("", ["part", "seconds", "share", "in other threads"], profile_rows(profile))
         reporter.note(f"Networks (detect, restore, background): {network_share(profile):.1%} after the start.")
-    _note_kept(kept["changed"], kept["taken"], reporter)
+    _note_kept(kept["changed"], kept["taken"], plan, reporter)
     reporter.note("written to " + ", ".join(str(folder) for folder in plan.output_folders))
 
 

@@ -70,6 +70,7 @@ class Container:
         has_end: The end marker of a JPEG or PNG is there.
         scans: Number of scans of a JPEG.
         lacks_scans: A JPEG does not have the scans of all its components and bits.
+        lacks_only_detail: What a progressive JPEG may lack are scans that refine its pixels.
         is_arithmetic: A JPEG with arithmetic coding.
         white: Largest level of the samples of a JPEG 2000 file; None in other formats.
         has_alpha: The channel behind the colors of a Photoshop file is transparency.
@@ -86,6 +87,7 @@ class Container:
     has_end: bool = True
     scans: int = 1
     lacks_scans: bool = False
+    lacks_only_detail: bool = False
     is_arithmetic: bool = False
     white: int | None = None
     has_alpha: bool = True

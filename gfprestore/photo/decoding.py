@@ -137,8 +137,14 @@ def _jpeg(container: Container, accept_truncated: bool) -> Decoded:
     if container.bits != 8:
         raise FileContentError(f"JPEG with {container.bits} bits per sample is not supported", unsupported=True)
     image = loaded(container.data, "JPEG")
-    missing = missing_jpeg_rows(container, image, lambda data: loaded(data, "JPEG"))
-    notes = _truncated(missing, image.height, accept_truncated) if missing else _end_notes(container)
+    missing = 0
+    notes: tuple[str, ...] = (f"none of its {image.height} rows is missing, but the file is truncated",)
+    if container.lacks_scans and container.lacks_only_detail and not container.has_end:
+        if not accept_truncated:
+            raise FileContentError("the file is truncated, so all its rows lack detail", truncated=True)
+    else:
+        missing = missing_jpeg_rows(container, image, lambda data: loaded(data, "JPEG"))
+        notes = _truncated(missing, image.height, accept_truncated) if missing else _end_notes(container)
     if not missing and container.lacks_scans:
         notes = (*notes, "the last scans of the progressive JPEG are missing, so it has less detail")
     decoded = _split_or_refused(image, container)
@@ -199,7 +205,10 @@ def _split(image: Image.Image, container: Container) -> Decoded:
     if mode == "CMYK":
         converted = icc.cmyk_to_rgb(image, container.metadata.icc)
         warning = "its CMYK colors were converted to sRGB; the output is an RGB file"
-        return Decoded(levels_of(converted), None, (warning,), keeps_profile=False)
+        warnings = (
+            (warning, f"its {container.bits} bits per channel were reduced to 8") if container.bits > 8 else (warning,)
+        )
+        return Decoded(levels_of(converted), None, warnings, keeps_profile=False)
     if mode in ("1", "L") and "transparency" not in image.info:
         return Decoded(levels_of(image.convert("L")), None)
     target = {"LA": "LA", "La": "LA", "1": "LA", "L": "LA", "RGB": "RGB", "RGBX": "RGB", "YCbCr": "RGB", "RGBA": "RGBA"}

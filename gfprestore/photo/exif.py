@@ -67,13 +67,17 @@ class Directory:
 
 @dataclass(frozen=True)
 class Structure:
-    """All directories of a block or file: the chain (IFD0, IFD1, ...) and the ones that IFD0 points to."""
+    """All directories of a block or file: the chain (IFD0, IFD1, ...) and the ones that IFD0 points to.
+
+    `lacks_directories` says that the chain goes on where no directory can be read.
+    """
 
     data: bytes | bytearray | memoryview
     order: str
     big: bool
     chain: tuple[Directory, ...]
     children: tuple[Directory, ...]
+    lacks_directories: bool = False
 
     @property
     def edited(self) -> tuple[Directory, ...]:
@@ -134,7 +138,8 @@ def parse(data: bytes | bytearray | memoryview) -> Structure:
         chain.append(directory)
     if not chain:
         raise ExifError("the first directory lies outside the data")
-    structure = Structure(data, order, big, tuple(chain), ())
+    goes_on = offset not in (0, *(directory.offset for directory in chain))
+    structure = Structure(data, order, big, tuple(chain), (), goes_on)
     return replace(structure, children=tuple(_children(structure, chain[0], seen)))
 
 

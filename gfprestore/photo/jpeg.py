@@ -29,6 +29,7 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _FRAMES = (0xC0, 0xC1, 0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _ARITHMETIC = tuple(range(0xC9, 0xD0))
+_RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 _STANDALONE = (0x01, *range(0xD0, 0xD8))
 _SEGMENTS_BETWEEN_SCANS = (0xC4, 0xDA, 0xDB, 0xDC, 0xDD, 0xCC, *range(0xE0, 0xF0), 0xFE)
 # Luminance and chrominance tables of ITU-T T.81 annex K, in natural order; quality scales them as the IJG library does.
@@ -69,6 +70,8 @@ class _Scans:
         has_end: The end marker is there.
         count: Number of scans.
         is_complete: All components, and in a progressive image all bits of all coefficients, have a scan.
+        lacks_only_detail: The last scan of a progressive image refines it: all its pixels are in the scans before.
+        restarts_in_order: The restart markers of each scan count from 0 to 7 and from 0 again.
     """
 
     end: int
@@ -76,6 +79,8 @@ class _Scans:
     has_end: bool
     count: int
     is_complete: bool
+    lacks_only_detail: bool
+    restarts_in_order: bool
 
 
 def read(data: bytes) -> Container:
@@ -101,6 +106,8 @@ def read(data: bytes) -> Container:
         found = found.warned(f"not copied, because it describes the original pixels: {described}")
     if header.stray:
         found = found.warned(f"{header.stray} stray bytes between its segments were skipped")
+    if not scans.restarts_in_order:
+        found = found.warned("its restart markers are out of order, so a part of its pixels may be damaged")
     found = replace(found, quality=_quality([table for _, table in sorted(header.tables.items())]))
     pixels = data[start : scans.end].rstrip(b"\xff")
     return Container(
@@ -110,6 +117,7 @@ def read(data: bytes) -> Container:
         has_end=scans.has_end,
         scans=scans.count,
         lacks_scans=not scans.is_complete,
+        lacks_only_detail=scans.lacks_only_detail,
         is_arithmetic=header.frame in _ARITHMETIC,
     )
 
@@ -173,9 +181,11 @@ def _scans(data: bytes, at: int, header: _Header) -> _Scans:
     """Follow the scans up to the end of the image."""
     missing_bits: dict[tuple[int, int], int] = {}
     count = 0
-    has_end = False
+    has_end = refines = False
+    in_order, is_cut = True, False
     end = len(data)
     while match := _MARKER.search(data, at):
+        in_order = in_order and _restarts_in_order(data, at, match.start())
         marker = data[match.start() + 1]
         if marker == 0xD9:
             end, has_end = match.start(), True
@@ -186,13 +196,23 @@ def _scans(data: bytes, at: int, header: _Header) -> _Scans:
         length = struct.unpack(">H", data[match.end() : match.end() + 2].ljust(2, b"\0"))[0]
         if marker not in _SEGMENTS_BETWEEN_SCANS or length < 2 or match.end() + length > len(data):
             end = match.start()  # another image begins here, or the file ends inside a segment
+            is_cut = marker in _SEGMENTS_BETWEEN_SCANS and length >= 2
             break
         if marker == 0xDA:
             count += 1
-            _note_scan(data[match.end() + 2 : match.end() + length], missing_bits)
+            content = data[match.end() + 2 : match.end() + length]
+            _note_scan(content, missing_bits)
+            refines = content[1 + 2 * content[0]] > 0
         at = match.end() + length
-    trailing = len(data[end + 2 * has_end :].rstrip(b"\0"))
-    return _Scans(end, trailing, has_end, count, _is_complete(missing_bits, header))
+    trailing = 0 if is_cut else len(data[end + 2 * has_end :].rstrip(b"\0"))
+    has_base = header.frame in _PROGRESSIVE and all((component, 0) in missing_bits for component in header.components)
+    return _Scans(end, trailing, has_end, count, _is_complete(missing_bits, header), has_base and refines, in_order)
+
+
+def _restarts_in_order(data: bytes, begin: int, end: int) -> bool:
+    """Whether the restart markers of a scan, from `begin` to `end`, are complete as far as their numbers tell."""
+    numbers = (match[1][0] for match in _RESTART.finditer(data, begin, end))
+    return all(number == 0xD0 + index % 8 for index, number in enumerate(numbers))
 
 
 def _note_scan(content: bytes, missing_bits: dict[tuple[int, int], int]) -> None:

@@ -187,7 +187,7 @@ def _content_error(path: Path, error: FileContentError) -> UnreadablePhotoError 
         return UnsupportedPhotoError(f"{path} cannot be restored: {error}. {error.advice}")
     advice = "Copy it again from its source"
     if error.truncated:
-        advice += ", or restore the other rows with --accept-truncated"
+        advice += ", or restore what is there with --accept-truncated"
     return UnreadablePhotoError(f"{path} is damaged: {error}. {advice}.")
 
 

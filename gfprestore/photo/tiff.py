@@ -19,6 +19,8 @@ from gfprestore.photo.kinds import advice_for
 from gfprestore.photo.metadata import Metadata
 
 COPIES_DROPPED = "the smaller copies of the image in the file were not copied"
+_IMAGES_LOST = "the images behind its last directory cannot be read and are missing, as if the file were truncated"
+_MASKS_DROPPED = "the transparency masks and depth maps in the file were not copied"
 TIFF_ICC, TIFF_XMP, TIFF_IPTC, TIFF_PHOTOSHOP = 34675, 700, 33723, 34377
 
 STRUCTURE_TAGS = frozenset(
@@ -110,7 +112,7 @@ def read(data: bytes, offset: int | None = None) -> Container:
     )
     stored = exif.upright(data, width, height)  # Pillow would rotate the image itself
     return Container(
-        found.warned(*_warnings(structure, copies)),
+        found.warned(*_warnings(whole, structure, copies)),
         stored,
         max(structure.integers(first.find(258)) or (1,)),
         len(sure),
@@ -157,11 +159,23 @@ def _image(whole: Structure, directory: Directory) -> _Image | None:
     kind = whole.integer(directory, _NEW_SUBFILE_TYPE) or 0
     if not width or not height or not any(directory.find(tag) for tag in _PIXEL_OFFSETS):
         return None
-    if kind & 4 or whole.integer(directory, _PHOTOMETRIC) in (_TRANSPARENCY_MASK, _DEPTH_MAP):
+    if _is_mask(whole, directory):
         return None
     old_kind = whole.integer(directory, _SUBFILE_TYPE)
     numbered = bool(kind & 2) or old_kind == 3 or directory.find(_PAGE_NUMBER) is not None
     return _Image(directory.offset, (width, height), bool(kind & 1) or old_kind == 2, numbered)
+
+
+def _is_mask(whole: Structure, directory: Directory) -> bool:
+    """Whether the image of a directory says for each pixel of a photo how transparent or how far away it is."""
+    kind = whole.integer(directory, _NEW_SUBFILE_TYPE) or 0
+    return bool(kind & 4) or whole.integer(directory, _PHOTOMETRIC) in (_TRANSPARENCY_MASK, _DEPTH_MAP)
+
+
+def _has_masks(whole: Structure) -> bool:
+    """Whether the file has masks or depth maps."""
+    every = (directory for first in whole.chain for directory in (first, *_sub_directories(whole, first)))
+    return any(_is_mask(whole, directory) and directory.find(256) is not None for directory in every)
 
 
 def _sub_directories(whole: Structure, directory: Directory) -> Sequence[Directory]:
@@ -213,10 +227,14 @@ def _fields(structure: Structure, general: Structure | None) -> list[Field]:
     return fields
 
 
-def _warnings(structure: Structure, copies: int) -> Iterator[str]:
+def _warnings(whole: Structure, structure: Structure, copies: int) -> Iterator[str]:
     first = structure.chain[0]
+    if whole.lacks_directories:
+        yield _IMAGES_LOST
     if copies:
         yield COPIES_DROPPED
+    if _has_masks(whole):
+        yield _MASKS_DROPPED
     if first.find(37724) is not None:
         yield "the Photoshop layers in the file were not copied"
     if any(entry.value is None for directory in structure.edited for entry in directory.entries):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ def test_help_groups_the_options_in_panels(
         main([*name.split(), "--help"])
     shown = capsys.readouterr().out
     assert [panel for panel in PANELS[name] if f"─ {panel} ─" not in shown] == []
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_names_of_options_are_whole_in_a_narrow_terminal(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([*name.split(), "--help"])
+    assert re.findall(r"--[a-z-]+…", capsys.readouterr().out) == []
 
 
 def test_every_option_of_every_command_is_in_a_panel() -> None:

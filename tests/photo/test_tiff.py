@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import cv2
@@ -12,8 +13,9 @@ from PIL import Image, ImageCms
 from samples import DEEP, NOISE, TiffImage, ramp, tiff, tiff_of
 
 from gfprestore.errors import UnreadablePhotoError, UnsupportedPhotoError
+from gfprestore.photo import exif
 from gfprestore.photo.photo import Photo
-from gfprestore.photo.reading import photo_size, read_photo
+from gfprestore.photo.reading import photo_size, read_pages, read_photo
 
 REDUCED, MASK, PAGE = {254: ("I", 1)}, {254: ("I", 4)}, {254: ("I", 2)}
 
@@ -79,6 +81,30 @@ def test_the_photo_is_read_and_not_its_preview(kind: str, big: bool, order: str,
     photo = read(tiff_of(with_previews(kind, dtype), order, big), tmp_path)
     np.testing.assert_array_equal(photo.pixels, full_size(dtype))
     assert ("smaller copies of the image in the file were not copied" in warnings_of(photo)) == ("mask" not in kind)
+    assert ("masks and depth maps in the file were not copied" in warnings_of(photo)) == ("mask" in kind)
+
+
+def test_images_that_a_truncated_file_has_lost_are_told(tmp_path: Path) -> None:
+    pages = [TiffImage(full_size("u1"), PAGE), TiffImage(full_size("u1")[::-1], PAGE)]
+    whole = tiff_of(pages)
+    assert not warnings_of_first_page(whole, tmp_path)
+    next_at = exif.parse(whole).chain[0].next_at
+    cut = whole[:next_at] + struct.pack("<I", len(whole) + 8) + whole[next_at + 4 :]  # as if more had followed
+    assert "images behind its last directory" in warnings_of_first_page(cut, tmp_path)
+
+
+def warnings_of_first_page(content: bytes, folder: Path) -> str:
+    """Warnings."""
+    (folder / "pages.tif").write_bytes(content)
+    return " ".join(next(iter(read_pages(folder / "pages.tif"))).metadata.warnings)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_lost_bits_of_a_cmyk_file_are_told(dtype: str, tmp_path: Path) -> None:
+    inks = np.concatenate([full_size(dtype), np.zeros_like(full_size(dtype)[..., :1])], axis=-1)
+    photo = read(tiff_of([TiffImage(inks, {262: ("H", 5)})]), tmp_path)
+    assert photo.pixels.shape == (90, 120, 3) and photo.pixels.dtype == np.uint8
+    assert ("16 bits per channel were reduced to 8" in warnings_of(photo)) == (dtype == "u2")
 
 
 def test_tags_of_the_first_directory_are_kept_for_a_photo_that_has_none(tmp_path: Path) -> None:

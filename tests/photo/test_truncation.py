@@ -107,6 +107,30 @@ def test_a_progressive_jpeg_that_ends_between_its_scans_is_refused(tmp_path: Pat
     assert "less detail" in " ".join(whole.metadata.warnings)
 
 
+@pytest.mark.parametrize("end_of_cut", ["between scans", "within a scan", "within a segment"])
+def test_a_progressive_jpeg_that_lacks_only_detail_is_read_on_request(end_of_cut: str, tmp_path: Path) -> None:
+    content = jpeg(ramp(), progressive=True)
+    scans = [at for at in range(len(content)) if content[at : at + 2] == b"\xff\xda"]
+    ends = {"between scans": scans[3], "within a scan": (scans[3] + scans[4]) // 2, "within a segment": scans[3] + 5}
+    cut = content[: ends[end_of_cut]]
+    assert "--accept-truncated" in refusal(cut, tmp_path)
+    photo = read(cut, tmp_path, accept_truncated=True)
+    assert np.abs(photo.pixels.astype(int) - ramp()).mean() < 8
+    warnings = " ".join(photo.metadata.warnings)
+    assert f"none of its {len(ramp())} rows is missing" in warnings and "less detail" in warnings
+    assert "after the image" not in warnings
+    first = content[: (scans[0] + scans[1]) // 2]  # without the mean levels of the lower rows
+    assert "truncated" in refusal(first, tmp_path, accept_truncated=True)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_lost_restart_interval_is_told(progressive: bool, tmp_path: Path) -> None:
+    content = jpeg(noise(), restart_marker_blocks=3, progressive=progressive)
+    assert not read(content, tmp_path).metadata.warnings
+    lost = content[: content.index(b"\xff\xd3")] + content[content.index(b"\xff\xd4") :]
+    assert "restart markers are out of order" in " ".join(read(lost, tmp_path).metadata.warnings)
+
+
 def test_a_jpeg_without_the_scan_of_a_component_is_refused(tmp_path: Path) -> None:
     """Three scans of a baseline JPEG, one a component: without the last, the colors would be wrong."""
     gray = jpeg(noise()[..., [0, 0, 0]], "L", quality=50)
