@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gfprestore.data.images import read_pixels
 from gfprestore.data.retouching import face_region, retouch, skin_mask
 from gfprestore.data.retouching_geometry import warp_field
 from gfprestore.data.retouching_levels import DEEPFRR, OPERATIONS, Levels, draw_levels, generator_of
+from gfprestore.evaluation.metrics.psnr_ssim import psnr
+from gfprestore.faces.detection import select_faces
+from gfprestore.faces.mtcnn import MTCNNDetector
+from gfprestore.pixels import resized
 
 # The five points of FFHQ's template in a crop of 512 pixels: eyes, nose, corners of the mouth.
 LANDMARKS = np.array([[193.0, 239.9], [318.9, 240.2], [256.6, 314.0], [201.3, 371.4], [313.1, 371.2]])
@@ -130,3 +137,19 @@ def test_wrong_arrays_and_levels_are_refused(portrait: NDArray[np.uint8]) -> Non
         retouch(portrait, np.zeros((5, 2)), DEEPFRR)
     with pytest.raises(ValueError, match="smooth is 101"):
         Levels(smooth=101)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("GFPRESTORE_FACES" not in os.environ, reason="GFPRESTORE_FACES names no folder of aligned faces")
+def test_retouched_faces_differ_from_their_originals_as_those_of_deepfrr_do() -> None:
+    """24 faces of 512 pixels that do not ship with the project: set GFPRESTORE_FACES to a folder of aligned ones."""
+    paths = sorted(Path(os.environ["GFPRESTORE_FACES"]).rglob("*.[jp][pn]g"))
+    detector, scores = MTCNNDetector(), []
+    for path in paths[:: max(1, len(paths) // 40)]:
+        face = resized(read_pixels(path).pixels, 512, 512)
+        found = select_faces(detector.detect(face), (512, 512), only_center=True, min_face=0, threshold=0.9)
+        if found and len(scores) < 24:
+            retouched = retouch(face, found[0].landmarks, DEEPFRR)
+            scores.append(psnr(retouched, face))
+    assert len(scores) == 24
+    assert abs(np.mean(scores) - 19) < 2
