@@ -5,9 +5,7 @@ Images are (B, 3, S, S) RGB in [-1, 1], masks (B, 1, S, S) in [0, 1].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +16,9 @@ from gfprestore.errors import WeightsMismatchError
 from gfprestore.networks.damage_unet import DamageUNet
 from gfprestore.training.config import TrainConfig
 from gfprestore.training.distributed import World
-from gfprestore.training.optimizers import Optimizers, all_finite, initialize_average, move_to_device, update_average
-from gfprestore.training.recipe import Batch, MeanLosses
+from gfprestore.training.module_recipe import ModuleRecipe
+from gfprestore.training.optimizers import Optimizers, initialize_average, move_to_device
+from gfprestore.training.recipe import Batch
 from gfprestore.training.training_state import Sizes, weights_metadata, write_weights
 from gfprestore.weights.checkpoints import LoadedNetwork, load_network
 
@@ -29,7 +28,7 @@ SHOWN = (1.0, -1.0, -1.0)
 """Color of damage in sample images."""
 
 
-class DamageRecipe:
+class DamageRecipe(ModuleRecipe):
     """Training of a damage detector.
 
     Args:
@@ -54,57 +53,28 @@ class DamageRecipe:
         self.damage = config.preset.damage
         self.network = self.damage.detector
         torch.manual_seed(config.seed)  # for the random initial weights
-        self.detector = DamageUNet(self.network)
+        self.module: DamageUNet = DamageUNet(self.network)
         if initial_network is not None:
-            self.detector.load_state_dict(initial_network.module.state_dict())
-        move_to_device(self.detector, device)
-        self.average = DamageUNet(self.network)
-        initialize_average(self.average, self.detector, device)
+            self.module.load_state_dict(initial_network.module.state_dict())
+        move_to_device(self.module, device)
+        self.average: DamageUNet = DamageUNet(self.network)
+        initialize_average(self.average, self.module, device)
         self.optimizers = Optimizers(device, dtype, world or World())
-        groups = [(list(self.detector.parameters()), self.preset.learning_rate)]
+        groups = [(list(self.module.parameters()), self.preset.learning_rate)]
         self.optimizers.add("detector", groups, self.preset.betas, self.damage.weight_decay)
 
-    def step(self, batches: Sequence[Batch], step: int, learning_rate_scale: float) -> dict[str, Tensor]:
-        """See `Recipe.step`."""
-        mean_losses = MeanLosses(len(batches))
-        self.optimizers.clear("detector")
-        for batch in batches:
-            with self.optimizers.autocast():
-                logits = self._logits(self.detector, batch)
-            losses = self.losses_of(logits, batch)
-            mean_losses.add_all(losses)
-            total = losses["entropy"] + self.damage.overlap_weight * losses["overlap"]
-            self.optimizers.backward(total / mean_losses.parts)
-        factor = self.preset.learning_rate_factor(step) * learning_rate_scale
-        self.optimizers.apply("detector", factor, self.preset.max_grad_norm)
-        self.optimizers.finish()
-        update_average(self.average, self.detector, step, self.preset.ema_half_life)
-        return mean_losses.values
-
-    def losses_of(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def losses_of(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """Cross entropy of the pixels, and 1 - Dice coefficient of all masks together (Milletari et al., 3DV 2016)."""
-        mask = batch.sample.mask
+        mask, logits = batch.sample.mask, self._logits(self.module, batch)
         assert mask is not None
-        probability = logits.sigmoid()
-        both = (probability * mask).sum()
-        return {
-            "entropy": F.binary_cross_entropy_with_logits(logits, mask),
-            "overlap": 1 - (2 * both + 1) / (probability.sum() + mask.sum() + 1),
-        }
-
-    def state(self) -> dict[str, Any]:
-        """See `Recipe.state`."""
-        return {
-            "detector": self.detector.state_dict(),
-            "average": self.average.state_dict(),
-            "updates": self.optimizers.state(),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """See `Recipe.load_state`."""
-        self.detector.load_state_dict(state["detector"])
-        self.average.load_state_dict(state["average"])
-        self.optimizers.load_state(state["updates"])
+        with self.optimizers.autocast(enabled=False):
+            probability = logits.sigmoid()
+            both = (probability * mask).sum()
+            losses = {
+                "entropy": F.binary_cross_entropy_with_logits(logits, mask),
+                "overlap": 1 - (2 * both + 1) / (probability.sum() + mask.sum() + 1),
+            }
+            return losses, losses["entropy"] + self.damage.overlap_weight * losses["overlap"]
 
     def sizes(self) -> Sizes:
         """See `Recipe.sizes`."""
@@ -114,14 +84,6 @@ class DamageRecipe:
             "blocks": self.network.blocks,
             "unshuffle": self.network.unshuffle,
         }
-
-    def is_finite(self) -> bool:
-        """See `Recipe.is_finite`."""
-        return all_finite(self.detector)
-
-    def learning_rate(self) -> float:
-        """See `Recipe.learning_rate`."""
-        return self.optimizers.learning_rate("detector")
 
     def images(self, batch: Batch) -> list[Tensor]:
         """The damaged print, what the moving average finds in it, and the true damage."""

@@ -7,7 +7,7 @@ written to the export as they are, so that the second stage's file holds both st
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from gfprestore.networks.configs import PARTS, FRRffusionConfig
 from gfprestore.networks.frrffusion import FRRffusion, part_of
 from gfprestore.training.config import TrainConfig
 from gfprestore.training.distributed import World
-from gfprestore.training.optimizers import Optimizers, all_finite, initialize_average, move_to_device, update_average
-from gfprestore.training.recipe import Batch, MeanLosses
+from gfprestore.training.module_recipe import ModuleRecipe
+from gfprestore.training.optimizers import Optimizers, initialize_average, move_to_device
+from gfprestore.training.recipe import Batch
 from gfprestore.training.training_state import Sizes, weights_metadata, write_weights
 from gfprestore.weights.checkpoints import load_network
 
@@ -76,7 +77,7 @@ def open_initial_parts(config: TrainConfig) -> InitialParts:
     return InitialParts(network.module, config.weights)
 
 
-class FRRffusionRecipe:
+class FRRffusionRecipe(ModuleRecipe):
     """Training of some parts of FRRffusion. A subclass adds the losses and the sample images.
 
     Args:
@@ -102,7 +103,7 @@ class FRRffusionRecipe:
         self.device = device
         self.network: FRRffusionConfig = config.preset.reversal_network(config.stage)
         torch.manual_seed(config.seed)  # for the random initial weights
-        self.module = self.build(self.network)
+        self.module: FRRffusion = self.build(self.network)
         self.kept: dict[str, Tensor] = {}  # tensors of the parts that this stage does not train
         if initial.module is not None:
             state = initial.module.state_dict()
@@ -112,7 +113,7 @@ class FRRffusionRecipe:
                 elif getattr(initial.module, part) is not None:
                     getattr(self.module, part).load_state_dict(part_of(state, part))
         move_to_device(self.module, device)
-        self.average = self.build(self.network)
+        self.average: FRRffusion = self.build(self.network)
         initialize_average(self.average, self.module, device)
         self.optimizers = Optimizers(device, dtype, world or World())
         self.add_optimizers()
@@ -126,55 +127,12 @@ class FRRffusionRecipe:
         """Add the optimizers of the parts."""
 
     @abstractmethod
-    def losses_of(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """Losses by name, and their weighted sum."""
-
-    @abstractmethod
     def images(self, batch: Batch) -> list[Tensor]:
         """See `Recipe.images`."""
-
-    def step(self, batches: Sequence[Batch], step: int, learning_rate_scale: float) -> dict[str, Tensor]:
-        """See `Recipe.step`."""
-        mean_losses = MeanLosses(len(batches))
-        names = list(self.optimizers.optimizers)
-        self.optimizers.clear(*names)
-        for batch in batches:
-            with self.optimizers.autocast():
-                losses, total = self.losses_of(batch)
-            mean_losses.add_all(losses)
-            self.optimizers.backward(total / mean_losses.parts)
-        factor = self.preset.learning_rate_factor(step) * learning_rate_scale
-        for name in names:
-            self.optimizers.apply(name, factor, self.preset.max_grad_norm)
-        self.optimizers.finish()
-        update_average(self.average, self.module, step, self.preset.ema_half_life)
-        return mean_losses.values
-
-    def state(self) -> dict[str, Any]:
-        """See `Recipe.state`."""
-        return {
-            "module": self.module.state_dict(),
-            "average": self.average.state_dict(),
-            "updates": self.optimizers.state(),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """See `Recipe.load_state`."""
-        self.module.load_state_dict(state["module"])
-        self.average.load_state_dict(state["average"])
-        self.optimizers.load_state(state["updates"])
 
     def sizes(self) -> Sizes:
         """See `Recipe.sizes`."""
         return {"stage": self.config.stage, **_flat_sizes(self.network)}
-
-    def is_finite(self) -> bool:
-        """See `Recipe.is_finite`."""
-        return all_finite(self.module)
-
-    def learning_rate(self) -> float:
-        """See `Recipe.learning_rate`."""
-        return self.optimizers.learning_rate(next(iter(self.optimizers.optimizers)))
 
     def export(self, folder: Path, step: int) -> Path:
         """Write `frrffusion.safetensors`: the moving average and the parts that are not trained, ready for `run`."""
