@@ -23,9 +23,9 @@ from gfprestore.data.capture import Image
 from gfprestore.data.component_boxes import unknown_boxes
 from gfprestore.data.degradation import DAMAGED, DegradationOptions, degrade
 from gfprestore.data.face_dataset import Sample, SampleStream
-from gfprestore.data.scene_patches import list_photos
-from gfprestore.errors import FolderError, PhotoError
-from gfprestore.photo.reading import photo_size, read_photo
+from gfprestore.data.image_folders import nothing_usable
+from gfprestore.data.scene_patches import large_photos, list_photos
+from gfprestore.photo.reading import read_photo
 from gfprestore.pixels import nearest_levels, resized
 from gfprestore.tensors import full_scale, pixels_to_signed
 
@@ -70,6 +70,10 @@ class DamagePatches(SampleStream):
         options: Options of the patches.
         seed: Random seed of order, places, damage and scan.
 
+    Attributes:
+        photos: The photos that patches are cut from.
+        left_out: Photos that are too small or cannot be read.
+
     Raises:
         FolderError: The folder cannot be read, or has no usable photos.
     """
@@ -79,29 +83,12 @@ class DamagePatches(SampleStream):
     def __init__(self, folder: Path, options: DamagePatchOptions, seed: int) -> None:
         self.options = options
         photos = list_photos(folder)
-        too_small: list[Skipped] = []
-        epoch: list[Path] = []
-        for path in photos:
-            try:
-                width, height = photo_size(path)
-            except PhotoError as error:
-                too_small.append(Skipped(path, str(error), is_problem=True))
-                continue
-            if min(width, height) < self._cut_size:
-                reason = f"{path} is too small ({width} x {height} pixels). Each side needs {self._cut_size} pixels."
-                too_small.append(Skipped(path, reason, is_problem=True))
-                continue
-            epoch += [path] * min(math.ceil(width * height / PIXELS_PER_PATCH), MOST_PATCHES)
-        if not epoch:
-            raise FolderError(
-                f"None of the {len(photos)} photos in {folder} can be used. First problem: {too_small[0].reason}"
-            )
-        self.photos = [path for path in photos if path in set(epoch)]
-        super().__init__(folder, epoch, seed)
-
-    @property
-    def _cut_size(self) -> int:
-        return self.options.size
+        pixels, self.left_out = large_photos(photos, options.size)
+        if not pixels:
+            raise nothing_usable(folder, len(photos), self.items, self.left_out)
+        self.photos = list(pixels)
+        counts = {path: min(math.ceil(count / PIXELS_PER_PATCH), MOST_PATCHES) for path, count in pixels.items()}
+        super().__init__(folder, [path for path, count in counts.items() for _ in range(count)], seed)
 
     def _sample(self, index: int, random: np.random.Generator, skipped: tuple[Skipped, ...]) -> Sample:
         options, size = self.options, self.options.size

@@ -41,7 +41,14 @@ from gfprestore.data.component_boxes import (
 )
 from gfprestore.data.degradation import DegradationOptions, degrade
 from gfprestore.data.epoch_order import EpochOrder
-from gfprestore.data.image_folders import TABLE_NAME, images_in, is_held_out, table_error, table_rows
+from gfprestore.data.image_folders import (
+    TABLE_NAME,
+    images_in,
+    is_held_out,
+    nothing_usable,
+    table_error,
+    table_rows,
+)
 from gfprestore.data.images import square_face
 from gfprestore.data.prepared_index import INDEX_NAME, read_index
 from gfprestore.errors import FolderError, PhotoError
@@ -169,10 +176,7 @@ class SampleStream(torch.utils.data.Dataset[Sample]):
                 except PhotoError as error:
                     self._unusable[index] = Skipped(self.paths[index], str(error), is_problem=True)
             skipped[self._unusable[index]] = None
-        first = next(iter(self._unusable.values()))
-        raise FolderError(
-            f"None of the {self.count} {self.items} in {self.folder} can be used. First problem: {first.reason}"
-        )
+        raise nothing_usable(self.folder, self.count, self.items, self._unusable.values())
 
     @abstractmethod
     def _sample(self, index: int, random: np.random.Generator, skipped: tuple[Skipped, ...]) -> Sample:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from gfprestore.batch.names import natural_key
+from gfprestore.batch.walk import Skipped
 from gfprestore.errors import FolderError
 from gfprestore.files import TEMPORARY_PREFIX
 from gfprestore.photo.photo import PHOTO_SUFFIXES
@@ -59,6 +61,12 @@ def table_error(folder: Path, error: Exception) -> FolderError:
         f"{folder / TABLE_NAME} cannot be read ({type(error).__name__}: {error}). It needs a column `file`, and may "
         "have columns `landmarks` (ten numbers) and `split`. Correct or delete it."
     )
+
+
+def nothing_usable(folder: Path, count: int, items: str, left_out: Iterable[Skipped]) -> FolderError:
+    """Error for a folder of which nothing can be used; `items` is what it holds, and the first reason is named."""
+    first = next(iter(left_out))
+    return FolderError(f"None of the {count} {items} in {folder} can be used. First problem: {first.reason}")
 
 
 def _is_image(name: str) -> bool:

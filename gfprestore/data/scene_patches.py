@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from gfprestore.batch.walk import Skipped
 from gfprestore.data.degradation import DegradationOptions, degrade
 from gfprestore.data.epoch_order import EpochOrder
-from gfprestore.data.image_folders import TABLE_NAME, images_in, is_held_out, table_rows
+from gfprestore.data.image_folders import TABLE_NAME, images_in, is_held_out, nothing_usable, table_rows
 from gfprestore.errors import FolderError, PhotoError
 from gfprestore.photo.reading import photo_size, read_photo
 from gfprestore.pixels import nearest_levels
@@ -106,21 +107,11 @@ class ScenePatches:
         Raises:
             FolderError: No photo can be used.
         """
-        epoch: list[Path] = []
-        for path in self.photos:
-            try:
-                width, height = photo_size(path)
-            except PhotoError as error:
-                self._unusable[path] = Skipped(path, str(error), is_problem=True)
-                continue
-            if min(width, height) < self._cut_size:
-                reason = f"{path} is too small ({width} x {height} pixels). Each side needs {self._cut_size} pixels."
-                self._unusable[path] = Skipped(path, reason, is_problem=True)
-                continue
-            epoch += [path] * math.ceil(width * height / PIXELS_PER_PATCH)
-        if not epoch:
+        pixels, left_out = large_photos(self.photos, self._cut_size)
+        self._unusable = {entry.path: entry for entry in left_out}
+        if not pixels:
             raise self._nothing_usable()
-        return epoch
+        return [path for path, count in pixels.items() for _ in range(math.ceil(count / PIXELS_PER_PATCH))]
 
     @property
     def _cut_size(self) -> int:
@@ -143,10 +134,25 @@ class ScenePatches:
         return nearest_levels(kept * 255, np.uint8)
 
     def _nothing_usable(self) -> FolderError:
-        first = next(iter(self._unusable.values()))
-        return FolderError(
-            f"None of the {len(self.photos)} photos in {self.folder} can be used. First problem: {first.reason}"
-        )
+        return nothing_usable(self.folder, len(self.photos), "photos", self._unusable.values())
+
+
+def large_photos(photos: Iterable[Path], least_side: int) -> tuple[dict[Path, int], tuple[Skipped, ...]]:
+    """Numbers of pixels of the photos that are at least this large, from their headers, and the photos left out."""
+    pixels: dict[Path, int] = {}
+    left_out: list[Skipped] = []
+    for path in photos:
+        try:
+            width, height = photo_size(path)
+        except PhotoError as error:
+            left_out.append(Skipped(path, str(error), is_problem=True))
+            continue
+        if min(width, height) >= least_side:
+            pixels[path] = width * height
+            continue
+        reason = f"{path} is too small ({width} x {height} pixels). Each side needs {least_side} pixels."
+        left_out.append(Skipped(path, reason, is_problem=True))
+    return pixels, tuple(left_out)
 
 
 def list_photos(folder: Path) -> list[Path]:

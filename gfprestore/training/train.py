@@ -118,6 +118,9 @@ def open_stream(
     if config.stage == "damage":
         prints = open_damage_patches(config)
         world.log(log, f"{len(prints.photos)} photos in {config.data}, {prints.count} patches in an epoch.")
+        if prints.left_out:
+            first = prints.left_out[0].reason
+            world.log(log, f"{len(prints.left_out)} photos in {config.data} are skipped. First problem: {first}")
         return prints
     if config.stage != "background":
         boxes = found_boxes(config, store, device, world, stages)

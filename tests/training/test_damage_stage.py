@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from doubles import smooth
+from doubles import logged, smooth
 from samples import save
 
 from gfprestore.data.damage_patches import DamagePatches, DamagePatchOptions
@@ -79,6 +79,11 @@ def test_small_and_broken_photos_are_left_out(photos: Path, tmp_path: Path) -> N
     patches = DamagePatches(tmp_path / "mixed", DamagePatchOptions(size=64), 0)
     assert [path.name for path in patches.photos] == ["good.png"]
     assert patches[5].lq.shape == (3, 64, 64)
+    assert sorted(entry.path.name for entry in patches.left_out) == ["broken.png", "small.png"]
+    lines: list[str] = []
+    with logged(lines):
+        train(config_of(tmp_path / "mixed", tmp_path / "out", steps=1))
+    assert any("2 photos in" in line and "are skipped. First problem: " in line for line in lines)
 
 
 def test_a_tiny_detector_learns_to_find_damage(photos: Path, tmp_path: Path) -> None:
