@@ -103,6 +103,15 @@ def append(path: Path, data: bytes, line_end: bytes = b"") -> None:
         raise _unwritable(path, error) from None
 
 
+def open_without_waiting(path: Path) -> int:
+    """Open a file for reading and return its descriptor; a pipe that has taken its place is not waited for.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+
+
 def sync_folder(folder: Path) -> None:
     """Make a new file name survive a power failure, if the file system supports it."""
     if os.name != "posix":

@@ -23,7 +23,7 @@ from gfprestore.batch.walk import SIDECAR, UNSUPPORTED_FILE, Skipped, is_exclude
 from gfprestore.batch.written_files import FileKeptError
 from gfprestore.errors import FolderError, PhotoError
 from gfprestore.file_attributes import FileAttributes, attributes_of, creation_mode, give
-from gfprestore.files import whole_file
+from gfprestore.files import open_without_waiting, whole_file
 from gfprestore.photo.kinds import is_raw_name
 from gfprestore.photo.metadata import Metadata, removed_claims_warning
 from gfprestore.photo.photo import Photo
@@ -201,7 +201,7 @@ def _carry(task: PhotoTask, sidecar: Path, journal: Journal, change: Change, ove
 
 def _read(path: Path) -> tuple[bytes, FileAttributes, tuple[int, int]]:
     """Content, attributes and times of a sidecar; never waits for a pipe."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    descriptor = open_without_waiting(path)
     with os.fdopen(descriptor, "rb") as stream:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gfprestore.errors import PhotoError
+from gfprestore.files import open_without_waiting
 
 if TYPE_CHECKING:
     from gfprestore.photo.photo import Photo
@@ -33,9 +34,7 @@ def read_source_state(path: Path) -> SourceState:
     """
     digest = hashlib.sha256()
     try:
-        # Non-blocking: the file may have been replaced by a pipe since it was found.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(descriptor, "rb") as file:
+        with os.fdopen(open_without_waiting(path), "rb") as file:
             before = os.fstat(file.fileno())
             if not stat.S_ISREG(before.st_mode):
                 raise PhotoError(f"{path} is not a regular file. Exclude it with --exclude.")

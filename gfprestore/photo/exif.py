@@ -69,7 +69,7 @@ class Directory:
 class Structure:
     """All directories of a block or file: the chain (IFD0, IFD1, ...) and the ones that IFD0 points to.
 
-    `lacks_directories` says that the chain goes on where no directory can be read.
+    `lacks_directories`: the chain goes on, but its next directory cannot be read.
     """
 
     data: bytes | bytearray | memoryview

@@ -122,7 +122,7 @@ def turned(metadata: Metadata, orientation: int, total: int) -> Metadata:
         total: The EXIF orientation that turns the stored pixels as both turns do.
     """
     if metadata.exif is not None:
-        with contextlib.suppress(exif.ExifError):  # told when the file was read
+        with contextlib.suppress(exif.ExifError):  # the reader has warned of it
             metadata = replace(metadata, exif=exif.upright(metadata.exif, *metadata.size, orientation))
     return _with_turned_sides(metadata, orientation, total)
 

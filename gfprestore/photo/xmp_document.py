@@ -158,7 +158,7 @@ def written(value: float) -> str:
 
 
 def _parsed(packet: bytes, encoding: str | None) -> Element:
-    """Root element of a packet with the positions of everything below it; None goes by its XML declaration."""
+    """Root element of a packet with the positions of everything below it; `encoding` None: that of the declaration."""
     content = packet.rstrip(b"\0")
     parser = expat.ParserCreate(encoding)
     root: list[Element] = []
